@@ -1,0 +1,42 @@
+"""What every test relies on: no display, no accelerator unless asked for, the same random numbers each time.
+
+Importing this file imports neither jax nor torch: tests that block one of them must be able to start.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+import hypothesis
+import numpy as np
+import pytest
+
+# Read by the libraries when they are first imported, here or in a test's own subprocess.
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: one thread each for BLAS
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A slow machine is not a bug. CI draws the same examples each time, so that red means the change is wrong;
+# by hand each run looks at new ones.
+hypothesis.settings.register_profile("hand", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "hand")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start each test from the same state of every global random source in use."""
+    random.seed(0)
+    np.random.seed(0)  # for code that draws from the global source
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same stream of random numbers for each test."""
+    return np.random.default_rng(0)
