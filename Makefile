@@ -64,16 +64,16 @@ lock:  ## pin the versions again; needs the Pythons of LOCK_PYTHONS
 hooks: environment  ## check at each commit, test at each push
 	@$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
 
-environment: $(STAMP)  ## make $(VENV) and install into it
+environment: $(STAMP)  ## create .venv and install into it
 
 $(VENV)/installed-%: requirements.txt $(LOCK)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < tuple(map(int, "$(OLDEST_PYTHON)".split("."))))' || { \
-	  echo "Triptych needs Python $(OLDEST_PYTHON) or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < tuple(map(int, "$(OLDEST_PYTHON)".split("."))))' 2>/dev/null || { \
+	  found=$$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 | head -n 1 || echo "not found"); \
+	  echo "Triptych needs Python $(OLDEST_PYTHON) or newer; $(PYTHON) is $$found." >&2; \
 	  echo "Name another: make $(MAKECMDGOALS) PYTHON=python$(OLDEST_PYTHON)" >&2; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' || { \
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make a virtual environment: its venv or ensurepip module is missing." >&2; \
-	  echo "On Debian and Ubuntu: apt install python3-venv. Or name another: make $(MAKECMDGOALS) PYTHON=..." >&2; \
-	  exit 1; }
+	  echo "On Debian and Ubuntu: apt install python3-venv. Or name another: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
 	@echo "Installing into $(VENV) with Python $(PYTHON_VERSION): minutes the first time, nothing later."
 	@rm -f $(VENV)/installed-*
 	@$(PYTHON) -m venv --clear $(VENV)
