@@ -1,0 +1,163 @@
+"""What the loop asks of a backend, and how it finds one.
+
+A backend holds its own state on its own device. Everything crosses this border as NumPy arrays in
+canonical form. The training step is a pure function of (state, batch); everything random or scheduled
+arrives in `Steps`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from experiment import streams
+from experiment.errors import UserError
+from experiment.layers import Dropout
+from experiment.schedule import learning_rates
+from experiment.spec import BackendName, Device, Experiment
+
+State = dict[str, np.ndarray]
+"""`parameters/<name>` and `optimizer/<slot>/<name>` to arrays. Slots: momentum; first_moment and
+second_moment. Enough, with the number of steps taken, to go on exactly where training stood."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Images as stored, and the affine map that prepares them: (pixel - mean) * scale."""
+
+    images: dict[str, np.ndarray]
+    """Split ("train", "test", perhaps "validation") to uint8 (N, 3, 32, 32)."""
+    labels: dict[str, np.ndarray]
+    """Split to uint8 (N,), values 0..9."""
+    mean: np.ndarray
+    """float64 (3, 32, 32), from the training split."""
+    scale: np.ndarray | None
+    """float64 (3, 1, 1), or None for no scaling."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The inputs of n consecutive steps."""
+
+    first: int
+    """Steps taken before the first of these."""
+    indices: np.ndarray
+    """int32 (n, B): rows of the training split."""
+    learning_rates: np.ndarray
+    """float64 (n,)."""
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
+    """Dropout layer's name to bool (n, B, features): True is kept."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class StepResults:
+    """What n steps reported, before each step's update."""
+
+    losses: np.ndarray
+    """float64 (n,): the objective on the batch, L2 regularization included."""
+    accuracies: np.ndarray
+    """float64 (n,): share of the batch predicted right."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One pass over a split, nothing dropped out, no regularization in the loss."""
+
+    loss: float
+    accuracy: float
+    predictions: np.ndarray
+    """uint8 (N,)."""
+
+
+class Backend(Protocol):
+    """One framework's interpretation of an experiment."""
+
+    name: str
+    device: str
+
+    def start(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Take canonical parameters and a fresh optimizer state."""
+
+    def compile(self, capacity: int) -> None:
+        """Get ready for calls of up to `capacity` steps; the time goes into compile_seconds."""
+
+    def train(self, steps: Steps) -> StepResults:
+        """Take len(steps) steps."""
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Loss, accuracy and predictions on a whole split."""
+
+    def trace(self, steps: Steps) -> dict[str, np.ndarray]:
+        """One step's values without taking it; needs len(steps) == 1.
+
+        Keys: `input`, `activation/<layer>` (its output), `loss`, `gradient/<layer>` (of the objective
+        with respect to that output), `gradient/<layer>.<parameter>`.
+        """
+
+    def export_state(self) -> State:
+        """Copies of parameters and optimizer state, canonical."""
+
+    def import_state(self, state: Mapping[str, np.ndarray], steps: int) -> None:
+        """The reverse of `export_state`, after `steps` steps; missing optimizer slots start fresh."""
+
+    def versions(self) -> dict[str, str]:
+        """Package name to version, of what computes here."""
+
+
+_MODULES: dict[BackendName, tuple[str, str]] = {
+    "numpy": ("numpy_ref.backend", "numpy"),
+    "jax": ("jax_models.backend", "jax flax optax"),
+    "torch": ("torch_models.backend", "torch"),
+}
+
+
+def create(name: BackendName, experiment: Experiment, data: TrainingData, device: Device = "auto") -> Backend:
+    """The backend of that name on that device; only its own framework is imported.
+
+    Raises UserError when its packages are missing, or it lacks the device or dtype.
+    """
+    if name not in _MODULES:
+        raise UserError(f"backend: expected one of {', '.join(_MODULES)}, got {name!r}; change --backend")
+    module, packages = _MODULES[name]
+    try:
+        build = importlib.import_module(module).build
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"backend {name}: the package {error.name!r} is not installed; "
+            f"install {packages} (pip install -r requirements.txt) or choose another --backend"
+        ) from None
+    backend: Backend = build(experiment, data, device)
+    return backend
+
+
+def plan_steps(experiment: Experiment, indices: np.ndarray, first: int) -> Steps:
+    """The `Steps` for a table of batches (n, B): adds learning rates and dropout masks."""
+    count, batch = indices.shape
+    masks = {
+        layer.name: np.stack(
+            [
+                streams.keep_mask(
+                    experiment.training.seed, f"mask/{layer.name}", step, (batch, layer.features), layer.rate
+                )
+                for step in range(first, first + count)
+            ]
+        )
+        for layer in experiment.layers()
+        if isinstance(layer, Dropout)
+    }
+    return Steps(first, indices, learning_rates(experiment, first, count), masks)
+
+
+def optimizer_slots(experiment: Experiment) -> tuple[str, ...]:
+    """Names of the per-parameter arrays that the experiment's optimizer keeps."""
+    optimization = experiment.optimization
+    if optimization.optimizer == "sgd":
+        return ("momentum",) if optimization.momentum else ()
+    return ("first_moment", "second_moment")

@@ -1,0 +1,88 @@
+"""What an experiment costs, from its description alone: parameters, FLOPs, bytes.
+
+One multiply-add counts as two FLOPs; only the products are counted, they dominate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from experiment.backend import optimizer_slots
+from experiment.layers import Flatten, Layer, Linear, parameter_shapes
+from experiment.spec import IMAGE_SHAPE, Experiment
+
+_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer: its output's shape without the batch, parameter count, forward FLOPs an image."""
+
+    layer: Layer
+    output: tuple[int, ...]
+    parameters: int
+    flops: int
+
+
+def layer_costs(experiment: Experiment) -> list[LayerCost]:
+    """The cost of every layer, input to logits."""
+    shapes = parameter_shapes(experiment.layers())
+    costs = []
+    for layer in experiment.layers():
+        count = sum(math.prod(s) for name, s in shapes.items() if name.rsplit(".", 1)[0] == layer.name)
+        match layer:
+            case Flatten():
+                costs.append(LayerCost(layer, (math.prod(IMAGE_SHAPE),), count, 0))
+            case Linear(_, in_features, out_features):
+                costs.append(LayerCost(layer, (out_features,), count, 2 * in_features * out_features))
+            case _:
+                costs.append(LayerCost(layer, (layer.features,), count, 0))
+    return costs
+
+
+def step_flops(experiment: Experiment) -> int:
+    """FLOPs of one training step: forward, and twice that backward but for the first layer's dL/dx."""
+    flops = [cost.flops for cost in layer_costs(experiment) if cost.flops]
+    return experiment.data.batch_size * (3 * sum(flops) - flops[0])
+
+
+def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]:
+    """Bytes by purpose: the images, parameters with gradients and optimizer, activations of a batch."""
+    dtype = experiment.training.dtype
+    master = max(_BYTES[dtype], 4)
+    costs = layer_costs(experiment)
+    parameters = sum(cost.parameters for cost in costs)
+    activations = math.prod(IMAGE_SHAPE) + sum(math.prod(cost.output) for cost in costs)
+    return {
+        "images (uint8)": images * math.prod(IMAGE_SHAPE),
+        "parameters": parameters * master,
+        "gradients": parameters * master,
+        "optimizer state": parameters * master * len(optimizer_slots(experiment)),
+        "activations": experiment.data.batch_size * activations * _BYTES[dtype] * 2,
+    }
+
+
+def steps_per_call(experiment: Experiment) -> int:
+    """How many steps one backend call takes: about a second's work at 100 GFLOP/s, 1 to 100.
+
+    Few enough that progress is live and a signal is answered soon; many enough that the call's own
+    cost does not count. Results do not depend on it.
+    """
+    return max(1, min(100, round(1e11 / step_flops(experiment))))
+
+
+def describe(experiment: Experiment) -> str:
+    """Model, parameters, FLOPs and memory as a table for a terminal."""
+    costs = layer_costs(experiment)
+    batch = experiment.data.batch_size
+    lines = [f"{'layer':<16} {'output':>12} {'parameters':>12} {'MFLOP/image':>12}"]
+    for cost in costs:
+        shape = "x".join(map(str, cost.output))
+        name = cost.layer.name
+        lines.append(f"{name:<16} {shape:>12} {cost.parameters:>12,} {cost.flops / 1e6:>12.3f}")
+    total, flops = sum(c.parameters for c in costs), sum(c.flops for c in costs)
+    lines.append(f"{'total':<16} {'':>12} {total:>12,} {flops / 1e6:>12.3f}")
+    lines.append(f"training step at batch {batch}: {step_flops(experiment) / 1e9:.3f} GFLOP")
+    lines += [f"memory, {what}: {size / 1e6:.1f} MB" for what, size in memory_bytes(experiment).items()]
+    return "\n".join(lines)

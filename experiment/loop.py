@@ -1,0 +1,274 @@
+"""The training loop, once for all backends: batches, evaluation, logging, checkpoints, resume, stop."""
+
+from __future__ import annotations
+
+import io
+import platform
+import time
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+
+from cifar10.batches import BatchOrder
+from experiment import checkpoint, diagnose, plots
+from experiment.backend import Backend, StepResults, Steps, plan_steps
+from experiment.cost import steps_per_call
+from experiment.init import initial_parameters
+from experiment.progress import Progress, StopRequest, Stopwatch
+from experiment.run_dir import Record, RunDirectory, write_json
+from experiment.spec import Experiment
+from experiment.tensorboard import BoardWriter
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the data was: kind and SHA-256 fingerprint."""
+
+    source: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: a checkpoint (its own, or another run's) and the records up to it."""
+
+    checkpoint: checkpoint.Checkpoint
+    records: list[Record]
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """What does not change a run's numbers."""
+
+    checkpoint_every: int = 0
+    """Steps between checkpoints besides those at evaluations; 0 for none."""
+    keep_checkpoints: int = 2
+    tensorboard: bool = False
+    name: str = "run"
+    """The experiment's name, for titles and the summary."""
+
+
+@dataclass
+class Outcome:
+    """How the loop ended: a summary, or the signal that stopped it."""
+
+    summary: dict[str, Any] = field(default_factory=dict)
+    signal: int | None = None
+
+
+class Run:
+    """One run: its backend, its folder, and how far it is."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        backend: Backend,
+        train_size: int,
+        source: Source,
+        folder: RunDirectory,
+        options: LoopOptions,
+    ) -> None:
+        self.experiment, self.backend, self.source = experiment, backend, source
+        self.folder, self.options = folder, options
+        self.order = BatchOrder(train_size, experiment.data.batch_size, experiment.training.seed)
+        self.capacity = steps_per_call(experiment)
+        self.step = 0
+        self.records: list[Record] = []
+        self.training, self.compiling = Stopwatch(), Stopwatch()
+
+    def train(self, start: Start | None = None) -> Outcome:
+        """Train to the end, an early stop or a signal.
+
+        Raises NonFiniteError, which names step and layer, once the loss or a parameter is not finite.
+        """
+        self._begin(start)
+        training = self.experiment.training
+        progress = Progress(training.steps, self.step, f"{self.options.name} {self.backend.name}")
+        board = BoardWriter(self.folder.tensorboard if self.options.tensorboard else None, self.records)
+        try:
+            with StopRequest() as stop:
+                with self.compiling:
+                    self.backend.compile(self.capacity)
+                while self.step < training.steps and not self._stale():
+                    if stop.signal is not None:
+                        self._save()
+                        progress.line(f"stopped by {stop.signal.name} at step {self.step}; checkpoint saved")
+                        return Outcome(signal=int(stop.signal))
+                    self._advance(progress, board)
+        finally:
+            progress.close()
+            board.close()
+        return Outcome(self._finish())
+
+    # --- beginning and end ---
+
+    def _begin(self, start: Start | None) -> None:
+        if start is None:
+            self.backend.start(initial_parameters(self.experiment))
+        else:
+            self.step, self.records = start.checkpoint.step, list(start.records)
+            self.training.seconds = start.checkpoint.info["train_seconds"]
+            self.compiling.seconds = start.checkpoint.info["compile_seconds"]
+            self.backend.import_state(start.checkpoint.state, self.step)
+        self.folder.restart_metrics(self.records)
+        if start is None:
+            self._save()
+
+    def _finish(self) -> dict[str, Any]:
+        evaluations = self._evaluations()
+        if not evaluations or evaluations[-1]["step"] != self.step:
+            raise AssertionError("the last step is always evaluated")
+        final, best = evaluations[-1], max(evaluations, key=lambda record: record["test_accuracy"])
+        evaluation = self.backend.evaluate("test")
+        buffer = io.BytesIO()
+        np.save(buffer, evaluation.predictions)
+        checkpoint.write_atomically(self.folder.predictions, buffer.getvalue())
+        title = f"{self.options.name}, {self.backend.name}: test accuracy {final['test_accuracy']:.4f}"
+        checkpoint.write_atomically(self.folder.curves, plots.curves(self.records, title))
+        summary = {
+            "backend": self.backend.name,
+            "experiment": self.options.name,
+            "dtype": self.experiment.training.dtype,
+            "seed": self.experiment.training.seed,
+            "device": self.backend.device,
+            "steps": self.step,
+            "stopped_early": self.step < self.experiment.training.steps,
+            "train_loss": final["train_loss"],
+            "train_accuracy": final["train_accuracy"],
+            "test_accuracy": final["test_accuracy"],
+            "test_loss": final["test_loss"],
+            "best_test_accuracy": best["test_accuracy"],
+            "best_step": best["step"],
+            "train_seconds": self.training.seconds,
+            "compile_seconds": self.compiling.seconds,
+            "steps_per_second": self.step / self.training.seconds,
+            "data": {"source": self.source.source, "fingerprint": self.source.fingerprint},
+            "versions": {"python": platform.python_version(), **self.backend.versions()},
+            "parameters_sha256": checkpoint.parameters_sha256(self.backend.export_state()),
+        }
+        if "validation_accuracy" in final:
+            summary["validation_accuracy"] = final["validation_accuracy"]
+        write_json(self.folder.summary, summary)
+        return summary
+
+    # --- one backend call, and what may be due after it ---
+
+    def plan(self, first: int, count: int) -> Steps:
+        """The inputs of `count` steps after the first `first`."""
+        return plan_steps(self.experiment, self.order.table(first, count), first)
+
+    def _advance(self, progress: Progress, board: BoardWriter) -> None:
+        steps = self.plan(self.step, self._until_next_event() - self.step)
+        with self.training:
+            results = self.backend.train(steps)
+        finite = np.isfinite(results.losses)
+        count = len(steps) if finite.all() else int(np.argmin(finite))
+        records = _train_records(steps, results)[:count]
+        if count < len(steps):
+            self.folder.append_metrics(records)
+            self._stop_non_finite(self.step + count + 1)
+        self.step += len(steps)
+        progress.advance(len(steps), records[-1]["loss"], records[-1]["accuracy"])
+        if self._due(self.experiment.training.eval_every):
+            records.append(self._evaluate(self.records + records))
+            progress.line(_evaluation_line(records[-1]))
+        self.records += records
+        self.folder.append_metrics(records)
+        board.write(records)
+        if records[-1]["kind"] == "eval" or self._due(self.options.checkpoint_every):
+            self._save()
+
+    def _until_next_event(self) -> int:
+        """The last step of the next backend call."""
+        training = self.experiment.training
+        ends = [self.step + self.capacity, training.steps]
+        for every in (training.eval_every, self.options.checkpoint_every):
+            if every:
+                ends.append((self.step // every + 1) * every)
+        return min(ends)
+
+    def _due(self, every: int) -> bool:
+        return bool(every) and (self.step % every == 0 or self.step == self.experiment.training.steps)
+
+    def _evaluate(self, records: list[Record]) -> Record:
+        since = next((r["step"] for r in reversed(records) if r["kind"] == "eval"), 0)
+        interval = [r for r in records if r["kind"] == "train" and r["step"] > since]
+        test = self.backend.evaluate("test")
+        record: Record = {
+            "kind": "eval",
+            "step": self.step,
+            "train_loss": float(np.mean([r["loss"] for r in interval])),
+            "train_accuracy": float(np.mean([r["accuracy"] for r in interval])),
+            "test_loss": test.loss,
+            "test_accuracy": test.accuracy,
+        }
+        if self.experiment.data.validation:
+            validation = self.backend.evaluate("validation")
+            record |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
+        if not all(np.isfinite(value) for value in record.values() if isinstance(value, float)):
+            self._stop_non_finite(self.step, evaluation=True)
+        return record | {"train_seconds": round(self.training.seconds, 6), "time": round(time.time(), 3)}
+
+    def _stale(self) -> bool:
+        """Whether early stopping applies: no better accuracy in so many evaluations in a row."""
+        patience = self.experiment.training.early_stopping
+        if not patience:
+            return False
+        key = "validation_accuracy" if self.experiment.data.validation else "test_accuracy"
+        values = [record[key] for record in self._evaluations()]
+        return bool(values) and len(values) - 1 - int(np.argmax(values)) >= patience
+
+    def _evaluations(self) -> list[Record]:
+        return [record for record in self.records if record["kind"] == "eval"]
+
+    # --- checkpoints and failure ---
+
+    def _save(self) -> None:
+        state = self.backend.export_state()
+        if not diagnose.finite(state):
+            self._stop_non_finite(self.step)
+        info = {
+            "backend": self.backend.name,
+            "fingerprint": self.source.fingerprint,
+            "train_seconds": self.training.seconds,
+            "compile_seconds": self.compiling.seconds,
+        }
+        checkpoint.save(self.folder.checkpoints, checkpoint.Checkpoint(self.step, state, info))
+        best = max(self._evaluations(), key=lambda record: record["test_accuracy"], default=None)
+        keep = {best["step"]} if best else set()
+        checkpoint.prune(self.folder.checkpoints, self.options.keep_checkpoints, keep)
+
+    def _stop_non_finite(self, bad_step: int, evaluation: bool = False) -> NoReturn:
+        good, _ = checkpoint.load_latest(self.folder.checkpoints)
+        if good is None:
+            raise AssertionError("a run saves a checkpoint before its first step")
+        last = f"the last good checkpoint is step {good.step} in {self.folder.checkpoints}"
+        advice = "lower --learning-rate, add --warmup-steps, or choose another --init"
+        if evaluation and diagnose.finite(self.backend.export_state()):
+            raise diagnose.NonFiniteError(
+                f"evaluation after step {bad_step}: the held-out loss is not finite; {last}; {advice}"
+            )
+        where = diagnose.find(self.backend, self.experiment, self.plan, good.state, good.step, bad_step)
+        raise diagnose.NonFiniteError(f"training stopped being finite at {where}; {last}; {advice}")
+
+
+def _train_records(steps: Steps, results: StepResults) -> list[Record]:
+    columns = (results.losses, results.accuracies, steps.learning_rates)
+    return [
+        {"kind": "train", "step": step, "loss": loss, "accuracy": accuracy, "learning_rate": rate}
+        for step, loss, accuracy, rate in zip(
+            range(steps.first + 1, steps.first + len(steps) + 1), *(c.tolist() for c in columns), strict=True
+        )
+    ]
+
+
+def _evaluation_line(record: Record) -> str:
+    line = (
+        f"step {record['step']:>6}"
+        f"  train loss {record['train_loss']:.4f}  accuracy {record['train_accuracy']:.4f}"
+        f"  |  test loss {record['test_loss']:.4f}  accuracy {record['test_accuracy']:.4f}"
+    )
+    if "validation_accuracy" in record:
+        line += f"  |  validation accuracy {record['validation_accuracy']:.4f}"
+    return line

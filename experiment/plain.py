@@ -1,0 +1,64 @@
+"""An experiment to and from plain JSON values, checked field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from experiment.errors import UserError
+from experiment.spec import Experiment
+
+
+def to_dict(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """The experiment as JSON-ready groups of plain values."""
+    groups = dataclasses.asdict(experiment)
+    groups["model"]["hidden"] = list(groups["model"]["hidden"])
+    return groups
+
+
+def from_dict(groups: Any, origin: str) -> Experiment:
+    """The experiment that `to_dict` wrote; raises UserError naming `origin` and the faulty field."""
+    _require_mapping(groups, origin)
+    parts = get_type_hints(Experiment)
+    _require_known(groups, parts, origin)
+    try:
+        return Experiment(**{name: _part(kind, groups.get(name, {}), f"{origin}: {name}")
+                             for name, kind in parts.items()})  # fmt: skip
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if message.startswith(origin) else f"{origin}: {message}") from None
+
+
+def _part(kind: type, values: Any, origin: str) -> Any:
+    _require_mapping(values, origin)
+    hints = get_type_hints(kind)
+    _require_known(values, hints, origin)
+    return kind(**{name: _plain(hints[name], value, f"{origin}.{name}") for name, value in values.items()})
+
+
+def _plain(hint: Any, value: Any, origin: str) -> Any:
+    """`value` (from JSON) as the field's type; bool is no int, an int may serve as a float."""
+    if hint == tuple[int, ...]:
+        ok = isinstance(value, list) and all(type(item) is int for item in value)
+        value = tuple(value) if ok else value
+    elif get_origin(hint) is Literal:
+        ok = value in get_args(hint)
+    elif hint is float:
+        ok = type(value) in (int, float)
+        value = float(value) if ok else value
+    else:
+        ok = type(value) is hint
+    if not ok:
+        raise UserError(f"{origin}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+    return value
+
+
+def _require_mapping(values: Any, origin: str) -> None:
+    if not isinstance(values, dict):
+        raise UserError(f"{origin}: expected a JSON object, got {type(values).__name__}")
+
+
+def _require_known(values: dict[str, Any], known: dict[str, Any], origin: str) -> None:
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UserError(f"{origin}: unknown field {unknown[0]!r}; known fields: {', '.join(known)}")

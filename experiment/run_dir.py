@@ -1,0 +1,142 @@
+"""A run's folder: config.json, metrics.jsonl, summary.json, curves.png, predictions.npy, checkpoints/.
+
+The same command finds the same folder, so repeating it resumes; another command's folder is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from experiment.checkpoint import write_atomically
+from experiment.errors import UserError
+
+Record = dict[str, Any]
+
+
+class RunDirectory:
+    """Paths of one run's files, and reading and writing them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.curves = path / "curves.png"
+        self.predictions = path / "predictions.npy"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+
+    def open(self, config: dict[str, Any], overwrite: bool = False) -> None:
+        """Create the folder for `config`, or make sure that it is this config's.
+
+        Raises UserError for another run's folder, or one that is no run folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"run_dir {self.path}: expected a folder, found a file; choose another --run-dir")
+        if self.config.exists():
+            differences = _differences(self.read_config(), config)
+            if differences and not overwrite:
+                raise UserError(
+                    f"run_dir {self.path}: holds a run with other settings ({'; '.join(differences[:4])}); "
+                    "repeat its command to resume it, choose another --run-dir, start anew with "
+                    "--overwrite, or go on from it with --resume"
+                )
+            if overwrite:
+                self._clear()
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(
+                f"run_dir {self.path}: not empty and no run folder (no config.json); choose another --run-dir"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.config.exists():
+            write_json(self.config, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """config.json; raises UserError where it is not one."""
+        config = read_json(self.config)
+        if not isinstance(config, dict) or not {"experiment", "backend", "name"} <= set(config):
+            raise UserError(f"{self.config}: expected a run's config with experiment, backend and name")
+        return config
+
+    def _clear(self) -> None:
+        """Remove what a run writes, and nothing else."""
+        for folder in (self.checkpoints, self.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.config, self.metrics, self.summary, self.curves, self.predictions):
+            file.unlink(missing_ok=True)
+
+    # --- metrics: one JSON object a line, {"kind": "train" | "eval", "step": ..., ...} ---
+
+    def read_metrics(self, up_to: int) -> list[Record]:
+        """Records of steps 1 .. up_to; a half-written last line is passed over."""
+        records = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    break
+                if (
+                    isinstance(record, dict)
+                    and isinstance(record.get("step"), int)
+                    and record["step"] <= up_to
+                ):
+                    records.append(record)
+        return records
+
+    def restart_metrics(self, records: Iterable[Record]) -> None:
+        """Replace metrics.jsonl by these records: lines past a checkpoint will be made again."""
+        write_atomically(self.metrics, "".join(map(_line, records)).encode())
+
+    def append_metrics(self, records: Iterable[Record]) -> None:
+        """Add lines, on the disk when this returns, so that no checkpoint is ever ahead of them."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.writelines(map(_line, records))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def default_path(config: dict[str, Any], root: Path = Path("runs")) -> Path:
+    """runs/<experiment>-<backend>-<digest of the settings>: one folder for each command."""
+    text = json.dumps({key: config[key] for key in _IDENTITY}, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return root / f"{config['name']}-{config['backend']}-{digest}"
+
+
+_IDENTITY = ("name", "experiment", "backend", "resumed_from")
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    a, b = (_flat({key: config.get(key) for key in _IDENTITY}) for config in (there, here))
+    return [f"{key}: {a.get(key)!r} there, {b.get(key)!r} here" for key in b | a if a.get(key) != b.get(key)]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name: value}
+    return {key: leaf for part, inner in value.items() for key, leaf in _flat(inner, part).items()}
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`; raises UserError that names file and place of a fault."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())

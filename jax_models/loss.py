@@ -1,0 +1,53 @@
+"""Losses and L2 regularization; softmax and cross-entropy are optax's, the gradients JAX's.
+
+Symbols: s (B, K) logits x~^(N), p = softmax(s) = x^(N), t (B, K) target distribution (one-hot, or
+smoothed), L the loss as the mean over the batch (eq. 45-46). Cross-entropy is in nats.
+
+    dL/dx^(N) = -t^T diag(1 / x^(N))                    eq. 1-4
+    dx^(N)/dx~^(N) = diag(x) - x x^T                    eq. 5-18
+    dL/dx~^(N) = x - t for a t that sums to one         eq. 36
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+
+def targets(labels: Array, classes: int, smoothing: float, dtype: jnp.dtype) -> Array:
+    """t (B, K): 1 - smoothing on the label, and smoothing / K on every class."""
+    return jax.nn.one_hot(labels, classes, dtype=dtype) * (1.0 - smoothing) + smoothing / classes
+
+
+def softmax_cross_entropy(s: Array, t: Array) -> Array:
+    """Per sample (B,): -sum_i t_i log softmax(s)_i. optax's integer-label form is less accurate."""
+    return optax.softmax_cross_entropy(s, t)  # eq. 1, 5; backward 36
+
+
+def squared_error(s: Array, t: Array) -> Array:
+    """sum_i (p_i - t_i)^2 per sample (B,): the Brier score (Brier 1950)."""
+    return jnp.sum(jnp.square(jax.nn.softmax(s) - t), axis=1)
+
+
+def hinge(s: Array, labels: Array) -> Array:
+    """sum over i != y of max(0, 1 - s_y + s_i) / K per sample (B,): torch's MultiMarginLoss."""
+    true = jax.nn.one_hot(labels, s.shape[1], dtype=bool)
+    margins = 1 - jnp.take_along_axis(s, labels[:, None], axis=1) + s
+    # `where`, not `maximum`: a margin of exactly 0 has gradient 0, as in torch.
+    return jnp.sum(jnp.where((margins > 0) & ~true, margins, 0), axis=1) / s.shape[1]
+
+
+def per_sample(kind: str, s: Array, labels: Array, smoothing: float = 0.0) -> Array:
+    """Losses (B,) of logits s (B, K) and integer labels (B,)."""
+    if kind == "hinge":
+        return hinge(s, labels)
+    t = targets(labels, s.shape[1], smoothing, s.dtype)
+    return softmax_cross_entropy(s, t) if kind == "cross_entropy" else squared_error(s, t)
+
+
+def l2_penalty(weights: list[Array], l2: float) -> Array:
+    """l2 / 2 times the sum of all squared weights."""
+    return 0.5 * l2 * sum((jnp.vdot(W, W) for W in weights), start=jnp.zeros((), weights[0].dtype))

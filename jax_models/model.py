@@ -1,0 +1,70 @@
+"""The network: a tuple of layer descriptions as one Flax NNX module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiment.layers import Dropout, Flatten, Layer, LeakyReLU, Linear
+from jax_models import dense
+
+Array = jax.Array
+
+
+class Network(nnx.Module):
+    """The described layers, each an attribute under its own name."""
+
+    def __init__(self, layers: tuple[Layer, ...], compute_dtype: jnp.dtype) -> None:
+        self.order = tuple(layer.name for layer in layers)
+        self.compute_dtype = compute_dtype
+        for layer in layers:
+            setattr(self, layer.name, _module(layer))
+
+    def __call__(
+        self, x: Array, masks: Mapping[str, Array] | None = None, taps: Mapping[str, Array] | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Images (B, 3, 32, 32) to (logits (B, 10), every layer's output by name).
+
+        `masks` (dropout layer to bool (B, features)) means training; None means evaluation. `taps`
+        are added to the outputs: the gradient with respect to a tap of zeros is the layer's dL/dy.
+        Logits come back in at least float32, so that a bfloat16 network has a float32 loss.
+        """
+        outputs = {}
+        x = x.astype(self.compute_dtype)
+        for name in self.order:
+            layer = getattr(self, name)
+            if isinstance(layer, dense.Dropout):
+                x = x if masks is None else layer(x, masks[name])
+            else:
+                x = layer(x)
+            if taps is not None:
+                x = x + taps[name]
+            outputs[name] = x
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)), outputs
+
+
+class _Flatten(nnx.Module):
+    def __call__(self, x: Array) -> Array:
+        return x.reshape(len(x), -1)
+
+
+def _module(layer: Layer) -> nnx.Module:
+    match layer:
+        case Flatten():
+            return _Flatten()
+        case Linear(_, in_features, out_features):
+            return dense.Linear(in_features, out_features)
+        case LeakyReLU(_, _, slope):
+            return dense.LeakyReLU(slope)
+        case Dropout(_, _, rate):
+            return dense.Dropout(rate)
+
+
+def bind(graph: nnx.GraphDef[Network], parameters: Mapping[str, Array]) -> Network:
+    """The network with these parameters (canonical names); free inside a compiled function."""
+    flat: list[Any] = [(tuple(name.split(".")), nnx.Param(value)) for name, value in parameters.items()]
+    return nnx.merge(graph, nnx.from_flat_state(flat))

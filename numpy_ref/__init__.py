@@ -1,0 +1,1 @@
+"""The reference: every gradient derived by hand and written in NumPy."""

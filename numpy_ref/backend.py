@@ -1,0 +1,139 @@
+"""The NumPy backend: the reference step, in a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from experiment.backend import Evaluation, State, StepResults, Steps, TrainingData, optimizer_slots
+from experiment.errors import UserError
+from experiment.layers import is_weight
+from experiment.spec import Device, Experiment
+from numpy_ref import loss, optim
+from numpy_ref.model import Network
+
+Array = np.ndarray
+EVALUATION_BATCH = 2000
+
+
+def build(experiment: Experiment, data: TrainingData, device: Device) -> NumpyBackend:
+    """The backend for `experiment`; raises UserError for a device or dtype that NumPy lacks."""
+    if device not in ("auto", "cpu"):
+        raise UserError(
+            f"device: the numpy backend computes on the cpu, got {device}; "
+            "use --device cpu, or --backend jax or torch"
+        )
+    if experiment.training.dtype == "bfloat16":
+        raise UserError(
+            "dtype: NumPy has no bfloat16 products; use --dtype float32, or --backend jax or torch"
+        )
+    return NumpyBackend(experiment, data)
+
+
+class NumpyBackend:
+    """Implements `experiment.backend.Backend`."""
+
+    name = "numpy"
+    device = "cpu"
+
+    def __init__(self, experiment: Experiment, data: TrainingData) -> None:
+        self.experiment = experiment
+        self.dtype = np.dtype(experiment.training.dtype)
+        self.images, self.labels = data.images, data.labels
+        self.mean = data.mean.astype(self.dtype)
+        self.scale = None if data.scale is None else data.scale.astype(self.dtype)
+        self.network = Network(experiment.layers(), {})
+        self.slots: dict[str, dict[str, Array]] = {}
+
+    def start(self, parameters: Mapping[str, Array]) -> None:
+        names = optimizer_slots(self.experiment)
+        self.network.parameters = {key: np.array(value, self.dtype) for key, value in parameters.items()}
+        self.slots = {
+            key: {slot: np.zeros_like(value) for slot in names}
+            for key, value in self.network.parameters.items()
+        }
+
+    def compile(self, capacity: int) -> None:
+        """Nothing to compile."""
+
+    def train(self, steps: Steps) -> StepResults:
+        losses, accuracies = np.empty(len(steps)), np.empty(len(steps))
+        # Overflow on the way to a non-finite loss is the loop's to report, with step and layer.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for i in range(len(steps)):
+                losses[i], accuracies[i], gradients, *_ = self._gradients(steps, i)
+                self._update(gradients, float(steps.learning_rates[i]), steps.first + i + 1)
+        return StepResults(losses, accuracies)
+
+    def evaluate(self, split: str) -> Evaluation:
+        images, labels, objective = self.images[split], self.labels[split], self.experiment.objective
+        losses, predictions = [], []
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for start in range(0, len(images), EVALUATION_BATCH):
+                rows = slice(start, start + EVALUATION_BATCH)
+                logits, _, _ = self.network.forward(self._prepare(images[rows]))
+                losses.append(loss.loss_forward(objective.loss, logits, labels[rows]))
+                predictions.append(logits.argmax(axis=1).astype(np.uint8))
+        predicted = np.concatenate(predictions)
+        return Evaluation(
+            float(np.concatenate(losses).mean(dtype=np.float64)),
+            float((predicted == labels).mean()),
+            predicted,
+        )
+
+    def trace(self, steps: Steps) -> dict[str, Array]:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            value, _, gradients, upstream, outputs, x = self._gradients(steps, 0)
+        trace = {"input": x, "loss": np.asarray(value)}
+        trace |= {f"activation/{name}": array for name, array in outputs.items()}
+        trace |= {f"gradient/{name}": array for name, array in {**upstream, **gradients}.items()}
+        return trace
+
+    def export_state(self) -> State:
+        state = {f"parameters/{key}": value.copy() for key, value in self.network.parameters.items()}
+        for key, slots in self.slots.items():
+            state |= {f"optimizer/{slot}/{key}": value.copy() for slot, value in slots.items()}
+        return state
+
+    def import_state(self, state: Mapping[str, Array], steps: int) -> None:
+        prefix = "parameters/"
+        self.start({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+        for key, slots in self.slots.items():
+            for slot, value in slots.items():
+                if f"optimizer/{slot}/{key}" in state:
+                    value[...] = state[f"optimizer/{slot}/{key}"]
+
+    def versions(self) -> dict[str, str]:
+        return {"numpy": np.__version__}
+
+    def _prepare(self, images: Array) -> Array:
+        x = images.astype(self.dtype)
+        x -= self.mean
+        if self.scale is not None:
+            x *= self.scale
+        return x
+
+    def _gradients(
+        self, steps: Steps, i: int
+    ) -> tuple[float, float, dict[str, Array], dict[str, Array], dict[str, Array], Array]:
+        """Batch i's loss, accuracy, parameter gradients, layer gradients, layer outputs and input."""
+        objective, rows = self.experiment.objective, steps.indices[i]
+        labels = self.labels["train"][rows]
+        x = self._prepare(self.images["train"][rows])
+        logits, outputs, cache = self.network.forward(x, {name: m[i] for name, m in steps.masks.items()})
+        value = float(loss.loss_forward(objective.loss, logits, labels, objective.label_smoothing).mean())
+        ds = loss.loss_backward(objective.loss, logits, labels, objective.label_smoothing)
+        gradients, upstream = self.network.backward(ds, cache)
+        if objective.l2:
+            weights = {key: W for key, W in self.network.parameters.items() if is_weight(key)}
+            value += loss.l2_forward(list(weights.values()), objective.l2)
+            for key, W in weights.items():
+                gradients[key] += loss.l2_backward(W, objective.l2)
+        accuracy = float((logits.argmax(axis=1) == labels).mean())
+        return value, accuracy, gradients, upstream, outputs, x
+
+    def _update(self, gradients: Mapping[str, Array], learning_rate: float, t: int) -> None:
+        optimization = self.experiment.optimization
+        for key, theta in self.network.parameters.items():
+            optim.update(theta, gradients[key], self.slots[key], optimization, learning_rate, t)

@@ -1,0 +1,55 @@
+"""SGD with momentum, Adam and AdamW, in torch's conventions.
+
+Symbols: theta a parameter, g its gradient, eta the learning rate, lambda weight decay, t the step
+counted from 1. SGD: Polyak 1964 / Sutskever et al. 2013 in torch.optim.SGD's form. Adam: Kingma & Ba
+2015, algorithm 1. AdamW: Loshchilov & Hutter 2019, algorithm 2.
+
+    SGD     g += lambda theta; buf = mu buf + g; theta -= eta (g + mu buf if nesterov else buf)
+    Adam    g += lambda theta; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+            theta -= eta (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    AdamW   theta -= eta lambda theta; then Adam without lambda
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from experiment.spec import Optimization
+
+Array = np.ndarray
+Slots = dict[str, dict[str, Array]]
+
+
+def update(theta: Array, g: Array, slots: dict[str, Array], o: Optimization, eta: float, t: int) -> None:
+    """One parameter's step, in place on `theta` and its `slots`; `g` is left as it came."""
+    if o.optimizer == "sgd":
+        _sgd(theta, g, slots, o, eta)
+    else:
+        _adam(theta, g, slots, o, eta, t)
+
+
+def _sgd(theta: Array, g: Array, slots: dict[str, Array], o: Optimization, eta: float) -> None:
+    if o.weight_decay:
+        g = g + o.weight_decay * theta
+    if o.momentum:
+        buffer = slots["momentum"]
+        buffer *= o.momentum
+        buffer += g
+        g = g + o.momentum * buffer if o.nesterov else buffer
+    theta -= eta * g
+
+
+def _adam(theta: Array, g: Array, slots: dict[str, Array], o: Optimization, eta: float, t: int) -> None:
+    if o.weight_decay and o.optimizer == "adam":
+        g = g + o.weight_decay * theta
+    if o.weight_decay and o.optimizer == "adamw":
+        theta *= 1.0 - eta * o.weight_decay
+    m, v = slots["first_moment"], slots["second_moment"]
+    m *= o.beta1
+    m += (1.0 - o.beta1) * g
+    v *= o.beta2
+    v += (1.0 - o.beta2) * (g * g)
+    # 1 - b^t in Python's float64: in float32 it would be 1e-5 off at t = 1.
+    root = np.sqrt(v / (1.0 - o.beta2**t))
+    root += o.epsilon
+    theta -= eta / (1.0 - o.beta1**t) * m / root

@@ -1,0 +1,173 @@
+"""The PyTorch backend: data on the device, an eager loop, one synchronisation a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiment.backend import Evaluation, State, StepResults, Steps, TrainingData, optimizer_slots
+from experiment.errors import UserError
+from experiment.layers import is_weight
+from experiment.spec import Device, Experiment
+from torch_models import loss, optim
+from torch_models.model import Network
+
+EVALUATION_BATCH = 2000
+
+
+def build(experiment: Experiment, data: TrainingData, device: Device) -> TorchBackend:
+    """The backend for `experiment`; raises UserError when torch has no such device."""
+    return TorchBackend(experiment, data, _find_device(device))
+
+
+def _find_device(device: Device) -> torch.device:
+    if device == "tpu":
+        raise UserError("device: the torch backend knows cpu and gpu, got tpu; use --backend jax for a TPU")
+    found = torch.cuda.is_available()
+    if device == "gpu" and not found:
+        raise UserError(
+            "device: torch finds no gpu here; use --device auto, or install torch's CUDA (or ROCm) build"
+        )
+    return torch.device("cuda" if found and device != "cpu" else "cpu")
+
+
+class TorchBackend:
+    """Implements `experiment.backend.Backend`."""
+
+    name = "torch"
+
+    def __init__(self, experiment: Experiment, data: TrainingData, device: torch.device) -> None:
+        self.experiment = experiment
+        self._device = device
+        gpu = device.type == "cuda"
+        self.device = f"gpu ({torch.cuda.get_device_name(device)})" if gpu else "cpu"
+        compute = getattr(torch, experiment.training.dtype)
+        # bfloat16 keeps float32 master weights, optimizer state and loss.
+        self.dtype = torch.promote_types(compute, torch.float32)
+        self.images = {name: self._put(images) for name, images in data.images.items()}
+        self.labels = {name: self._put(labels).long() for name, labels in data.labels.items()}
+        self.mean = self._put(data.mean).to(self.dtype)
+        self.scale = None if data.scale is None else self._put(data.scale).to(self.dtype)
+        self.network = Network(experiment.layers(), compute, self.dtype).to(device)
+        self.parameters = dict(self.network.named_parameters())
+        self.steps_taken = 0
+
+    def start(self, parameters: Mapping[str, np.ndarray]) -> None:
+        with torch.no_grad():
+            for key, theta in self.parameters.items():
+                theta.copy_(self._put(parameters[key]))
+        self.optimizer = optim.create(self.experiment.optimization, list(self.parameters.values()))
+
+    def compile(self, capacity: int) -> None:
+        """Nothing to compile: the loop is eager."""
+
+    def train(self, steps: Steps) -> StepResults:
+        # One row a step, fetched once at the end: reading a step's loss would wait for the device.
+        results = torch.empty((len(steps), 2), dtype=torch.float64, device=self._device)
+        indices = self._put(steps.indices).long()
+        masks = {name: self._put(mask) for name, mask in steps.masks.items()}
+        with self._precision():
+            for i in range(len(steps)):
+                optim.set_learning_rate(self.optimizer, float(steps.learning_rates[i]))
+                self.optimizer.zero_grad()
+                value, accuracy, _, _ = self._objective(indices[i], {name: m[i] for name, m in masks.items()})
+                value.backward()
+                self.optimizer.step()
+                results[i, 0], results[i, 1] = value.detach(), accuracy
+        losses, accuracies = results.cpu().numpy().T
+        return StepResults(losses, accuracies)
+
+    @torch.no_grad()
+    def evaluate(self, split: str) -> Evaluation:
+        images, labels = self.images[split], self.labels[split]
+        losses, predictions = [], []
+        with self._precision():
+            for start in range(0, len(images), EVALUATION_BATCH):
+                rows = slice(start, start + EVALUATION_BATCH)
+                logits, _ = self.network(self._prepare(images[rows]))
+                losses.append(loss.per_sample(self.experiment.objective.loss, logits, labels[rows]))
+                predictions.append(logits.argmax(dim=1))
+        predicted = torch.cat(predictions)
+        accuracy = float((predicted == labels).double().mean())
+        return Evaluation(
+            float(torch.cat(losses).double().mean()), accuracy, predicted.cpu().numpy().astype(np.uint8)
+        )
+
+    def trace(self, steps: Steps) -> dict[str, np.ndarray]:
+        self.network.zero_grad()
+        masks = {name: self._put(mask[0]) for name, mask in steps.masks.items()}
+        with self._precision():
+            value, _, x, outputs = self._objective(self._put(steps.indices[0]).long(), masks)
+            tracked = {name: array for name, array in outputs.items() if array.requires_grad}
+            for array in tracked.values():
+                array.retain_grad()
+            value.backward()
+        trace = {"input": x, "loss": value}
+        trace |= {f"activation/{name}": array for name, array in outputs.items()}
+        for name, array in {**tracked, **self.parameters}.items():
+            assert array.grad is not None
+            trace[f"gradient/{name}"] = array.grad
+        # NumPy has no bfloat16 of its own: such values, exact in float32, leave as float32.
+        return {
+            key: (array.float() if array.dtype == torch.bfloat16 else array).detach().cpu().numpy().copy()
+            for key, array in trace.items()
+        }
+
+    def export_state(self) -> State:
+        state = {}
+        for key, theta in self.parameters.items():
+            state[f"parameters/{key}"] = theta.detach().cpu().numpy().copy()
+            slots = optim.get_slots(self.optimizer, theta, optimizer_slots(self.experiment))
+            for slot, value in slots.items():
+                state[f"optimizer/{slot}/{key}"] = value.detach().cpu().numpy().copy()
+        return state
+
+    def import_state(self, state: Mapping[str, np.ndarray], steps: int) -> None:
+        self.start({key: state[f"parameters/{key}"] for key in self.parameters})
+        for key, theta in self.parameters.items():
+            slots = {
+                slot: self._put(state[f"optimizer/{slot}/{key}"]).to(self.dtype)
+                for slot in optimizer_slots(self.experiment)
+                if f"optimizer/{slot}/{key}" in state
+            }
+            optim.set_slots(self.optimizer, theta, slots, steps)
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": torch.__version__, "numpy": np.__version__}
+
+    def _put(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(self._device)
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        x = images.to(self.dtype).sub_(self.mean)
+        return x if self.scale is None else x.mul_(self.scale)
+
+    def _objective(
+        self, indices: Tensor, masks: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """One batch's loss, accuracy, prepared input and every layer's output."""
+        objective = self.experiment.objective
+        labels = self.labels["train"][indices]
+        x = self._prepare(self.images["train"][indices])
+        logits, outputs = self.network(x, masks)
+        value = loss.per_sample(objective.loss, logits, labels, objective.label_smoothing).mean()
+        if objective.l2:
+            weights = [theta for key, theta in self.parameters.items() if is_weight(key)]
+            value = value + loss.l2_penalty(weights, objective.l2)
+        accuracy = (logits.argmax(dim=1) == labels).to(self.dtype).mean()
+        return value, accuracy, x, outputs
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """TF32 only where asked for, in products and convolutions alike; scoped to our calls."""
+        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+        before = products.allow_tf32, convolutions.allow_tf32
+        try:
+            products.allow_tf32 = convolutions.allow_tf32 = self.experiment.training.tf32
+            yield
+        finally:
+            products.allow_tf32, convolutions.allow_tf32 = before

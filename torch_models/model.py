@@ -1,0 +1,53 @@
+"""The network: a tuple of layer descriptions as one torch module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from experiment.layers import Dropout, Flatten, Layer, LeakyReLU, Linear
+from torch_models import dense
+
+
+class Network(nn.Module):
+    """The described layers as submodules under their own names, so that `named_parameters` are canonical."""
+
+    def __init__(
+        self, layers: tuple[Layer, ...], compute_dtype: torch.dtype, parameter_dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.compute_dtype = compute_dtype
+        for layer in layers:
+            self.add_module(layer.name, _module(layer, parameter_dtype))
+
+    def forward(
+        self, x: Tensor, masks: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images (B, 3, 32, 32) to (logits (B, 10), every layer's output by name).
+
+        `masks` (dropout layer to bool (B, features)) means training; None means evaluation.
+        Logits come back in at least float32, so that a bfloat16 network has a float32 loss.
+        """
+        outputs = {}
+        x = x.to(self.compute_dtype)
+        for name, layer in self.named_children():
+            if isinstance(layer, dense.Dropout):
+                x = x if masks is None else layer(x, masks[name])
+            else:
+                x = layer(x)
+            outputs[name] = x
+        return x.to(torch.promote_types(x.dtype, torch.float32)), outputs
+
+
+def _module(layer: Layer, dtype: torch.dtype) -> nn.Module:
+    match layer:
+        case Flatten():
+            return nn.Flatten()
+        case Linear(_, in_features, out_features):
+            return dense.Linear(in_features, out_features, dtype=dtype)
+        case LeakyReLU(_, _, slope):
+            return dense.LeakyReLU(slope)
+        case Dropout(_, _, rate):
+            return dense.Dropout(rate)
