@@ -23,7 +23,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-DESCRIPTION = {"errors", "spec", "catalogue", "init", "schedule", "streams", "backend"}
+DESCRIPTION = {"errors", "layers", "spec", "plain", "catalogue", "init", "schedule", "streams", "backend"}
 SIBLINGS = {"cifar10", "numpy_ref", "jax_models", "torch_models"}
 TOP = {"train", "parity", "bench", "study"}
 ROOMS = {"experiment", *SIBLINGS, *TOP}
@@ -276,11 +276,11 @@ def test_blocking_a_framework_blocks_it(backend: str, blocked: set[str]) -> None
 
 
 def test_every_dependency_has_one_range() -> None:
-    """pyproject.toml's ranges are those of requirements.txt; only TensorBoard's is its own."""
+    """pyproject.toml's ranges are those of requirements.txt."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     named = {*project["dependencies"], *(item for extra in extras.values() for item in extra)}
     plain = {item.replace("[cuda13]", "").replace("[tpu]", "") for item in named}
-    plain -= {item for item in plain if item.startswith("triptych[")} | set(extras["tensorboard"])
+    plain -= {item for item in plain if item.startswith("triptych[")}
     lines = (line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
     assert plain == {line for line in lines if line}
