@@ -1,0 +1,229 @@
+"""NumPy, JAX and torch on the same small experiments: every activation, gradient, update and prediction.
+
+In float64 what is left between them is summation order: a few units of rounding (1.1e-16) of sums of up
+to 3072 terms, below 1e-12 of the largest value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiment.backend import create
+from experiment.init import initial_parameters
+from experiment.spec import BackendName, Data, Experiment, Model, Objective, Optimization, Schedule
+from tests import small
+
+ROUNDING = 1e-12
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "plain": small.experiment(),
+    "softmax regression": small.experiment(model=Model(hidden=())),
+    "relu": small.experiment(model=Model(hidden=(12, 8), slope=0.0)),
+    "dropout": small.experiment(model=Model(hidden=(12, 8), dropout=0.4)),
+    "smoothing": small.experiment(objective=Objective(label_smoothing=0.1)),
+    "squared error": small.experiment(objective=Objective("squared_error", label_smoothing=0.1)),
+    "hinge": small.experiment(objective=Objective("hinge")),
+    "l2": small.experiment(objective=Objective(l2=0.01)),
+    "standardized": small.experiment(data=Data(batch_size=16, preprocess="standardize")),
+}
+
+OPTIMIZERS: dict[str, Optimization] = {
+    "sgd": Optimization(learning_rate=1e-3),
+    "sgd with decay": Optimization(learning_rate=1e-3, weight_decay=0.1),
+    "momentum": Optimization(learning_rate=1e-4, momentum=0.9, weight_decay=0.01),
+    "nesterov": Optimization(learning_rate=1e-4, momentum=0.9, nesterov=True),
+    "adam": Optimization("adam", 1e-3),
+    "adam with decay": Optimization("adam", 1e-3, weight_decay=0.1, beta1=0.8, beta2=0.95, epsilon=1e-4),
+    "adamw": Optimization("adamw", 1e-3, weight_decay=0.1),
+}
+
+
+def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray], limit: float) -> None:
+    worst = max(small.differences(left, right).items(), key=lambda item: item[1])
+    assert worst[1] <= limit, f"{worst[0]} differs by {worst[1]:.2e} of its largest value"
+
+
+@pytest.mark.parametrize("other", ["jax", "torch"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_activation_and_gradient(name: str, other: BackendName) -> None:
+    """With a unit at exactly 0 planted, and random images and labels."""
+    spec = EXPERIMENTS[name]
+    data = small.data(preprocess=spec.data.preprocess)
+    if not spec.model.hidden:
+        reference = create("numpy", spec, data)
+        reference.start(initial_parameters(spec))
+        compared = create(other, spec, data, "cpu")
+        compared.start(initial_parameters(spec))
+    else:
+        reference, compared = small.started("numpy", spec, data), small.started(other, spec, data)
+    one = small.steps(spec, data, 3, 1)
+    left, right = reference.trace(one), compared.trace(one)
+    if spec.model.hidden:
+        assert np.all(left["activation/linear1"][:, 0] == 0), "the planted kink is there"
+        assert np.any(left["gradient/linear1"][:, 0] != 0) or spec.model.slope == 0
+    assert all(array.dtype == np.float64 for array in right.values())
+    assert_same(left, right, ROUNDING)
+
+
+@pytest.mark.parametrize("other", ["jax", "torch"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_updates_and_state(name: str, other: BackendName) -> None:
+    spec = small.experiment(
+        optimization=OPTIMIZERS[name],
+        schedule=Schedule("cosine", warmup_steps=3),
+        objective=Objective(l2=0.01),
+    )
+    data = small.data()
+    reference, compared = small.started("numpy", spec, data), small.started(other, spec, data)
+    before = reference.export_state()
+    for first, count in ((0, 1), (1, 9), (10, 20)):
+        plan = small.steps(spec, data, first, count)
+        left, right = reference.train(plan), compared.train(plan)
+        np.testing.assert_allclose(left.losses, right.losses, rtol=ROUNDING)
+        np.testing.assert_array_equal(left.accuracies, right.accuracies)
+        assert_same(reference.export_state(), compared.export_state(), ROUNDING)
+    assert max(small.differences(before, reference.export_state()).values()) > 0.01, "the parameters moved"
+
+
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_evaluation_is_over_the_whole_split(backend: BackendName) -> None:
+    """37 test images fill no chunk; loss and accuracy are recomputed from a forward pass by hand."""
+    spec, data = small.experiment(model=Model(hidden=())), small.data()
+    ours = create(backend, spec, data, "cpu")
+    parameters = initial_parameters(spec)
+    ours.start(parameters)
+    x = (data.images["test"] - data.mean).reshape(37, -1)
+    s = x @ parameters["linear1.weight"].T + parameters["linear1.bias"]
+    labels = data.labels["test"]
+    losses = np.log(np.exp(s - s.max(1, keepdims=True)).sum(1)) + s.max(1) - s[np.arange(37), labels]
+    result = ours.evaluate("test")
+    np.testing.assert_array_equal(result.predictions, s.argmax(1))
+    assert result.predictions.dtype == np.uint8
+    assert result.loss == pytest.approx(losses.mean(), rel=1e-12)
+    assert result.accuracy == np.mean(s.argmax(1) == labels)
+
+
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_evaluation_over_several_chunks(backend: BackendName) -> None:
+    spec = small.experiment("float32")
+    data = small.data(test=4100)
+    whole = small.started(backend, spec, data).evaluate("test")
+    assert whole.predictions.shape == (4100,)
+    tail = replace(
+        data,
+        images={**data.images, "test": data.images["test"][4000:]},
+        labels={**data.labels, "test": data.labels["test"][4000:]},
+    )
+    part = small.started(backend, spec, tail).evaluate("test")
+    np.testing.assert_array_equal(whole.predictions[4000:], part.predictions)
+    assert whole.accuracy == np.mean(whole.predictions == data.labels["test"])
+
+
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_dropout_is_off_in_evaluation(backend: BackendName) -> None:
+    data = small.data()
+    spec = small.experiment(model=Model(hidden=(12, 8), dropout=0.5))
+    plain = small.experiment(model=Model(hidden=(12, 8)))
+    with_dropout, without = (small.started(backend, each, data).evaluate("test") for each in (spec, plain))
+    assert with_dropout.loss == pytest.approx(without.loss, rel=1e-14)
+
+
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_float32_stays_float32_and_near_the_truth(backend: BackendName) -> None:
+    data = small.data()
+    exact = small.started("numpy", small.experiment(), data)
+    single = small.started(backend, small.experiment("float32"), data)
+    plan = small.steps(small.experiment(), data, 0, 1)
+    left, right = exact.trace(plan), single.trace(plan)
+    assert all(array.dtype == np.float32 or key == "loss" for key, array in right.items())
+    assert_same(left, right, 1e-5)  # 3072-term sums: at most 3072 u = 1.8e-4, in practice sqrt of that
+    assert all(array.dtype == np.float32 for array in single.export_state().values())
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_bfloat16_keeps_float32_master_weights(backend: BackendName) -> None:
+    data = small.data()
+    spec = small.experiment("bfloat16", optimization=Optimization("adam", 1e-6))
+    mixed, single = small.started(backend, spec, data), small.started("numpy", small.experiment(), data)
+    plan = small.steps(spec, data, 0, 1)
+    left, right = single.trace(plan), mixed.trace(plan)
+    relative = small.differences(left, right)
+    # bfloat16 has 8 significant bits: a product's inputs and output carry 2^-9 each.
+    assert 1e-5 < relative["activation/linear1"] < 2.0**-7
+    assert relative["gradient/linear3.weight"] < 2.0**-5
+    before = mixed.export_state()
+    mixed.train(plan)
+    after = mixed.export_state()
+    assert all(array.dtype == np.float32 for array in after.values())
+    moved = after["parameters/linear1.weight"] - before["parameters/linear1.weight"]
+    # A rate of 1e-6 is far below bfloat16's resolution of the weights; float32 masters take it.
+    assert np.abs(moved).max() == pytest.approx(1e-6, rel=0.05)
+
+
+def test_float32_and_float64_share_a_process() -> None:
+    """A float64 backend must not turn a float32 one of the same process into float64, or back."""
+    data = small.data()
+    double, single = (small.started("jax", small.experiment(d), data) for d in ("float64", "float32"))
+    plan = small.steps(small.experiment(), data, 0, 5)
+    for backend, dtype in ((single, np.float32), (double, np.float64), (single, np.float32)):
+        backend.train(plan)
+        assert all(array.dtype == dtype for array in backend.export_state().values())
+        backend.import_state(backend.export_state(), 5)
+        assert all(
+            array.dtype == dtype
+            for array in backend.trace(small.steps(small.experiment(), data, 5, 1)).values()
+        )
+
+
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_state_round_trip_between_calls_changes_nothing(backend: BackendName) -> None:
+    spec = small.experiment(
+        "float32", optimization=Optimization("adam", 1e-3), model=Model((12, 8), dropout=0.2)
+    )
+    data = small.data()
+    straight, stopped = (small.started(backend, spec, data) for _ in range(2))
+    straight.train(small.steps(spec, data, 0, 10))
+    stopped.train(small.steps(spec, data, 0, 4))
+    again = create(backend, spec, data, "cpu")
+    again.import_state(stopped.export_state(), 4)
+    again.train(small.steps(spec, data, 4, 6))
+    left, right = straight.export_state(), again.export_state()
+    assert left.keys() == right.keys()
+    for key in left:
+        np.testing.assert_array_equal(left[key], right[key], err_msg=key)
+
+
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_trace_takes_no_step(backend: BackendName) -> None:
+    spec, data = small.experiment(optimization=Optimization("adam", 1e-3)), small.data()
+    ours = small.started(backend, spec, data)
+    ours.train(small.steps(spec, data, 0, 2))
+    before = ours.export_state()
+    ours.trace(small.steps(spec, data, 2, 1))
+    assert all(np.array_equal(before[key], array) for key, array in ours.export_state().items())
+
+
+@pytest.mark.slow
+def test_fig1_in_float64_ends_with_the_same_weights() -> None:
+    """All 1,500 steps of run 1 on the generated set, three backends: 1e-10 apart at most."""
+    import cifar10
+    from cifar10.preprocess import prepare
+    from experiment.catalogue import find
+
+    spec = find("fig1").experiment
+    spec = replace(spec, training=replace(spec.training, dtype="float64"))
+    data = prepare(cifar10.load("generated"), "mean-image")
+    states, predictions = [], []
+    for name in small.BACKENDS:
+        backend = create(name, spec, data, "cpu")
+        backend.start(initial_parameters(spec))
+        for first in range(0, 1500, 100):
+            backend.train(small.steps(spec, data, first, 100))
+        states.append(backend.export_state())
+        predictions.append(backend.evaluate("test").predictions)
+    for state, prediction in zip(states[1:], predictions[1:], strict=True):
+        assert_same(states[0], state, 1e-10)
+        np.testing.assert_array_equal(predictions[0], prediction)
