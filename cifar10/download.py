@@ -9,6 +9,7 @@ import os
 import queue
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import IO
@@ -37,6 +38,8 @@ def download(folder: Path, timeout: float, official: Official = CIFAR10) -> Path
             return _store(response, length, folder, official)
     except (OSError, http.client.HTTPException, ValueError) as problem:
         # URLError wraps the reason; a bare time-out has no text at all.
+        if isinstance(problem, urllib.error.HTTPError):
+            problem.close()  # it holds the connection
         reason = getattr(problem, "reason", None) or str(problem) or type(problem).__name__
         raise DataError(f"{url}: the download failed: {' '.join(str(reason).split())}; {NEXT_STEP}") from None
 

@@ -213,6 +213,6 @@ def _binary_notice(archive: Path | None, official: Official) -> str | None:
     if digest == official.binary_archive_md5:
         return None
     return (
-        f"an unofficial copy of the binary archive: its MD5 is {digest}, the official one's "
-        f"{official.binary_archive_md5}; its content is not checked against the official data"
+        f"cifar10 binary archive: not checked against the official data: its MD5 is {digest}, that of the "
+        f"official compressed archive {official.binary_archive_md5}"
     )

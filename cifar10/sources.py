@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cifar10.official import ARCHIVES, CIFAR10, PYTHON_FOLDER, Official
 SOURCES = ("auto", "cifar10", "torchvision", "tfds", "generated")
 DATA_DIR_VARIABLE = "TRIPTYCH_DATA_DIR"
 DEFAULT_DATA_DIR = Path("data")
+BANNER_WIDTH = 90
 Report = Callable[[str], None]
 
 
@@ -95,6 +97,6 @@ def _banner(reason: str, root: Path) -> str:
         f"Reason: {reason}",
         "To use the real data: --data-dir FOLDER. To say that you want this: --dataset generated.",
     ]
-    width = max(map(len, lines))
-    rule = "!" * (width + 6)
-    return "\n".join(["", rule, *(f"!! {line:<{width}} !!" for line in lines), rule, ""])
+    rule = "!" * (BANNER_WIDTH + 6)
+    wrapped = [part for line in lines for part in textwrap.wrap(line, BANNER_WIDTH)]
+    return "\n".join(["", rule, *(f"!! {part:<{BANNER_WIDTH}} !!" for part in wrapped), rule, ""])

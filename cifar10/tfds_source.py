@@ -69,6 +69,8 @@ def _open(tfds: ModuleType, data_dir: Path | None) -> list[Sequence[Any]]:
                 f"dataset tfds: {builder.data_dir}: expected the classes {list(CLASS_NAMES)}, got {names}"
             )
         return [builder.as_data_source(split=split) for split in ("train", "test")]
+    except DataError:
+        raise
     except NotImplementedError:
         raise DataError(
             f"dataset tfds: CIFAR-10 under {place} is prepared in a format that cannot be read without "
@@ -79,7 +81,7 @@ def _open(tfds: ModuleType, data_dir: Path | None) -> list[Sequence[Any]]:
             f"dataset tfds: reading needs one more package ({' '.join(str(problem).split())}); run "
             "`python -m pip install array_record importlib_resources pillow`"
         ) from None
-    except (ValueError, LookupError, AssertionError, RuntimeError, OSError) as problem:
+    except Exception as problem:  # broken metadata comes up as any of tfds's, protobuf's or etils's errors
         reason = " ".join(str(problem).split())[:300]
         raise DataError(
             f"dataset tfds: the data under {place} cannot be opened: {reason}; delete its folder cifar10 "
@@ -102,12 +104,13 @@ def _arrays(source: Sequence[Any], split: str, rows: int) -> tuple[np.ndarray, n
             if filled[place]:
                 raise DataError(f"{where}, record {record}: expected each id once, got place {place} twice")
             images[place], labels[place], filled[place] = example["image"], example["label"], True
+    except DataError:
+        raise
     except ImportError as problem:
         raise DataError(
             f"{where}: decoding needs one more package: {' '.join(str(problem).split())}"
         ) from None
-    except (ValueError, LookupError, RuntimeError, OSError, TypeError, SyntaxError) as problem:
-        # What array_record, protobuf and the PNG decoder raise on damaged files.
+    except Exception as problem:  # so do broken records: array_record's, protobuf's, the PNG decoder's
         reason = " ".join(str(problem).split())[:300]
         raise DataError(
             f"{where}: damaged files: {reason}; delete the folder and prepare the data again"
