@@ -17,6 +17,7 @@ import argparse
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -32,7 +33,7 @@ class Arguments:
     """Everything the command line sets."""
 
     run: RunOptions = field(default_factory=RunOptions)
-    settings: Experiment = field(default_factory=Experiment)
+    settings: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
 
 
 def parse(argv: list[str]) -> Arguments:

@@ -59,7 +59,7 @@ def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]
         "parameters": parameters * master,
         "gradients": parameters * master,
         "optimizer state": parameters * master * len(optimizer_slots(experiment)),
-        "activations": experiment.data.batch_size * activations * _BYTES[dtype] * 2,
+        "activations and their gradients": experiment.data.batch_size * activations * _BYTES[dtype] * 2,
     }
 
 

@@ -83,8 +83,8 @@ def launch(options: RunOptions, experiment: Experiment) -> int:
     }
     folder = RunDirectory(options.run_dir or run_dir.default_path(config))
     if not options.dry_run:
-        folder.open(config, options.overwrite)
-        if folder.summary.exists():
+        folder.check(config, options.overwrite)
+        if folder.summary.exists() and not options.overwrite:
             _report(run_dir.read_json(folder.summary), folder)
             print("already finished, nothing to do; --overwrite starts it anew")
             return 0
@@ -95,11 +95,13 @@ def launch(options: RunOptions, experiment: Experiment) -> int:
     if options.dry_run:
         _dry_run(experiment, backend, data, source)
         return 0
+    run = Run(experiment, backend, len(data.labels["train"]), source, folder, _loop_options(options))
+    config["data"] = {"source": source.source, "fingerprint": source.fingerprint}
+    folder.create(config, options.overwrite)
     start = _own_checkpoint(folder) or (inherited[0] if inherited else None)
     if start is not None:
         _check_data(start, source, folder)
     _announce(options, experiment, backend, source, folder, start)
-    run = Run(experiment, backend, len(data.labels["train"]), source, folder, _loop_options(options))
     return _conclude(run.train(start), folder, dataset)
 
 
@@ -188,8 +190,9 @@ def _conclude(outcome: Outcome, folder: RunDirectory, dataset: cifar10.Dataset) 
         print(f"repeat the same command to resume from {folder.path}")
         return 128 + outcome.signal
     _report(outcome.summary, folder)
-    for notice in dataset.notices:
-        print(f"notice: {notice}")
+    if dataset.source == "generated":
+        for notice in dataset.notices:
+            print(f"notice: {notice}")
     return 0
 
 

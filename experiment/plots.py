@@ -30,7 +30,7 @@ def curves(records: list[Record], title: str) -> bytes:
     at = [record["step"] for record in evaluations]
     left.plot(at, [record["train_loss"] for record in evaluations], color=BLUE, lw=1.8, label="train, mean")
     left.plot(at, [record["test_loss"] for record in evaluations], "o--", color=ORANGE, ms=3.5, label="test")
-    left.set(xlabel="step", ylabel="loss (mean over the batch)", title="loss")
+    left.set(xlabel="step", ylabel="loss (mean over images)", title="loss")
     _bound(left, [record["loss"] for record in train] + [record["test_loss"] for record in evaluations])
 
     right.plot(

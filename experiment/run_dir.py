@@ -32,10 +32,11 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
 
-    def open(self, config: dict[str, Any], overwrite: bool = False) -> None:
-        """Create the folder for `config`, or make sure that it is this config's.
+    def check(self, config: dict[str, Any], overwrite: bool = False) -> None:
+        """Make sure that the folder is free or holds this config's run; changes nothing.
 
-        Raises UserError for another run's folder, or one that is no run folder.
+        Raises UserError for another run's folder (unless it may be overwritten), or one that is no
+        run folder.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir {self.path}: expected a folder, found a file; choose another --run-dir")
@@ -47,12 +48,15 @@ class RunDirectory:
                     "repeat its command to resume it, choose another --run-dir, start anew with "
                     "--overwrite, or go on from it with --resume"
                 )
-            if overwrite:
-                self._clear()
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(
                 f"run_dir {self.path}: not empty and no run folder (no config.json); choose another --run-dir"
             )
+
+    def create(self, config: dict[str, Any], overwrite: bool = False) -> None:
+        """Make the folder and its config.json where they are missing; `overwrite` empties it first."""
+        if overwrite:
+            self._clear()
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config.exists():
             write_json(self.config, config)
