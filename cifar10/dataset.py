@@ -27,7 +27,7 @@ class DataError(UserError):
     """The data is missing, broken or not CIFAR-10: says where, what was expected, what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value: compare fingerprints
 class Dataset:
     """CIFAR-10 in memory, in the official order of the images.
 

@@ -12,6 +12,16 @@ An image of class c is the sum of
 Only integer arithmetic on splitmix64 hashes is used, so the bytes are the same on every machine and with
 every NumPy version. Image i of a split depends on (seed, split, i) alone: a smaller set is a prefix of a
 larger one. The seed changes the samples, never the task.
+
+Measured on the full set (seed 0; float32, raw pixels minus the training mean image; PyTorch on a CPU), as
+test accuracy. Making the set took 2 seconds.
+- Linear(3072, 100), LeakyReLU(0.02), Linear(100, 10), N(0, 0.0001^2), SGD 2e-3, batch 200, 1,500 steps
+  (the study's run 1): 0.549, 0.547, 0.545 with three draws of the weights; jagged, from 0.34 to 0.56 over the
+  last 500 steps.
+- hidden layers 600, 500, 388, 275, 163, PyTorch's initialization, Adam 1e-4, batch 200: 0.60 after 2,000
+  steps, 0.62 after 4,000.
+- three times (3x3 convolution, batch norm, ReLU, 2x2 max-pool) with 16, 32, 64 channels and a linear layer,
+  Adam 1e-3, batch 100: 0.74 to 0.78 after 300 steps, 0.84 to 0.88 after 600.
 """
 
 from __future__ import annotations
