@@ -1,0 +1,1 @@
+"""Speed, measured: separate processes, interleaved, medians."""
