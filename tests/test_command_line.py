@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def another(kind: Any, default: Any) -> tuple[list[str], Any]:
     if kind is int:
         return [str(default + 3)], default + 3
     if kind is float:
-        return [str(default / 2 + 0.25)], default / 2 + 0.25
+        return [str(default / 2 + 0.125)], default / 2 + 0.125
     assert kind == tuple[int, ...]
     return ["600", "500", "275"], (600, 500, 275)
 
@@ -88,6 +89,7 @@ def another(kind: Any, default: Any) -> tuple[list[str], Any]:
 def test_every_setting_has_its_plain_name(group: str, name: str, kind: Any, default: Any) -> None:
     """And it alone changes, but for what it needs beside it."""
     words, value = another(kind, default)
+    assert value != default
     needs = {"nesterov": ["--momentum", "0.9"]}.get(name, [])
     settings = train.parse([option(name), *words, *needs]).settings
     expected = dataclasses.replace(
@@ -195,6 +197,34 @@ def test_a_dry_run_shows_the_cost_and_two_steps_and_writes_nothing(capsys: Captu
         expected = f"step {record['step']}: loss {record['loss']:.6f}, accuracy {record['accuracy']:.4f}"
         assert line == expected
     assert sorted(path.name for path in Path().iterdir()) == ["run"]
+
+
+def test_an_interruption_before_training_is_no_traceback(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cifar10.load", interrupt)
+    assert tiny.call("--backend", "numpy", *tiny.arguments()) == 130
+    assert capsys.readouterr().err.startswith("interrupted before training began")
+    assert list(Path().iterdir()) == []
+
+
+def test_a_full_disk_is_no_traceback(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once there is room again, the same command ends as one that never lacked any."""
+    command = ("--backend", "numpy", "--run-dir", "run", *tiny.arguments())
+
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        tiny.arm(patch.setattr, "SIGUSR1:fsync:12", full)
+        assert tiny.call(*command) == 2
+    assert capsys.readouterr().err == f"error: cannot read or write a file: {os.strerror(errno.ENOSPC)}\n"
+    assert tiny.call(*command) == 0
+    assert tiny.call("--backend", "numpy", "--run-dir", "roomy", *tiny.arguments()) == 0
+    assert tiny.results(Path("run")) == tiny.results(Path("roomy"))
 
 
 def real(*words: str) -> subprocess.CompletedProcess[str]:

@@ -152,7 +152,7 @@ def test_killed_with_kill_9_twice_a_run_ends_as_if_never_interrupted(
 ) -> None:
     """First with metrics ahead of the last checkpoint, then, resumed, within a save."""
     expected = tiny.results(uninterrupted(backend))
-    assert command(tmp_path, backend, "SIGKILL:append:4").returncode == -signal.SIGKILL
+    assert command(tmp_path, backend, "SIGKILL:plan:4").returncode == -signal.SIGKILL
     newest, damaged = checkpoint.load_latest(tmp_path / "checkpoints")
     assert newest is not None
     assert (newest.step, damaged) == (4, [])
@@ -187,7 +187,7 @@ def test_killed_with_kill_9_twice_a_run_ends_as_if_never_interrupted(
 def test_a_signal_stops_a_run_with_a_checkpoint(
     tmp_path: Path, uninterrupted: Any, backend: str, name: str, code: int
 ) -> None:
-    stopped = command(tmp_path, backend, f"{name}:append:3")
+    stopped = command(tmp_path, backend, f"{name}:plan:3")
     assert (stopped.returncode, stopped.stderr) == (code, "")
     assert f"stopped by {name} at step 7; checkpoint saved" in stopped.stdout
     assert "repeat the same command to resume" in stopped.stdout
