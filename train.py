@@ -47,7 +47,11 @@ def parse(argv: list[str]) -> Arguments:
         known = argparse.Namespace(experiment=None, resume=None)  # tyro below explains what is wrong
     if known.resume is not None and not {"-h", "--help"} & set(argv):
         name, settings = settings_of(known.resume)
-        name = known.experiment or name
+        if known.experiment not in (None, name):
+            raise UserError(
+                f"experiment: --resume {known.resume} goes on with its own settings, those of {name}, got "
+                f"--experiment {known.experiment}; leave out --experiment, or change single settings"
+            )
     else:
         name = known.experiment or RunOptions.experiment
         settings = find(name).experiment

@@ -24,7 +24,7 @@ from experiment.backend import State
 from experiment.errors import UserError
 
 FORMAT = "triptych-checkpoint-1"
-_NAME = re.compile(r"step-(\d{8})\.safetensors")
+_NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 
 class CheckpointError(UserError):
@@ -45,7 +45,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write `folder`/step-NNNNNNNN.safetensors so that it is there whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{checkpoint.step:08d}.safetensors"
-    tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
+    tensors = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}
     content = json.dumps({"step": checkpoint.step, "info": checkpoint.info}, sort_keys=True)
     metadata = {"format": FORMAT, "content": content, "sha256": _digest(content, tensors)}
     write_atomically(path, safetensors.numpy.save(tensors, metadata))
@@ -57,14 +57,14 @@ def load(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                found = metadata.get("format", "none")
+                raise CheckpointError(f"checkpoint {path}: expected format {FORMAT}, found {found}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path}: no such file") from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"checkpoint {path}: not a readable safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
-        found = metadata.get("format", "none")
-        raise CheckpointError(f"checkpoint {path}: expected format {FORMAT}, found {found}")
     content = metadata.get("content", "")
     if metadata.get("sha256") != _digest(content, tensors):
         raise CheckpointError(f"checkpoint {path}: damaged, its SHA-256 is not the one it was saved with")
@@ -99,6 +99,13 @@ def prune(folder: Path, keep_last: int, keep_steps: set[int]) -> None:
             path.unlink()
     for leftover in folder.glob("*.tmp"):
         leftover.unlink()
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: a run that went back past them will make them again."""
+    for later, path in listing(folder):
+        if later > step:
+            path.unlink()
 
 
 def parameters_sha256(state: Mapping[str, np.ndarray]) -> str:

@@ -64,7 +64,7 @@ def settings_of(folder: Path) -> tuple[str, Experiment]:
     if not folder.is_dir():
         raise UserError(f"resume: expected a run's folder, found nothing at {folder}; see ./runs")
     config = RunDirectory(folder).read_config()
-    if config["name"] not in CATALOGUE:
+    if not isinstance(config["name"], str) or config["name"] not in CATALOGUE:
         raise UserError(f"{folder / 'config.json'}: unknown experiment {config['name']!r}")
     return config["name"], from_dict(config["experiment"], str(folder / "config.json"))
 
@@ -97,10 +97,11 @@ def launch(options: RunOptions, experiment: Experiment) -> int:
         return 0
     run = Run(experiment, backend, len(data.labels["train"]), source, folder, _loop_options(options))
     config["data"] = {"source": source.source, "fingerprint": source.fingerprint}
-    folder.create(config, options.overwrite)
-    start = _own_checkpoint(folder) or (inherited[0] if inherited else None)
+    own = None if options.overwrite else _own_checkpoint(folder)
+    start = own or (inherited[0] if inherited else None)
     if start is not None:
         _check_data(start, source, folder)
+    folder.create(config, options.overwrite)
     _announce(options, experiment, backend, source, folder, start)
     return _conclude(run.train(start), folder, dataset)
 

@@ -14,6 +14,7 @@ from cifar10.batches import BatchOrder
 from experiment import checkpoint, diagnose, plots
 from experiment.backend import Backend, StepResults, Steps, plan_steps
 from experiment.cost import steps_per_call
+from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.progress import Progress, StopRequest, Stopwatch
 from experiment.run_dir import Record, RunDirectory, write_json
@@ -112,7 +113,12 @@ class Run:
             self.compiling.seconds = start.checkpoint.info["compile_seconds"]
             self.backend.import_state(start.checkpoint.state, self.step)
         self.folder.restart_metrics(self.records)
-        if start is None:
+        checkpoint.drop_after(self.folder.checkpoints, self.step)
+        if not diagnose.finite(self.backend.export_state()):
+            raise UserError(
+                f"init: the initial parameters are beyond {self.experiment.training.dtype}; lower --init-std"
+            )
+        if not checkpoint.listing(self.folder.checkpoints):
             self._save()
 
     def _finish(self) -> dict[str, Any]:
@@ -170,14 +176,18 @@ class Run:
             self._stop_non_finite(self.step + count + 1)
         self.step += len(steps)
         progress.advance(len(steps), records[-1]["loss"], records[-1]["accuracy"])
+        self._note(records, board)
         if self._due(self.experiment.training.eval_every):
-            records.append(self._evaluate(self.records + records))
+            records = [self._evaluate()]
             progress.line(_evaluation_line(records[-1]))
+            self._note(records, board)
+        if records[-1]["kind"] == "eval" or self._due(self.options.checkpoint_every):
+            self._save()
+
+    def _note(self, records: list[Record], board: BoardWriter) -> None:
         self.records += records
         self.folder.append_metrics(records)
         board.write(records)
-        if records[-1]["kind"] == "eval" or self._due(self.options.checkpoint_every):
-            self._save()
 
     def _until_next_event(self) -> int:
         """The last step of the next backend call."""
@@ -191,9 +201,9 @@ class Run:
     def _due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.experiment.training.steps)
 
-    def _evaluate(self, records: list[Record]) -> Record:
-        since = next((r["step"] for r in reversed(records) if r["kind"] == "eval"), 0)
-        interval = [r for r in records if r["kind"] == "train" and r["step"] > since]
+    def _evaluate(self) -> Record:
+        since = next((r["step"] for r in reversed(self.records) if r["kind"] == "eval"), 0)
+        interval = [r for r in self.records if r["kind"] == "train" and r["step"] > since]
         test = self.backend.evaluate("test")
         record: Record = {
             "kind": "eval",

@@ -44,7 +44,7 @@ def _plain(hint: Any, value: Any, origin: str) -> Any:
     elif get_origin(hint) is Literal:
         ok = value in get_args(hint)
     elif hint is float:
-        ok = type(value) in (int, float)
+        ok = type(value) is float or (type(value) is int and abs(value) <= 2**1023)
         value = float(value) if ok else value
     else:
         ok = type(value) is hint

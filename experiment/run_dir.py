@@ -48,7 +48,7 @@ class RunDirectory:
                     "repeat its command to resume it, choose another --run-dir, start anew with "
                     "--overwrite, or go on from it with --resume"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(path.name != "config.json.tmp" for path in self.path.iterdir()):
             raise UserError(
                 f"run_dir {self.path}: not empty and no run folder (no config.json); choose another --run-dir"
             )
@@ -70,9 +70,11 @@ class RunDirectory:
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else."""
+        # Interrupted anywhere, this leaves a run that is not finished and can be overwritten or resumed.
+        self.summary.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.config, self.metrics, self.summary, self.curves, self.predictions):
+        for file in (self.metrics, self.curves, self.predictions, self.config):
             file.unlink(missing_ok=True)
 
     # --- metrics: one JSON object a line, {"kind": "train" | "eval", "step": ..., ...} ---
@@ -137,7 +139,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 

@@ -144,7 +144,7 @@ class Schedule:
         _require_choice("schedule", self.schedule, ("constant", "step", "cosine"))
         _require_count("warmup_steps", self.warmup_steps, low=0)
         _require_count("decay_every", self.decay_every, low=1)
-        _require_number("decay_factor", self.decay_factor, above=0.0)
+        _require_number("decay_factor", self.decay_factor, above=0.0, most=1.0)
         _require_number("final_learning_rate", self.final_learning_rate, low=0.0)
 
 
@@ -247,12 +247,16 @@ def _require_count(name: str, value: int, low: int) -> None:
 
 
 def _require_number(
-    name: str, value: float, low: float | None = None, above: float | None = None, below: float | None = None
+    name: str,
+    value: float,
+    low: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
 ) -> None:
-    bounds = [
-        f"{sign} {bound:g}" for sign, bound in ((">=", low), (">", above), ("<", below)) if bound is not None
-    ]
+    signs = ((">=", low), (">", above), ("<", below), ("<=", most))
+    bounds = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
     ok = math.isfinite(value)
     ok = ok and (low is None or value >= low) and (above is None or value > above)
-    ok = ok and (below is None or value < below)
+    ok = ok and (below is None or value < below) and (most is None or value <= most)
     _require(ok, name, "a finite number " + " and ".join(bounds), value)

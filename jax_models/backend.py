@@ -90,12 +90,12 @@ class JaxBackend:
 
     def start(self, parameters: Mapping[str, np.ndarray]) -> None:
         with self._context():
-            on_device = {key: self._put(value.astype(self.dtype)) for key, value in parameters.items()}
+            on_device = {key: self._put(self._cast(value)) for key, value in parameters.items()}
             self.state = TrainState(on_device, jax.jit(self.optimizer.init)(on_device))
 
     def compile(self, capacity: int) -> None:
         """Compile training for tables of `capacity` steps, and evaluation."""
-        self.capacity = capacity
+        self.capacity = max(capacity, 2)  # XLA compiles a table of one row to another program
         nothing = Steps(
             0,
             np.zeros((0, self.experiment.data.batch_size), np.int32),
@@ -106,7 +106,7 @@ class JaxBackend:
         self.evaluate("test")
 
     def train(self, steps: Steps) -> StepResults:
-        self.capacity = max(self.capacity, len(steps))
+        self.capacity = max(self.capacity, len(steps), 2)
         with self._context():
             table = jax.device_put(self._table(steps, self.capacity), self._device)
             self.state, losses, accuracies = self._run(self.state, self.data["train"], table, len(steps))
@@ -237,6 +237,10 @@ class JaxBackend:
         with self._context():
             return jax.device_put(array, self._device)
 
+    def _cast(self, array: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):  # what overflows is the loop's to report
+            return array.astype(self.dtype)
+
     def _prepare(self, data: DeviceData, images: Array) -> Array:
         x = images.astype(self.dtype) - data.mean
         return x if data.scale is None else x * data.scale
@@ -261,7 +265,7 @@ class JaxBackend:
         scalars = optim.step_scalars(self.experiment.optimization, steps.learning_rates, steps.first)
         return {
             "indices": pad(steps.indices),
-            "scalars": {name: pad(column.astype(self.dtype)) for name, column in scalars.items()},
+            "scalars": {name: pad(self._cast(column)) for name, column in scalars.items()},
             "masks": {name: pad(mask) for name, mask in steps.masks.items()},
         }
 

@@ -48,7 +48,8 @@ class NumpyBackend:
 
     def start(self, parameters: Mapping[str, Array]) -> None:
         names = optimizer_slots(self.experiment)
-        self.network.parameters = {key: np.array(value, self.dtype) for key, value in parameters.items()}
+        with np.errstate(over="ignore"):  # what overflows is the loop's to report
+            self.network.parameters = {key: np.array(value, self.dtype) for key, value in parameters.items()}
         self.slots = {
             key: {slot: np.zeros_like(value) for slot in names}
             for key, value in self.network.parameters.items()
