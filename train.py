@@ -24,7 +24,8 @@ import tyro
 from experiment.catalogue import find, listing
 from experiment.diagnose import NonFiniteError
 from experiment.errors import UserError
-from experiment.launch import RunOptions, launch, settings_of
+from experiment.launch import RunOptions, launch
+from experiment.resume import settings_of
 from experiment.spec import Experiment
 
 

@@ -21,8 +21,9 @@ from experiment.schedule import learning_rates
 from experiment.spec import BackendName, Device, Experiment
 
 State = dict[str, np.ndarray]
-"""`parameters/<name>` and `optimizer/<slot>/<name>` to arrays. Slots: momentum; first_moment and
-second_moment. Enough, with the number of steps taken, to go on exactly where training stood."""
+"""`parameters/<name>` and `optimizer/<slot>/<name>` to arrays, slots being momentum, or first_moment and
+second_moment; `optimizer/updates` to how many updates these hold (int64, no axes). Enough, with the
+number of steps taken, to go on exactly where training stood."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ class Backend(Protocol):
     def export_state(self) -> State:
         """Copies of parameters and optimizer state, canonical."""
 
-    def import_state(self, state: Mapping[str, np.ndarray], steps: int) -> None:
-        """The reverse of `export_state`, after `steps` steps; missing optimizer slots start fresh."""
+    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """The reverse of `export_state`; an optimizer whose slots are not all there starts fresh."""
 
     def versions(self) -> dict[str, str]:
         """Package name to version, of what computes here."""
@@ -161,3 +162,15 @@ def optimizer_slots(experiment: Experiment) -> tuple[str, ...]:
     if optimization.optimizer == "sgd":
         return ("momentum",) if optimization.momentum else ()
     return ("first_moment", "second_moment")
+
+
+def saved_optimizer(
+    experiment: Experiment, state: Mapping[str, np.ndarray]
+) -> tuple[dict[str, dict[str, np.ndarray]], int] | None:
+    """(slot to parameter to array, number of updates) in a state, or None where another optimizer's."""
+    names = [key.removeprefix("parameters/") for key in state if key.startswith("parameters/")]
+    slots = optimizer_slots(experiment)
+    if not {f"optimizer/{slot}/{name}" for slot in slots for name in names} <= set(state):
+        return None
+    arrays = {slot: {name: state[f"optimizer/{slot}/{name}"] for name in names} for slot in slots}
+    return arrays, int(state["optimizer/updates"])

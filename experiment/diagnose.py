@@ -25,7 +25,7 @@ def find(
     Trains again from the good state to just before the bad step, one step at a time, and traces each:
     the cause may be an earlier step's gradient, which left a parameter that only later shows in a loss.
     """
-    backend.import_state(good, good_step)
+    backend.import_state(good)
     for step in range(good_step, bad_step):
         trace = backend.trace(plan(step, 1))
         found = first_non_finite(trace, experiment)

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import cifar10
-from cifar10.batches import BatchOrder
 from cifar10.preprocess import prepare
-from experiment import checkpoint, cost, run_dir
-from experiment.backend import Backend, TrainingData, create, plan_steps
+from experiment import cost, run_dir
+from experiment.backend import Backend, create
 from experiment.catalogue import CATALOGUE
 from experiment.errors import UserError
-from experiment.init import initial_parameters
 from experiment.loop import LoopOptions, Outcome, Run, Source, Start
-from experiment.plain import from_dict, to_dict
+from experiment.plain import to_dict
+from experiment.resume import check_data, other_start, own_start
 from experiment.run_dir import RunDirectory
 from experiment.spec import BackendName, Device, Experiment
 
@@ -59,48 +58,38 @@ class RunOptions:
                 )
 
 
-def settings_of(folder: Path) -> tuple[str, Experiment]:
-    """Name and experiment of the run in `folder`, as `--resume` starts from."""
-    if not folder.is_dir():
-        raise UserError(f"resume: expected a run's folder, found nothing at {folder}; see ./runs")
-    config = RunDirectory(folder).read_config()
-    if not isinstance(config["name"], str) or config["name"] not in CATALOGUE:
-        raise UserError(f"{folder / 'config.json'}: unknown experiment {config['name']!r}")
-    return config["name"], from_dict(config["experiment"], str(folder / "config.json"))
-
-
 def launch(options: RunOptions, experiment: Experiment) -> int:
     """Run or resume; returns the exit code: 0, or 128 + the signal that stopped it.
 
     Raises UserError for what the user can mend, NonFiniteError when training broke down.
     """
-    inherited = _inherit(options.resume, experiment) if options.resume else None
+    inherited, origin = other_start(options.resume, experiment) if options.resume else (None, None)
     config = {
         "name": options.experiment,
         "backend": options.backend,
         "experiment": to_dict(experiment),
-        "resumed_from": inherited[1] if inherited else None,
+        "resumed_from": origin,
     }
     folder = RunDirectory(options.run_dir or run_dir.default_path(config))
     if not options.dry_run:
         folder.check(config, options.overwrite)
         if folder.summary.exists() and not options.overwrite:
-            _report(run_dir.read_json(folder.summary), folder)
+            _report(folder.read_summary(), folder)
             print("already finished, nothing to do; --overwrite starts it anew")
             return 0
     dataset = cifar10.load(experiment.data.dataset, options.data_dir)
     data = prepare(dataset, experiment.data.preprocess, experiment.data.validation)
     source = Source(dataset.source, dataset.fingerprint)
     backend = create(options.backend, experiment, data, options.device)
-    if options.dry_run:
-        _dry_run(experiment, backend, data, source)
-        return 0
     run = Run(experiment, backend, len(data.labels["train"]), source, folder, _loop_options(options))
-    config["data"] = {"source": source.source, "fingerprint": source.fingerprint}
-    own = None if options.overwrite else _own_checkpoint(folder)
-    start = own or (inherited[0] if inherited else None)
+    own = None if options.overwrite or options.dry_run else own_start(folder, experiment)
+    start = own or inherited
     if start is not None:
-        _check_data(start, source, folder)
+        check_data(start, source.fingerprint)
+    if options.dry_run:
+        _dry_run(run, start)
+        return 0
+    config["data"] = {"source": source.source, "fingerprint": source.fingerprint}
     folder.create(config, options.overwrite)
     _announce(options, experiment, backend, source, folder, start)
     return _conclude(run.train(start), folder, dataset)
@@ -113,55 +102,6 @@ def _loop_options(options: RunOptions) -> LoopOptions:
         keep_checkpoints=options.keep_checkpoints,
         tensorboard=options.tensorboard,
     )
-
-
-def _inherit(path: Path, experiment: Experiment) -> tuple[Start, dict[str, Any]]:
-    """Another run's last good checkpoint and records, and what the config says of it."""
-    folder = RunDirectory(path)
-    found, damaged = checkpoint.load_latest(folder.checkpoints)
-    for line in damaged:
-        print(f"notice: {line}")
-    if found is None:
-        raise UserError(f"resume {path}: no checkpoint that can be read in {folder.checkpoints}")
-    if found.step >= experiment.training.steps:
-        raise UserError(
-            f"resume {path}: it is at step {found.step} already, of {experiment.training.steps} asked for; "
-            f"give more, for example --steps {found.step + experiment.training.eval_every}"
-        )
-    wanted = {f"parameters/{name}": array.shape for name, array in initial_parameters(experiment).items()}
-    present = {name: array.shape for name, array in found.state.items() if name.startswith("parameters/")}
-    if wanted != present:
-        raise UserError(
-            f"resume {path}: its parameters {_shapes(present)} do not fit this network's {_shapes(wanted)}; "
-            "leave out --hidden"
-        )
-    origin = {
-        "backend": found.info["backend"],
-        "step": found.step,
-        "parameters_sha256": checkpoint.parameters_sha256(found.state),
-    }
-    return Start(found, folder.read_metrics(found.step)), origin
-
-
-def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name.removeprefix('parameters/')} {shape}" for name, shape in shapes.items())
-
-
-def _own_checkpoint(folder: RunDirectory) -> Start | None:
-    found, damaged = checkpoint.load_latest(folder.checkpoints)
-    for line in damaged:
-        print(f"notice: {line}; going back to an older one")
-    return None if found is None else Start(found, folder.read_metrics(found.step))
-
-
-def _check_data(start: Start, source: Source, folder: RunDirectory) -> None:
-    before = start.checkpoint.info["fingerprint"]
-    if before != source.fingerprint:
-        raise UserError(
-            f"the checkpoint was trained on data {before[:19]}..., this is {source.source} "
-            f"{source.fingerprint[:19]}...; give the same data with --data-dir or --dataset, or start anew "
-            f"(--overwrite, or another --run-dir than {folder.path})"
-        )
 
 
 def _announce(
@@ -212,12 +152,11 @@ def _report(summary: dict[str, Any], folder: RunDirectory) -> None:
     print(f"curves, metrics, summary and checkpoints: {folder.path}")
 
 
-def _dry_run(experiment: Experiment, backend: Backend, data: TrainingData, source: Source) -> None:
-    print(cost.describe(experiment))
-    print(f"data: {source.source}, {source.fingerprint[:23]}..., {len(data.labels['train'])} training images")
-    backend.start(initial_parameters(experiment))
-    order = BatchOrder(len(data.labels["train"]), experiment.data.batch_size, experiment.training.seed)
-    results = backend.train(plan_steps(experiment, order.table(0, 2), 0))
+def _dry_run(run: Run, start: Start | None) -> None:
+    print(cost.describe(run.experiment))
+    print(f"data: {run.source.source}, {run.source.fingerprint[:23]}..., {run.order.size} training images")
+    run.place(start)
+    results = run.backend.train(run.plan(run.step, 2))
     for number, (loss, accuracy) in enumerate(zip(results.losses, results.accuracies, strict=True), start=1):
-        print(f"step {number}: loss {loss:.6f}, accuracy {accuracy:.4f}")
-    print(f"dry run on {backend.name}, {backend.device}: nothing was written")
+        print(f"step {run.step + number}: loss {loss:.6f}, accuracy {accuracy:.4f}")
+    print(f"dry run on {run.backend.name}, {run.backend.device}: nothing was written")

@@ -104,14 +104,18 @@ class Run:
 
     # --- beginning and end ---
 
-    def _begin(self, start: Start | None) -> None:
+    def place(self, start: Start | None) -> None:
+        """Put the backend where the run begins: initial parameters, or a checkpoint."""
         if start is None:
             self.backend.start(initial_parameters(self.experiment))
-        else:
-            self.step, self.records = start.checkpoint.step, list(start.records)
-            self.training.seconds = start.checkpoint.info["train_seconds"]
-            self.compiling.seconds = start.checkpoint.info["compile_seconds"]
-            self.backend.import_state(start.checkpoint.state, self.step)
+            return
+        self.step, self.records = start.checkpoint.step, list(start.records)
+        self.training.seconds = start.checkpoint.info["train_seconds"]
+        self.compiling.seconds = start.checkpoint.info["compile_seconds"]
+        self.backend.import_state(start.checkpoint.state)
+
+    def _begin(self, start: Start | None) -> None:
+        self.place(start)
         self.folder.restart_metrics(self.records)
         checkpoint.drop_after(self.folder.checkpoints, self.step)
         if not diagnose.finite(self.backend.export_state()):

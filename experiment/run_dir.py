@@ -18,6 +18,13 @@ from experiment.errors import UserError
 
 Record = dict[str, Any]
 
+SUMMARY_FIELDS = (
+    "backend", "experiment", "dtype", "seed", "device", "steps", "test_accuracy", "test_loss",
+    "best_test_accuracy", "best_step", "train_seconds", "compile_seconds", "steps_per_second", "data",
+    "versions", "parameters_sha256",
+)  # fmt: skip
+"""What every summary.json holds."""
+
 
 class RunDirectory:
     """Paths of one run's files, and reading and writing them."""
@@ -41,8 +48,8 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir {self.path}: expected a folder, found a file; choose another --run-dir")
         if self.config.exists():
-            differences = _differences(self.read_config(), config)
-            if differences and not overwrite:
+            differences = [] if overwrite else _differences(self.read_config(), config)
+            if differences:
                 raise UserError(
                     f"run_dir {self.path}: holds a run with other settings ({'; '.join(differences[:4])}); "
                     "repeat its command to resume it, choose another --run-dir, start anew with "
@@ -67,6 +74,13 @@ class RunDirectory:
         if not isinstance(config, dict) or not {"experiment", "backend", "name"} <= set(config):
             raise UserError(f"{self.config}: expected a run's config with experiment, backend and name")
         return config
+
+    def read_summary(self) -> dict[str, Any]:
+        """summary.json of a finished run; raises UserError where it is not one."""
+        summary = read_json(self.summary)
+        if not isinstance(summary, dict) or not set(SUMMARY_FIELDS) <= set(summary):
+            raise UserError(f"{self.summary}: expected a run's summary with {', '.join(SUMMARY_FIELDS)}")
+        return summary
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else."""

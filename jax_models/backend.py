@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiment.backend import Evaluation, State, StepResults, Steps, TrainingData, optimizer_slots
+from experiment.backend import Evaluation, State, StepResults, Steps, TrainingData, saved_optimizer
 from experiment.errors import UserError
 from experiment.layers import Dropout, is_weight
 from experiment.spec import Device, Experiment
@@ -92,6 +92,7 @@ class JaxBackend:
         with self._context():
             on_device = {key: self._put(self._cast(value)) for key, value in parameters.items()}
             self.state = TrainState(on_device, jax.jit(self.optimizer.init)(on_device))
+        self.updates = 0
 
     def compile(self, capacity: int) -> None:
         """Compile training for tables of `capacity` steps, and evaluation."""
@@ -111,6 +112,7 @@ class JaxBackend:
             table = jax.device_put(self._table(steps, self.capacity), self._device)
             self.state, losses, accuracies = self._run(self.state, self.data["train"], table, len(steps))
             losses, accuracies = jax.device_get((losses, accuracies))
+        self.updates += len(steps)
         kept = slice(0, len(steps))
         return StepResults(losses[kept].astype(np.float64), accuracies[kept].astype(np.float64))
 
@@ -140,21 +142,18 @@ class JaxBackend:
         state = {f"parameters/{key}": np.array(value) for key, value in parameters.items()}
         for slot, tree in optim.get_slots(optimizer).items():
             state |= {f"optimizer/{slot}/{key}": np.array(value) for key, value in tree.items()}
-        return state
+        return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
-    def import_state(self, state: Mapping[str, np.ndarray], steps: int) -> None:
+    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
         prefix = "parameters/"
         self.start({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
-        slots = {
-            slot: {
-                key: self._put(state[f"optimizer/{slot}/{key}"].astype(self.dtype))
-                if f"optimizer/{slot}/{key}" in state
-                else jnp.zeros_like(value)
-                for key, value in self.state.parameters.items()
+        saved = saved_optimizer(self.experiment, state)
+        if saved is not None:
+            arrays, self.updates = saved
+            slots = {
+                slot: {key: self._put(value.astype(self.dtype)) for key, value in tree.items()}
+                for slot, tree in arrays.items()
             }
-            for slot in optimizer_slots(self.experiment)
-        }
-        with self._context():
             self.state = self.state._replace(optimizer=optim.set_slots(self.state.optimizer, slots))
 
     def versions(self) -> dict[str, str]:
@@ -262,7 +261,7 @@ class JaxBackend:
                 [column, np.zeros((capacity - len(column), *column.shape[1:]), column.dtype)]
             )
 
-        scalars = optim.step_scalars(self.experiment.optimization, steps.learning_rates, steps.first)
+        scalars = optim.step_scalars(self.experiment.optimization, steps.learning_rates, self.updates)
         return {
             "indices": pad(steps.indices),
             "scalars": {name: pad(self._cast(column)) for name, column in scalars.items()},

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from experiment.backend import Evaluation, State, StepResults, Steps, TrainingData, optimizer_slots
+from experiment.backend import (
+    Evaluation,
+    State,
+    StepResults,
+    Steps,
+    TrainingData,
+    optimizer_slots,
+    saved_optimizer,
+)
 from experiment.errors import UserError
 from experiment.layers import is_weight
 from experiment.spec import Device, Experiment
@@ -45,6 +53,7 @@ class NumpyBackend:
         self.scale = None if data.scale is None else data.scale.astype(self.dtype)
         self.network = Network(experiment.layers(), {})
         self.slots: dict[str, dict[str, Array]] = {}
+        self.updates = 0
 
     def start(self, parameters: Mapping[str, Array]) -> None:
         names = optimizer_slots(self.experiment)
@@ -54,6 +63,7 @@ class NumpyBackend:
             key: {slot: np.zeros_like(value) for slot in names}
             for key, value in self.network.parameters.items()
         }
+        self.updates = 0
 
     def compile(self, capacity: int) -> None:
         """Nothing to compile."""
@@ -64,7 +74,7 @@ class NumpyBackend:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for i in range(len(steps)):
                 losses[i], accuracies[i], gradients, *_ = self._gradients(steps, i)
-                self._update(gradients, float(steps.learning_rates[i]), steps.first + i + 1)
+                self._update(gradients, float(steps.learning_rates[i]))
         return StepResults(losses, accuracies)
 
     def evaluate(self, split: str) -> Evaluation:
@@ -95,15 +105,17 @@ class NumpyBackend:
         state = {f"parameters/{key}": value.copy() for key, value in self.network.parameters.items()}
         for key, slots in self.slots.items():
             state |= {f"optimizer/{slot}/{key}": value.copy() for slot, value in slots.items()}
-        return state
+        return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
-    def import_state(self, state: Mapping[str, Array], steps: int) -> None:
+    def import_state(self, state: Mapping[str, Array]) -> None:
         prefix = "parameters/"
         self.start({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
-        for key, slots in self.slots.items():
-            for slot, value in slots.items():
-                if f"optimizer/{slot}/{key}" in state:
-                    value[...] = state[f"optimizer/{slot}/{key}"]
+        saved = saved_optimizer(self.experiment, state)
+        if saved is not None:
+            arrays, self.updates = saved
+            for key, slots in self.slots.items():
+                for slot, value in slots.items():
+                    value[...] = arrays[slot][key]
 
     def versions(self) -> dict[str, str]:
         return {"numpy": np.__version__}
@@ -134,7 +146,8 @@ class NumpyBackend:
         accuracy = float((logits.argmax(axis=1) == labels).mean())
         return value, accuracy, gradients, upstream, outputs, x
 
-    def _update(self, gradients: Mapping[str, Array], learning_rate: float, t: int) -> None:
+    def _update(self, gradients: Mapping[str, Array], learning_rate: float) -> None:
         optimization = self.experiment.optimization
+        self.updates += 1
         for key, theta in self.network.parameters.items():
-            optim.update(theta, gradients[key], self.slots[key], optimization, learning_rate, t)
+            optim.update(theta, gradients[key], self.slots[key], optimization, learning_rate, self.updates)

@@ -11,7 +11,7 @@ import numpy as np
 from experiment import checkpoint
 from experiment.backend import State
 from experiment.errors import UserError
-from experiment.run_dir import RunDirectory, read_json
+from experiment.run_dir import RunDirectory
 
 MARKS = (1, 10, 100, 1000)
 """Steps up to which the table shows the largest difference."""
@@ -50,7 +50,7 @@ class Difference:
 def read(path: Path) -> FinishedRun:
     """A finished run; raises UserError that names what is missing."""
     folder = RunDirectory(path)
-    summary = read_json(folder.summary)
+    summary = folder.read_summary()
     config = folder.read_config()
     found, _ = checkpoint.load_latest(folder.checkpoints)
     if found is None or found.step != summary["steps"]:

@@ -66,3 +66,9 @@ def differences(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray])
         key: float(np.abs(left[key] - right[key]).max() / max(np.abs(left[key]).max(), 1e-300))
         for key in left
     }
+
+
+def floats(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state's parameters and moments, without the count of updates."""
+    assert state["optimizer/updates"].dtype == np.int64
+    return {key: array for key, array in state.items() if key != "optimizer/updates"}

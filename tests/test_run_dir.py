@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from experiment.errors import UserError
-from experiment.launch import settings_of
 from experiment.plain import from_dict, to_dict
+from experiment.resume import settings_of
 from experiment.run_dir import RunDirectory, default_path
 from tests import tiny
 

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiment.backend import Evaluation, State, StepResults, Steps, TrainingData, optimizer_slots
+from experiment.backend import (
+    Evaluation,
+    State,
+    StepResults,
+    Steps,
+    TrainingData,
+    optimizer_slots,
+    saved_optimizer,
+)
 from experiment.errors import UserError
 from experiment.layers import is_weight
 from experiment.spec import Device, Experiment
@@ -54,13 +62,14 @@ class TorchBackend:
         self.scale = None if data.scale is None else self._put(data.scale).to(self.dtype)
         self.network = Network(experiment.layers(), compute, self.dtype).to(device)
         self.parameters = dict(self.network.named_parameters())
-        self.steps_taken = 0
+        self.updates = 0
 
     def start(self, parameters: Mapping[str, np.ndarray]) -> None:
         with torch.no_grad():
             for key, theta in self.parameters.items():
                 theta.copy_(self._put(parameters[key]))
         self.optimizer = optim.create(self.experiment.optimization, list(self.parameters.values()))
+        self.updates = 0
 
     def compile(self, capacity: int) -> None:
         """Nothing to compile: the loop is eager."""
@@ -78,6 +87,7 @@ class TorchBackend:
                 value.backward()
                 self.optimizer.step()
                 results[i, 0], results[i, 1] = value.detach(), accuracy
+        self.updates += len(steps)
         losses, accuracies = results.cpu().numpy().T
         return StepResults(losses, accuracies)
 
@@ -124,17 +134,16 @@ class TorchBackend:
             slots = optim.get_slots(self.optimizer, theta, optimizer_slots(self.experiment))
             for slot, value in slots.items():
                 state[f"optimizer/{slot}/{key}"] = value.detach().cpu().numpy().copy()
-        return state
+        return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
-    def import_state(self, state: Mapping[str, np.ndarray], steps: int) -> None:
+    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
         self.start({key: state[f"parameters/{key}"] for key in self.parameters})
-        for key, theta in self.parameters.items():
-            slots = {
-                slot: self._put(state[f"optimizer/{slot}/{key}"]).to(self.dtype)
-                for slot in optimizer_slots(self.experiment)
-                if f"optimizer/{slot}/{key}" in state
-            }
-            optim.set_slots(self.optimizer, theta, slots, steps)
+        saved = saved_optimizer(self.experiment, state)
+        if saved is not None:
+            arrays, self.updates = saved
+            for key, theta in self.parameters.items():
+                slots = {slot: self._put(tree[key]).to(self.dtype) for slot, tree in arrays.items()}
+                optim.set_slots(self.optimizer, theta, slots, self.updates)
 
     def versions(self) -> dict[str, str]:
         return {"torch": torch.__version__, "numpy": np.__version__}

@@ -55,10 +55,10 @@ def get_slots(
 
 
 def set_slots(
-    optimizer: torch.optim.Optimizer, theta: torch.nn.Parameter, slots: Mapping[str, Tensor], steps: int
+    optimizer: torch.optim.Optimizer, theta: torch.nn.Parameter, slots: Mapping[str, Tensor], updates: int
 ) -> None:
-    """Put one parameter's slots, after `steps` steps, in place."""
+    """Put one parameter's slots, after `updates` updates, in place."""
     state = {SLOTS[name]: value for name, value in slots.items()}
     if "first_moment" in slots:
-        state["step"] = torch.tensor(float(steps), device=theta.device)
+        state["step"] = torch.tensor(float(updates), device=theta.device)
     optimizer.state[theta] = state

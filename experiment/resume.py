@@ -1,0 +1,92 @@
+"""Where a run begins when it does not begin anew: its own last checkpoint, or another run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiment import checkpoint
+from experiment.backend import saved_optimizer
+from experiment.catalogue import CATALOGUE
+from experiment.errors import UserError
+from experiment.layers import parameter_shapes
+from experiment.loop import Start
+from experiment.plain import from_dict
+from experiment.run_dir import RunDirectory
+from experiment.spec import Experiment
+
+
+def settings_of(path: Path) -> tuple[str, Experiment]:
+    """Name and experiment of the run in the folder `path`, as `--resume` starts from."""
+    if not path.is_dir():
+        raise UserError(f"resume: expected a run's folder, found nothing at {path}; see ./runs")
+    config = RunDirectory(path).read_config()
+    if not isinstance(config["name"], str) or config["name"] not in CATALOGUE:
+        raise UserError(f"{path / 'config.json'}: unknown experiment {config['name']!r}")
+    return config["name"], from_dict(config["experiment"], str(path / "config.json"))
+
+
+def own_start(folder: RunDirectory, experiment: Experiment) -> Start | None:
+    """A run's own last good checkpoint, or None where it has none yet."""
+    return _read(folder, experiment, "an older one serves, or a start anew")
+
+
+def other_start(path: Path, experiment: Experiment) -> tuple[Start, dict[str, Any]]:
+    """Another run's last good checkpoint, and what config.json says of it.
+
+    Raises UserError when there is none, or it has gone as far as is asked for.
+    """
+    folder = RunDirectory(path)
+    start = _read(folder, experiment, "an older one serves")
+    if start is None:
+        raise UserError(f"resume {path}: no checkpoint that can be read in {folder.checkpoints}")
+    found, steps = start.checkpoint, experiment.training.steps
+    if found.step >= steps:
+        raise UserError(
+            f"resume {path}: it is at step {found.step} already, of {steps} asked for; "
+            f"give more, for example --steps {found.step + experiment.training.eval_every}"
+        )
+    if saved_optimizer(experiment, found.state) is None:
+        print(
+            f"notice: the checkpoint holds no state of {experiment.optimization.optimizer}; it starts fresh"
+        )
+    digest = checkpoint.parameters_sha256(found.state)
+    return start, {"backend": found.info["backend"], "step": found.step, "parameters_sha256": digest}
+
+
+def check_data(start: Start, fingerprint: str) -> None:
+    """Raises UserError when the checkpoint was trained on other data."""
+    before = start.checkpoint.info["fingerprint"]
+    if before != fingerprint:
+        raise UserError(
+            f"the checkpoint was trained on data {before[:19]}..., this is {fingerprint[:19]}...; give the "
+            "same data with --data-dir or --dataset, or start anew (--overwrite, or another --run-dir)"
+        )
+
+
+def _read(folder: RunDirectory, experiment: Experiment, then: str) -> Start | None:
+    found, damaged = checkpoint.load_latest(folder.checkpoints)
+    for line in damaged:
+        print(f"notice: {line}; {then}")
+    if found is None:
+        return None
+    shapes = parameter_shapes(experiment.layers())
+    wanted = {f"parameters/{name}": shape for name, shape in shapes.items()}
+    present = {name: array.shape for name, array in found.state.items() if name.startswith("parameters/")}
+    if wanted != present:
+        raise UserError(
+            f"resume {folder.path}: its parameters {_shapes(present)} do not fit this network's "
+            f"{_shapes(wanted)}; leave out --hidden"
+        )
+    records = folder.read_metrics(found.step)
+    steps = [record["step"] for record in records if record["kind"] == "train"]
+    if steps != list(range(1, found.step + 1)):
+        raise UserError(
+            f"resume {folder.path}: expected the {found.step} steps before its checkpoint in metrics.jsonl, "
+            f"found {len(steps)}; put the file back, or start anew with --overwrite"
+        )
+    return Start(found, records)
+
+
+def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name.removeprefix('parameters/')} {shape}" for name, shape in shapes.items())
