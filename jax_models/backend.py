@@ -17,7 +17,7 @@ from experiment.errors import UserError
 from experiment.layers import Dropout, is_weight
 from experiment.spec import Device, Experiment
 from jax_models import loss, optim
-from jax_models.model import Network, bind
+from jax_models.model import Network, at_least_float32, bind
 
 Array = jax.Array
 EVALUATION_BATCH = 2000
@@ -69,7 +69,7 @@ class JaxBackend:
         self.device = device.platform if kind == device.platform else f"{device.platform} ({kind})"
         compute = jnp.dtype(experiment.training.dtype)
         # bfloat16 keeps float32 master weights, optimizer state and loss.
-        self.dtype = jnp.promote_types(compute, jnp.float32)
+        self.dtype = at_least_float32(compute)
         self.lengths = {split: len(labels) for split, labels in data.labels.items()}
         with self._context():
             mean = self._put(data.mean.astype(self.dtype))
@@ -110,11 +110,12 @@ class JaxBackend:
         self.capacity = max(self.capacity, len(steps), 2)
         with self._context():
             table = jax.device_put(self._table(steps, self.capacity), self._device)
-            self.state, losses, accuracies = self._run(self.state, self.data["train"], table, len(steps))
-            losses, accuracies = jax.device_get((losses, accuracies))
+            self.state, losses, hits = self._run(self.state, self.data["train"], table, len(steps))
+            losses, hits = jax.device_get((losses, hits))
         self.updates += len(steps)
         kept = slice(0, len(steps))
-        return StepResults(losses[kept].astype(np.float64), accuracies[kept].astype(np.float64))
+        losses, hits = (column[kept].astype(np.float64) for column in (losses, hits))
+        return StepResults(losses, hits / self.experiment.data.batch_size)
 
     def evaluate(self, split: str) -> Evaluation:
         with self._context():
@@ -170,19 +171,19 @@ class JaxBackend:
         if objective.l2:
             weights = [W for key, W in parameters.items() if is_weight(key)]
             value = value + loss.l2_penalty(weights, objective.l2)
-        accuracy = (logits.argmax(axis=1) == labels).mean(dtype=self.dtype)
-        return value, (accuracy, outputs)
+        hits = (jax.lax.argmax(logits, 1, jnp.int32) == labels).sum(dtype=self.dtype)
+        return value, (hits, outputs)
 
     def _step(self, state: TrainState, data: DeviceData, row: Any) -> tuple[TrainState, Array, Array]:
         """One training step on one row of the table."""
         x, labels = self._batch(data, row["indices"])
         gradient = jax.value_and_grad(self._objective, has_aux=True)
-        (value, (accuracy, _)), g = gradient(state.parameters, x, labels, row["masks"])
+        (value, (hits, _)), g = gradient(state.parameters, x, labels, row["masks"])
         updates, optimizer = self.optimizer.update(
             g, state.optimizer, state.parameters, scalars=row["scalars"]
         )
         parameters = {key: theta + updates[key] for key, theta in state.parameters.items()}
-        return TrainState(parameters, optimizer), value, accuracy
+        return TrainState(parameters, optimizer), value, hits
 
     def _run_steps(
         self, state: TrainState, data: DeviceData, table: Any, count: Array
@@ -195,8 +196,8 @@ class JaxBackend:
         def body(i: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             state, results = carry
             row = jax.tree.map(lambda column: column[i], table)
-            state, value, accuracy = self._step(state, data, row)
-            return state, results.at[:, i].set(jnp.stack([value, accuracy]))
+            state, value, hits = self._step(state, data, row)
+            return state, results.at[:, i].set(jnp.stack([value, hits]))
 
         state, results = jax.lax.fori_loop(0, count, body, (state, results))
         return state, results[0], results[1]
@@ -207,7 +208,7 @@ class JaxBackend:
         def chunk(rows: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             images, labels = rows
             logits, _ = bind(self.graph, parameters)(self._prepare(data, images))
-            predictions = logits.argmax(axis=1)
+            predictions = jax.lax.argmax(logits, 1, jnp.int32)
             losses = loss.per_sample(self.experiment.objective.loss, logits, labels)
             return losses, predictions == labels, predictions
 

@@ -55,4 +55,4 @@ class Dropout(nnx.Module):
         self.rate = rate
 
     def __call__(self, x: Array, keep: Array) -> Array:
-        return x * (keep * jnp.asarray(1.0 / (1.0 - self.rate), x.dtype))
+        return jnp.where(keep, x * (1.0 / (1.0 - self.rate)), 0)

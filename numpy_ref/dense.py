@@ -44,7 +44,7 @@ def leaky_relu_backward(dy: Array, x: Array, slope: float) -> Array:
 
 def dropout_forward(x: Array, keep: Array, rate: float) -> Array:
     """x with the entries not in `keep` (bool, x's shape) at 0 and the others over 1 - rate."""
-    return x * (keep * x.dtype.type(1.0 / (1.0 - rate)))
+    return np.where(keep, x * (1.0 / (1.0 - rate)), 0)
 
 
 def dropout_backward(dy: Array, keep: Array, rate: float) -> Array:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from experiment.backend import create
 from experiment.init import initial_parameters
 from experiment.spec import BackendName, Data, Experiment, Model, Objective, Optimization, Schedule
+from jax_models.backend import JaxBackend
 from tests import small
 
 ROUNDING = 1e-12
@@ -176,6 +178,31 @@ def test_float32_and_float64_share_a_process() -> None:
             array.dtype == dtype
             for array in backend.trace(small.steps(small.experiment(), data, 5, 1)).values()
         )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("name", ["dropout", "squared error", "hinge", "l2", "standardized"])
+def test_jax_promotes_no_dtype_by_accident(name: str, dtype: str) -> None:
+    """The whole step, evaluation and trace with implicit dtype promotion forbidden."""
+    spec = replace(EXPERIMENTS[name], training=replace(EXPERIMENTS[name].training, dtype=dtype))
+    spec = replace(spec, optimization=Optimization("adam", 1e-3, weight_decay=0.01))
+    data = small.data(preprocess=spec.data.preprocess)
+    with jax.numpy_dtype_promotion("strict"):
+        backend = small.started("jax", spec, data)
+        result = backend.train(small.steps(spec, data, 0, 3))
+        backend.trace(small.steps(spec, data, 3, 1))
+        assert np.isfinite([*result.losses, backend.evaluate("test").loss]).all()
+
+
+def test_jax_compiles_training_once() -> None:
+    """Whatever the number of steps in a call, up to the capacity."""
+    spec, data = small.experiment("float32"), small.data()
+    backend = small.started("jax", spec, data)
+    backend.compile(10)
+    assert isinstance(backend, JaxBackend)
+    for first, count in ((0, 10), (10, 3), (13, 1)):
+        backend.train(small.steps(spec, data, first, count))
+    assert backend._run._cache_size() == 1
 
 
 @pytest.mark.parametrize("backend", small.BACKENDS)

@@ -83,13 +83,13 @@ class TorchBackend:
             for i in range(len(steps)):
                 optim.set_learning_rate(self.optimizer, float(steps.learning_rates[i]))
                 self.optimizer.zero_grad()
-                value, accuracy, _, _ = self._objective(indices[i], {name: m[i] for name, m in masks.items()})
+                value, hits, _, _ = self._objective(indices[i], {name: m[i] for name, m in masks.items()})
                 value.backward()
                 self.optimizer.step()
-                results[i, 0], results[i, 1] = value.detach(), accuracy
+                results[i, 0], results[i, 1] = value.detach(), hits
         self.updates += len(steps)
-        losses, accuracies = results.cpu().numpy().T
-        return StepResults(losses, accuracies)
+        losses, hits = results.cpu().numpy().T
+        return StepResults(losses, hits / self.experiment.data.batch_size)
 
     @torch.no_grad()
     def evaluate(self, split: str) -> Evaluation:
@@ -158,7 +158,7 @@ class TorchBackend:
     def _objective(
         self, indices: Tensor, masks: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """One batch's loss, accuracy, prepared input and every layer's output."""
+        """One batch's loss, number of right predictions, prepared input and every layer's output."""
         objective = self.experiment.objective
         labels = self.labels["train"][indices]
         x = self._prepare(self.images["train"][indices])
@@ -167,8 +167,8 @@ class TorchBackend:
         if objective.l2:
             weights = [theta for key, theta in self.parameters.items() if is_weight(key)]
             value = value + loss.l2_penalty(weights, objective.l2)
-        accuracy = (logits.argmax(dim=1) == labels).to(self.dtype).mean()
-        return value, accuracy, x, outputs
+        hits = (logits.argmax(dim=1) == labels).sum()
+        return value, hits, x, outputs
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

@@ -39,4 +39,4 @@ class Dropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        return x * (keep * torch.tensor(1.0 / (1.0 - self.rate), dtype=x.dtype))
+        return torch.where(keep, x * (1.0 / (1.0 - self.rate)), 0)
