@@ -128,7 +128,7 @@ def _announce(
 
 def _conclude(outcome: Outcome, folder: RunDirectory, dataset: cifar10.Dataset) -> int:
     if outcome.signal is not None:
-        print(f"repeat the same command to resume from {folder.path}")
+        print(f"repeat the same command, without --overwrite, to resume in {folder.path}")
         return 128 + outcome.signal
     _report(outcome.summary, folder)
     if dataset.source == "generated":

@@ -1,4 +1,4 @@
-"""`python -m parity runs RUN RUN ...`: how far apart finished runs of one experiment are."""
+"""`python -m parity`: how far apart runs are, and how far rounding alone can drive them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import tyro
 
+import cifar10
+from cifar10.preprocess import prepare
+from experiment.catalogue import find
 from experiment.errors import UserError
-from parity import trajectory
+from experiment.spec import BackendName
+from parity import perturbation, trajectory
 
 
 def runs(folders: tyro.conf.Positional[tuple[Path, ...]]) -> None:
@@ -22,11 +26,32 @@ def runs(folders: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     print(trajectory.table([trajectory.read(path) for path in folders]))
 
 
+def perturb(
+    experiment: str = "fig1",
+    relative: tuple[float, ...] = (1e-12, 1e-9, 1e-7),
+    backend: BackendName = "jax",
+    dataset: str = "auto",
+    data_dir: Path | None = None,
+) -> None:
+    """Show how a tiny change of the initial parameters grows over a run in float64, beside float32.
+
+    Args:
+        experiment: A run of the study.
+        relative: Sizes of the change, relative to each parameter.
+        backend: Which backend trains.
+        dataset: As for train.py.
+        data_dir: As for train.py.
+    """
+    spec = find(experiment).experiment
+    data = prepare(cifar10.load(dataset, data_dir), spec.data.preprocess, spec.data.validation)
+    print(perturbation.table(spec, data, backend, relative))
+
+
 def main(argv: list[str]) -> int:
     """The command; returns its exit code: 0, or 2 for a user's mistake."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"runs": runs}, args=argv, prog="python -m parity", description=__doc__
+            {"runs": runs, "perturb": perturb}, args=argv, prog="python -m parity", description=__doc__
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
