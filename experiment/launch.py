@@ -132,13 +132,13 @@ def _conclude(outcome: Outcome, folder: RunDirectory, dataset: cifar10.Dataset) 
         return 128 + outcome.signal
     _report(outcome.summary, folder)
     if dataset.source == "generated":
-        for notice in dataset.notices:
-            print(f"notice: {notice}")
+        print("\n".join(dataset.notices))
     return 0
 
 
 def _report(summary: dict[str, Any], folder: RunDirectory) -> None:
-    entry = CATALOGUE.get(summary["experiment"])
+    generated = summary["data"]["source"] == "generated"
+    entry = None if generated else CATALOGUE.get(summary["experiment"])
     reported = f" (the report's {summary['experiment']}: {entry.reported:g})" if entry else ""
     print(
         f"test accuracy {summary['test_accuracy']:.4f}{reported}, test loss {summary['test_loss']:.4f}, best "

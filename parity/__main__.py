@@ -32,6 +32,7 @@ def perturb(
     backend: BackendName = "jax",
     dataset: str = "auto",
     data_dir: Path | None = None,
+    flips: bool = False,
 ) -> None:
     """Show how a tiny change of the initial parameters grows over a run in float64, beside float32.
 
@@ -41,10 +42,21 @@ def perturb(
         backend: Which backend trains.
         dataset: As for train.py.
         data_dir: As for train.py.
+        flips: Also find the first step in which a LeakyReLU input has another sign (slower).
     """
     spec = find(experiment).experiment
     data = prepare(cifar10.load(dataset, data_dir), spec.data.preprocess, spec.data.validation)
     print(perturbation.table(spec, data, backend, relative))
+    for size in relative if flips else ():
+        flip = perturbation.first_flip(spec, data, backend, size)
+        if flip is None:
+            print(f"{size:.0e}: no LeakyReLU input ever changes sign")
+        else:
+            print(
+                f"{size:.0e}: in step {flip.step} {flip.count} of {flip.inputs} LeakyReLU inputs "
+                f"changes sign, {flip.distance:.1e} from 0; parameters are {flip.before:.1e} apart before that step, "
+                f"{flip.after:.1e} after"
+            )
 
 
 def main(argv: list[str]) -> int:

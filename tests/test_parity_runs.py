@@ -95,3 +95,15 @@ def test_perturbation_table() -> None:
     assert [line.split()[0] for line in lines] == ["start", "1e-09,", "0,"]
     assert 0 < float(lines[1].split()[-1]) < 1e-5
     assert float(lines[2].split()[-1]) > 0
+
+
+def test_first_flip() -> None:
+    """The same start never flips; the larger the change, the sooner some input does."""
+    spec, data = small.experiment(), small.data()
+    assert perturbation.first_flip(spec, data, "numpy", 0.0) is None
+    flip = perturbation.first_flip(spec, data, "numpy", 1e-2)
+    assert flip is not None
+    assert 0 < flip.count < flip.inputs == 16 * (12 + 8)
+    assert flip.distance > 0 < flip.before
+    smaller = perturbation.first_flip(spec, data, "numpy", 1e-12)
+    assert smaller is None or smaller.step > flip.step
