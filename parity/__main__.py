@@ -54,8 +54,8 @@ def perturb(
         else:
             print(
                 f"{size:.0e}: in step {flip.step} {flip.count} of {flip.inputs} LeakyReLU inputs "
-                f"changes sign, {flip.distance:.1e} from 0; parameters are {flip.before:.1e} apart before that step, "
-                f"{flip.after:.1e} after"
+                f"changes sign, {flip.distance:.1e} from 0; parameters are {flip.before:.1e} apart "
+                f"before that step, {flip.after:.1e} after"
             )
 
 

@@ -190,7 +190,7 @@ def test_a_signal_stops_a_run_with_a_checkpoint(
     stopped = command(tmp_path, backend, f"{name}:plan:3")
     assert (stopped.returncode, stopped.stderr) == (code, "")
     assert f"stopped by {name} at step 7; checkpoint saved" in stopped.stdout
-    assert "repeat the same command to resume" in stopped.stdout
+    assert "repeat the same command, without --overwrite, to resume" in stopped.stdout
     newest, _ = checkpoint.load_latest(tmp_path / "checkpoints")
     assert newest is not None
     assert newest.step == 7
