@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from experiment.errors import UserError
+from experiment.plain import to_dict
 from experiment.spec import Experiment, Initialization, Model, Optimization, Training
 
 SIZE_7 = Model(hidden=(600, 500, 275))
@@ -97,6 +98,24 @@ def find(name: str) -> Entry:
             "table1-... name; `python train.py list` shows all"
         )
     return CATALOGUE[name]
+
+
+def changes(name: str, experiment: Experiment) -> list[str]:
+    """Names of the settings in which `experiment` departs from the entry, and so from the report.
+
+    Seed, precision, data source and how often to evaluate do not count: the report's number is meant
+    for all of them.
+    """
+    entry = CATALOGUE.get(name)
+    if entry is None:
+        return []
+    there, here = to_dict(entry.experiment), to_dict(experiment)
+    return [
+        field
+        for group, values in here.items()
+        for field, value in values.items()
+        if value != there[group][field] and field not in ("seed", "dtype", "tf32", "dataset", "eval_every")
+    ]
 
 
 def listing() -> str:

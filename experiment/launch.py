@@ -140,6 +140,9 @@ def _report(summary: dict[str, Any], folder: RunDirectory) -> None:
     generated = summary["data"]["source"] == "generated"
     entry = None if generated else CATALOGUE.get(summary["experiment"])
     reported = f" (the report's {summary['experiment']}: {entry.reported:g})" if entry else ""
+    if summary["changed_settings"]:
+        changed = ", ".join(summary["changed_settings"])
+        reported = f" ({summary['experiment']} with another {changed})"
     print(
         f"test accuracy {summary['test_accuracy']:.4f}{reported}, test loss {summary['test_loss']:.4f}, best "
         f"{summary['best_test_accuracy']:.4f} at step {summary['best_step']}"

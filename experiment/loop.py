@@ -13,6 +13,7 @@ import numpy as np
 from cifar10.batches import BatchOrder
 from experiment import checkpoint, diagnose, plots
 from experiment.backend import Backend, StepResults, Steps, plan_steps
+from experiment.catalogue import changes
 from experiment.cost import steps_per_call
 from experiment.errors import UserError
 from experiment.init import initial_parameters
@@ -77,6 +78,8 @@ class Run:
         self.step = 0
         self.records: list[Record] = []
         self.training, self.compiling = Stopwatch(), Stopwatch()
+        self.timed_from = 0
+        """Steps before the first that `training` timed."""
 
     def train(self, start: Start | None = None) -> Outcome:
         """Train to the end, an early stop or a signal.
@@ -110,8 +113,12 @@ class Run:
             self.backend.start(initial_parameters(self.experiment))
             return
         self.step, self.records = start.checkpoint.step, list(start.records)
-        self.training.seconds = start.checkpoint.info["train_seconds"]
-        self.compiling.seconds = start.checkpoint.info["compile_seconds"]
+        info = start.checkpoint.info
+        if info["backend"] == self.backend.name:
+            self.timed_from = info["timed_from"]
+            self.training.seconds, self.compiling.seconds = info["train_seconds"], info["compile_seconds"]
+        else:  # another backend's seconds would say nothing of this one's speed
+            self.timed_from = self.step
         self.backend.import_state(start.checkpoint.state)
 
     def _begin(self, start: Start | None) -> None:
@@ -139,6 +146,7 @@ class Run:
         summary = {
             "backend": self.backend.name,
             "experiment": self.options.name,
+            "changed_settings": changes(self.options.name, self.experiment),
             "dtype": self.experiment.training.dtype,
             "seed": self.experiment.training.seed,
             "device": self.backend.device,
@@ -152,7 +160,7 @@ class Run:
             "best_step": best["step"],
             "train_seconds": self.training.seconds,
             "compile_seconds": self.compiling.seconds,
-            "steps_per_second": self.step / self.training.seconds,
+            "steps_per_second": self._steps_per_second(),
             "data": {"source": self.source.source, "fingerprint": self.source.fingerprint},
             "versions": {"python": platform.python_version(), **self.backend.versions()},
             "parameters_sha256": checkpoint.parameters_sha256(self.backend.export_state()),
@@ -161,6 +169,10 @@ class Run:
             summary["validation_accuracy"] = final["validation_accuracy"]
         write_json(self.folder.summary, summary)
         return summary
+
+    def _steps_per_second(self) -> float:
+        timed = self.step - self.timed_from
+        return timed / self.training.seconds if timed else 0.0
 
     # --- one backend call, and what may be due after it ---
 
@@ -245,6 +257,7 @@ class Run:
         info = {
             "backend": self.backend.name,
             "fingerprint": self.source.fingerprint,
+            "timed_from": self.timed_from,
             "train_seconds": self.training.seconds,
             "compile_seconds": self.compiling.seconds,
         }

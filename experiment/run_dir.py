@@ -19,10 +19,24 @@ from experiment.errors import UserError
 Record = dict[str, Any]
 
 SUMMARY_FIELDS = (
-    "backend", "experiment", "dtype", "seed", "device", "steps", "test_accuracy", "test_loss",
-    "best_test_accuracy", "best_step", "train_seconds", "compile_seconds", "steps_per_second", "data",
-    "versions", "parameters_sha256",
-)  # fmt: skip
+    "backend",
+    "experiment",
+    "changed_settings",
+    "dtype",
+    "seed",
+    "device",
+    "steps",
+    "test_accuracy",
+    "test_loss",
+    "best_test_accuracy",
+    "best_step",
+    "train_seconds",
+    "compile_seconds",
+    "steps_per_second",
+    "data",
+    "versions",
+    "parameters_sha256",
+)
 """What every summary.json holds."""
 
 

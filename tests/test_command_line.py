@@ -149,12 +149,33 @@ def test_a_finished_command_says_so_when_it_is_repeated(capsys: Capture) -> None
     assert tiny.call(*words) == 0
     text = capsys.readouterr().out
     assert "already finished, nothing to do" in text
-    assert f"test accuracy {accuracy:.4f}, test loss" in text, "generated data are not the report's"
+    changed = "hidden, init, learning_rate, batch_size, steps"
+    assert f"test accuracy {accuracy:.4f} (fig1 with another {changed})" in text
     assert tiny.contents(folder) == before
-    real = tiny.summary(folder) | {"data": {"source": "cifar10 archive", "fingerprint": "sha256:0"}}
-    (folder / "summary.json").write_text(json.dumps(real))
+
+
+@pytest.mark.parametrize(
+    ("source", "changed", "expected"),
+    [
+        ("cifar10 archive", [], "(the report's fig1: 0.46)"),
+        ("cifar10 archive", ["hidden"], "(fig1 with another hidden)"),
+        ("generated", [], ", test loss"),
+    ],
+)
+def test_only_the_study_s_own_settings_on_cifar10_stand_beside_the_report(
+    capsys: Capture, source: str, changed: list[str], expected: str
+) -> None:
+    words = ("--backend", "numpy", "--run-dir", "run", *tiny.arguments())
     assert tiny.call(*words) == 0
-    assert f"test accuracy {accuracy:.4f} (the report's fig1: 0.46)" in capsys.readouterr().out
+    folder = Path("run")
+    summary = tiny.summary(folder) | {"data": {"source": source}, "changed_settings": changed}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    capsys.readouterr()
+    assert tiny.call(*words) == 0
+    assert capsys.readouterr().out.startswith(
+        f"test accuracy {summary['test_accuracy']:.4f}"
+        + (expected if expected.startswith(",") else f" {expected}")
+    )
 
 
 def test_overwrite_starts_anew(capsys: Capture) -> None:
@@ -182,6 +203,18 @@ def test_a_resumed_run_holds_the_whole_history(finished: Path) -> None:
     assert tiny.call("--backend", "numpy", "--run-dir", "straight", *tiny.arguments(steps=20)) == 0
     assert tiny.results(Path("new")) == tiny.results(Path("straight"))
     assert tiny.contents(finished) == before
+
+
+def test_another_backend_s_seconds_do_not_count(finished: Path) -> None:
+    """Steps per second of a run that changed backends are those of the backend that ended it."""
+    words = ("--resume", str(finished), "--steps", "20")
+    assert tiny.call("--backend", "torch", *words, "--run-dir", "other") == 0
+    assert tiny.call("--backend", "numpy", *words, "--run-dir", "same") == 0
+    for name, timed in (("other", 8), ("same", 20)):
+        summary = tiny.summary(Path(name))
+        assert summary["steps_per_second"] * summary["train_seconds"] == pytest.approx(timed)
+    before = tiny.summary(finished)["train_seconds"]
+    assert tiny.summary(Path("same"))["train_seconds"] > before
 
 
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
