@@ -1,0 +1,137 @@
+"""Batch normalization by autodiff and with a hand-derived backward, for (B, D) and images (B, C, H, W).
+
+Symbols: x the input, mu and sigma^2 its mean and biased variance over the n values of a channel (the
+batch; for images batch, height and width), xhat the normalised input, y the output, gamma and beta (C,)
+scale and shift; g = dL/dxhat. Statistics take two passes: mean first, then the mean square of x - mu.
+
+    xhat = (x - mu) / sqrt(sigma^2 + eps),  y = gamma xhat + beta
+    dL/dgamma = sum dL/dy xhat                                                eq. 47
+    dL/dbeta = sum dL/dy                                                      eq. 48
+    g = dL/dxhat = gamma dL/dy                                                eq. 51
+    dxhat/dx = 1/sqrt(sigma^2 + eps),  dxhat/dmu = -1/sqrt(sigma^2 + eps),
+    dsigma^2/dmu = 0                                                          eq. 52-55
+    dL/dsigma^2 = -1/2 (sigma^2 + eps)^(-3/2) sum g (x - mu)                  eq. 56-57
+    dL/dmu = -sum g / sqrt(sigma^2 + eps)                                     eq. 58
+    dmu/dx = 1/n,  dsigma^2/dx = 2 (x - mu) / n                               eq. 59-60
+    dL/dx = (sigma^2 + eps)^(-1/2) / n (n g - sum g - xhat sum g xhat)        eq. 61-63
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiment.errors import UserError
+
+Array = jax.Array
+Output = tuple[Array, Array, Array]
+"""y, mu (C,) and sigma^2 (C,). No gradient flows back through the two statistics."""
+
+
+def batch_norm_autodiff(x: Array, gamma: Array, beta: Array, eps: float) -> Output:
+    """The forward pass; JAX derives the backward."""
+    y, _, mu, variance = _forward(x, gamma, beta, eps)
+    return y, jax.lax.stop_gradient(mu), jax.lax.stop_gradient(variance)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_norm_manual(x: Array, gamma: Array, beta: Array, eps: float) -> Output:
+    """The same forward pass with the backward of eq. 47-63."""
+    y, _, mu, variance = _forward(x, gamma, beta, eps)
+    return y, mu, variance
+
+
+def _manual_forward(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Output, Any]:
+    y, cache, mu, variance = _forward(x, gamma, beta, eps)
+    return (y, mu, variance), cache
+
+
+def _manual_backward(eps: float, cache: tuple[Array, Array, Array], d: Output) -> tuple[Array, Array, Array]:
+    """From dL/dy; the statistics' cotangents are not passed on, as autodiff's are stopped."""
+    xhat, inverse, gamma = cache
+    dy = d[0]
+    axes, along = _axes(dy, gamma)
+    n = dy.size // gamma.size
+    dgamma = jnp.sum(dy * xhat, axis=axes)  # eq. 47
+    dbeta = jnp.sum(dy, axis=axes)  # eq. 48
+    # With g = gamma dy (eq. 51): sum g = gamma dbeta and sum g xhat = gamma dgamma.
+    inner = n * dy - dbeta.reshape(along) - xhat * dgamma.reshape(along)
+    dx = (gamma * inverse / n).reshape(along) * inner  # eq. 61-63
+    return dx, dgamma, dbeta
+
+
+batch_norm_manual.defvjp(_manual_forward, _manual_backward)
+
+
+def normalize(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, eps: float) -> Array:
+    """Evaluation: y from given statistics (C,)."""
+    _, along = _axes(x, gamma)
+    scale = gamma / jnp.sqrt(variance + eps)
+    return x * scale.reshape(along) + (beta - mean * scale).reshape(along)
+
+
+class BatchNorm(nnx.Module):
+    """gamma and beta; in training the batch's statistics, in evaluation those handed in.
+
+    Not `nnx.BatchNorm`: its running variance is the biased one, and its default variance cancels.
+    Running averages live outside, so that a step is a pure function. Computes in at least float32.
+    """
+
+    def __init__(self, features: int, eps: float, momentum: float, manual: bool) -> None:
+        self.gamma = nnx.Param(jnp.ones((features,)))
+        self.beta = nnx.Param(jnp.zeros((features,)))
+        self.eps, self.momentum, self.manual = eps, momentum, manual
+
+    def train(self, x: Array) -> Output:
+        """x to (y, mu, sigma^2) by the batch's own statistics."""
+        function = batch_norm_manual if self.manual else batch_norm_autodiff
+        wide = x.astype(self.gamma[...].dtype)
+        y, mu, variance = function(wide, self.gamma[...], self.beta[...], self.eps)
+        return y.astype(x.dtype), mu, variance
+
+    def evaluate(self, x: Array, mean: Array, variance: Array) -> Array:
+        """y by running statistics."""
+        wide = x.astype(self.gamma[...].dtype)
+        return normalize(wide, self.gamma[...], self.beta[...], mean, variance, self.eps).astype(x.dtype)
+
+    def update(self, running: Array, now: Array) -> Array:
+        """torch's convention: (1 - momentum) running + momentum now."""
+        return (1.0 - self.momentum) * running + self.momentum * now
+
+
+def unbiased(variance: Array, n: int) -> Array:
+    """The variance that the running average takes: n / (n - 1) times the biased one."""
+    return variance * (n / (n - 1))
+
+
+def _forward(
+    x: Array, gamma: Array, beta: Array, eps: float
+) -> tuple[Array, tuple[Array, Array, Array], Array, Array]:
+    axes, along = _axes(x, gamma)
+    if x.size // gamma.size < 2:
+        raise UserError(
+            f"batch norm: expected two values or more in each channel, got x {x.shape}; raise --batch-size"
+        )
+    mu = jnp.mean(x, axis=axes)
+    centred = x - mu.reshape(along)
+    variance = jnp.mean(jnp.square(centred), axis=axes)
+    inverse = 1 / jnp.sqrt(variance + eps)
+    xhat = centred * inverse.reshape(along)
+    y = gamma.reshape(along) * xhat + beta.reshape(along)
+    return y, (xhat, inverse, gamma), mu, variance
+
+
+def _axes(x: Array, gamma: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes of one channel's values, and the shape that lays (C,) along x."""
+    if x.ndim not in (2, 4) or gamma.shape != x.shape[1:2]:
+        raise UserError(
+            f"batch norm: expected x (B, {gamma.size}) or (B, {gamma.size}, H, W) for {gamma.size} channels, "
+            f"got {x.shape}"
+        )
+    if x.ndim == 2:
+        return (0,), (1, -1)
+    return (0, 2, 3), (1, -1, 1, 1)

@@ -1,0 +1,87 @@
+"""Batch normalization, forward and backward by hand, for (B, D) and for images (B, C, H, W) per channel.
+
+Symbols: x the input, mu and sigma^2 its mean and biased variance over the n values of a channel (the
+batch; for images batch, height and width), xhat the normalised input, y the output, gamma and beta (C,)
+scale and shift; g = dL/dxhat. Statistics take two passes: mean first, then the mean square of x - mu.
+
+    xhat = (x - mu) / sqrt(sigma^2 + eps),  y = gamma xhat + beta
+    dL/dgamma = sum dL/dy xhat                                                eq. 47
+    dL/dbeta = sum dL/dy                                                      eq. 48
+    g = dL/dxhat = gamma dL/dy                                                eq. 51
+    dxhat/dx = 1/sqrt(sigma^2 + eps),  dxhat/dmu = -1/sqrt(sigma^2 + eps),
+    dsigma^2/dmu = 0                                                          eq. 52-55
+    dL/dsigma^2 = -1/2 (sigma^2 + eps)^(-3/2) sum g (x - mu)                  eq. 56-57
+    dL/dmu = -sum g / sqrt(sigma^2 + eps)                                     eq. 58
+    dmu/dx = 1/n,  dsigma^2/dx = 2 (x - mu) / n                               eq. 59-60
+    dL/dx = (sigma^2 + eps)^(-1/2) / n (n g - sum g - xhat sum g xhat)        eq. 61-63
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from experiment.errors import UserError
+
+Array = np.ndarray
+Cache = tuple[Array, Array, Array]
+"""xhat, 1 / sqrt(sigma^2 + eps) and gamma, the last two shaped to meet x."""
+
+
+def batch_norm_forward(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Cache, Array, Array]:
+    """x to (y, cache, mu (C,), sigma^2 (C,)); raises UserError for a shape or batch that has none."""
+    axes, along = _axes(x, gamma)
+    n = x.size // gamma.size
+    if n < 2:
+        raise UserError(
+            f"batch norm: expected two values or more in each channel, got x {x.shape}; raise --batch-size"
+        )
+    # Sums along the batch axis go one row at a time in NumPy: in float32 their error grows with n.
+    mu = x.mean(axis=axes, dtype=np.float64, keepdims=True).astype(x.dtype)
+    xhat = x - mu
+    variance = np.square(xhat).mean(axis=axes, dtype=np.float64, keepdims=True).astype(x.dtype)
+    inverse = 1 / np.sqrt(variance + eps)
+    xhat *= inverse
+    y = gamma.reshape(along) * xhat
+    y += beta.reshape(along)
+    return y, (xhat, inverse, gamma.reshape(along)), mu.reshape(-1), variance.reshape(-1)
+
+
+def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
+    """dy, of x's shape, to (dx, dgamma (C,), dbeta (C,))."""
+    xhat, inverse, gamma = cache
+    axes, _ = _axes(dy, gamma.reshape(-1))
+    n = dy.size // gamma.size
+    dgamma = (dy * xhat).sum(axis=axes, keepdims=True)  # eq. 47
+    dbeta = dy.sum(axis=axes, keepdims=True)  # eq. 48
+    # With g = gamma dy (eq. 51): sum g = gamma dbeta and sum g xhat = gamma dgamma.
+    dx = gamma * inverse / n * (n * dy - dbeta - xhat * dgamma)  # eq. 61-63
+    return dx, dgamma.reshape(-1), dbeta.reshape(-1)
+
+
+def normalize(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, eps: float) -> Array:
+    """Evaluation: y from given statistics (C,)."""
+    _, along = _axes(x, gamma)
+    scale = gamma / np.sqrt(variance + eps)
+    return x * scale.reshape(along) + (beta - mean * scale).reshape(along)
+
+
+def running_update(running: Array, now: Array, momentum: float) -> Array:
+    """torch's convention: (1 - momentum) running + momentum now."""
+    return (1.0 - momentum) * running + momentum * now
+
+
+def unbiased(variance: Array, n: int) -> Array:
+    """The variance that the running average takes: n / (n - 1) times the biased one."""
+    return variance * (n / (n - 1))
+
+
+def _axes(x: Array, gamma: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes of one channel's values, and the shape that lays (C,) along x."""
+    if x.ndim not in (2, 4) or gamma.shape != x.shape[1:2]:
+        raise UserError(
+            f"batch norm: expected x (B, {gamma.size}) or (B, {gamma.size}, H, W) for {gamma.size} channels, "
+            f"got {x.shape}"
+        )
+    if x.ndim == 2:
+        return (0,), (1, -1)
+    return (0, 2, 3), (1, -1, 1, 1)

@@ -1,0 +1,140 @@
+"""Batch normalization by autograd and with a hand-derived backward, for (B, D) and images (B, C, H, W).
+
+Symbols: x the input, mu and sigma^2 its mean and biased variance over the n values of a channel (the
+batch; for images batch, height and width), xhat the normalised input, y the output, gamma and beta (C,)
+scale and shift; g = dL/dxhat. Statistics take two passes: mean first, then the mean square of x - mu.
+
+    xhat = (x - mu) / sqrt(sigma^2 + eps),  y = gamma xhat + beta
+    dL/dgamma = sum dL/dy xhat                                                eq. 47
+    dL/dbeta = sum dL/dy                                                      eq. 48
+    g = dL/dxhat = gamma dL/dy                                                eq. 51
+    dxhat/dx = 1/sqrt(sigma^2 + eps),  dxhat/dmu = -1/sqrt(sigma^2 + eps),
+    dsigma^2/dmu = 0                                                          eq. 52-55
+    dL/dsigma^2 = -1/2 (sigma^2 + eps)^(-3/2) sum g (x - mu)                  eq. 56-57
+    dL/dmu = -sum g / sqrt(sigma^2 + eps)                                     eq. 58
+    dmu/dx = 1/n,  dsigma^2/dx = 2 (x - mu) / n                               eq. 59-60
+    dL/dx = (sigma^2 + eps)^(-1/2) / n (n g - sum g - xhat sum g xhat)        eq. 61-63
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from experiment.errors import UserError
+
+Output = tuple[Tensor, Tensor, Tensor]
+"""y, mu (C,) and sigma^2 (C,). No gradient flows back through the two statistics."""
+
+
+def batch_norm_autodiff(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output:
+    """The forward pass in torch's operations; autograd derives the backward."""
+    axes, along = _check(x, gamma)
+    mu = x.mean(axes)
+    centred = x - mu.view(along)
+    variance = centred.square().mean(axes)
+    xhat = centred / (variance + eps).sqrt().view(along)
+    return gamma.view(along) * xhat + beta.view(along), mu.detach(), variance.detach()
+
+
+class BatchNormManual(torch.autograd.Function):
+    """The same forward pass with the backward of eq. 47-63; `apply(x, gamma, beta, eps)`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output:
+        axes, along = _check(x, gamma)
+        mu = x.mean(axes)
+        xhat = x - mu.view(along)
+        variance = xhat.square().mean(axes)
+        inverse = (variance + eps).rsqrt()
+        xhat *= inverse.view(along)
+        # dbeta needs nothing saved, dgamma xhat alone, dx all three.
+        need_x, need_gamma = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(
+            xhat if need_x or need_gamma else None, inverse if need_x else None, gamma if need_x else None
+        )
+        ctx.mark_non_differentiable(mu, variance)
+        return gamma.view(along) * xhat + beta.view(along), mu, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, dy: Tensor, _dmu: Tensor, _dvariance: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        xhat, inverse, gamma = ctx.saved_tensors
+        need_x, need_gamma, need_beta, _ = ctx.needs_input_grad
+        axes, along = _axes(dy)
+        dx = None
+        dgamma = (dy * xhat).sum(axes) if need_x or need_gamma else None  # eq. 47
+        dbeta = dy.sum(axes) if need_x or need_beta else None  # eq. 48
+        if need_x:
+            assert dgamma is not None
+            assert dbeta is not None
+            n = dy.numel() // gamma.numel()
+            # With g = gamma dy (eq. 51): sum g = gamma dbeta and sum g xhat = gamma dgamma.
+            inner = n * dy - dbeta.view(along) - xhat * dgamma.view(along)
+            dx = (gamma * inverse / n).view(along) * inner  # eq. 61-63
+        return dx, dgamma if need_gamma else None, dbeta if need_beta else None, None
+
+
+def normalize(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """Evaluation: y from given statistics (C,)."""
+    _, along = _axes(x)
+    scale = gamma / (variance + eps).sqrt()
+    return x * scale.view(along) + (beta - mean * scale).view(along)
+
+
+class BatchNorm(nn.Module):
+    """gamma and beta; in training the batch's statistics, in evaluation those handed in.
+
+    Running averages live outside, as in the other backends. Computes in at least float32.
+    """
+
+    def __init__(
+        self, features: int, eps: float, momentum: float, manual: bool, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(features, dtype=dtype))
+        self.beta = nn.Parameter(torch.zeros(features, dtype=dtype))
+        self.eps, self.momentum, self.manual = eps, momentum, manual
+
+    def forward(self, x: Tensor) -> Output:
+        """x to (y, mu, sigma^2) by the batch's own statistics."""
+        function = BatchNormManual.apply if self.manual else batch_norm_autodiff
+        y, mu, variance = function(x.to(self.gamma.dtype), self.gamma, self.beta, self.eps)
+        return y.to(x.dtype), mu, variance
+
+    def evaluate(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """y by running statistics."""
+        return normalize(x.to(self.gamma.dtype), self.gamma, self.beta, mean, variance, self.eps).to(x.dtype)
+
+    def update(self, running: Tensor, now: Tensor) -> Tensor:
+        """torch's convention: (1 - momentum) running + momentum now."""
+        return (1.0 - self.momentum) * running + self.momentum * now
+
+
+def unbiased(variance: Tensor, n: int) -> Tensor:
+    """The variance that the running average takes: n / (n - 1) times the biased one."""
+    return variance * (n / (n - 1))
+
+
+def _check(x: Tensor, gamma: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if x.ndim not in (2, 4) or gamma.shape != x.shape[1:2]:
+        raise UserError(
+            f"batch norm: expected x (B, {gamma.numel()}) or (B, {gamma.numel()}, H, W) for {gamma.numel()} "
+            f"channels, got {tuple(x.shape)}"
+        )
+    if x.numel() // gamma.numel() < 2:
+        raise UserError(
+            "batch norm: expected two values or more in each channel, got x "
+            f"{tuple(x.shape)}; raise --batch-size"
+        )
+    return _axes(x)
+
+
+def _axes(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes of one channel's values, and the shape that lays (C,) along x."""
+    return ((0,), (1, -1)) if x.ndim == 2 else ((0, 2, 3), (1, -1, 1, 1))
