@@ -10,20 +10,22 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import pairwise
+from typing import Literal, Protocol
 
 import numpy as np
 
 from experiment import streams
 from experiment.errors import UserError
-from experiment.layers import Dropout
+from experiment.layers import Dropout, initial_statistics
 from experiment.schedule import learning_rates
 from experiment.spec import BackendName, Device, Experiment
 
 State = dict[str, np.ndarray]
 """`parameters/<name>` and `optimizer/<slot>/<name>` to arrays, slots being momentum, or first_moment and
-second_moment; `optimizer/updates` to how many updates these hold (int64, no axes). Enough, with the
-number of steps taken, to go on exactly where training stood."""
+second_moment; `optimizer/updates` to how many updates these hold (int64, no axes);
+`statistics/<norm>.running_mean` and `.running_var`. Enough, with the number of steps taken, to go on
+exactly where training stood."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,20 @@ class Evaluation:
     """uint8 (N,)."""
 
 
+Statistics = Literal["running", "batch"]
+"""What batch norm normalises by in evaluation."""
+EVALUATION_BATCH = 2000
+"""Images evaluated at once; with batch statistics the result depends on it."""
+
+
+def evaluation_slices(size: int) -> list[slice]:
+    """Rows evaluated together: EVALUATION_BATCH at a time; a single one left over joins the last."""
+    starts = list(range(0, size, EVALUATION_BATCH))
+    if len(starts) > 1 and size - starts[-1] == 1:
+        starts.pop()
+    return [slice(a, b) for a, b in pairwise([*starts, size])]
+
+
 class Backend(Protocol):
     """One framework's interpretation of an experiment."""
 
@@ -92,8 +108,8 @@ class Backend(Protocol):
     def train(self, steps: Steps) -> StepResults:
         """Take len(steps) steps."""
 
-    def evaluate(self, split: str) -> Evaluation:
-        """Loss, accuracy and predictions on a whole split."""
+    def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
+        """Loss, accuracy and predictions on a whole split; None takes the experiment's statistics."""
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         """One step's values without taking it; needs len(steps) == 1.
@@ -162,6 +178,12 @@ def optimizer_slots(experiment: Experiment) -> tuple[str, ...]:
     if optimization.optimizer == "sgd":
         return ("momentum",) if optimization.momentum else ()
     return ("first_moment", "second_moment")
+
+
+def saved_statistics(experiment: Experiment, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Running statistics of batch norm by canonical name; those that a state lacks, as they start."""
+    fresh = initial_statistics(experiment.layers())
+    return {name: state.get(f"statistics/{name}", array) for name, array in fresh.items()}
 
 
 def saved_optimizer(

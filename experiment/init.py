@@ -23,13 +23,16 @@ def initial_parameters(experiment: Experiment) -> dict[str, np.ndarray]:
     shapes = parameter_shapes(experiment.layers())
     fan_in = {name.rsplit(".", 1)[0]: shape[1] for name, shape in shapes.items() if is_weight(name)}
     return {
-        name: _draw(experiment, name, shape, fan_in[name.rsplit(".", 1)[0]]) for name, shape in shapes.items()
+        name: _draw(experiment, name, shape, fan_in.get(name.rsplit(".", 1)[0], 0))
+        for name, shape in shapes.items()
     }
 
 
 def _draw(experiment: Experiment, name: str, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
     kind = experiment.initialization.init
     random = np.random.Generator(streams.bit_generator(experiment.training.seed, f"init/{name}"))
+    if name.endswith((".gamma", ".beta")):  # batch norm starts as the identity after normalising
+        return np.ones(shape) if name.endswith(".gamma") else np.zeros(shape)
     if kind == "framework":
         bound = 1.0 / math.sqrt(fan_in)
         return random.uniform(-bound, bound, shape)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cifar10
 from cifar10.preprocess import prepare
 from experiment import cost, run_dir
-from experiment.backend import Backend, create
+from experiment.backend import Backend, Statistics, create
 from experiment.catalogue import CATALOGUE
 from experiment.errors import UserError
 from experiment.loop import LoopOptions, Outcome, Run, Source, Start
@@ -147,6 +147,9 @@ def _report(summary: dict[str, Any], folder: RunDirectory) -> None:
         f"test accuracy {summary['test_accuracy']:.4f}{reported}, test loss {summary['test_loss']:.4f}, best "
         f"{summary['best_test_accuracy']:.4f} at step {summary['best_step']}"
     )
+    for kind in get_args(Statistics):
+        if f"test_accuracy_{kind}_statistics" in summary:
+            print(f"test accuracy by {kind} statistics: {summary[f'test_accuracy_{kind}_statistics']:.4f}")
     print(
         f"{summary['steps']} steps in {summary['train_seconds']:.1f} s ({summary['steps_per_second']:.0f} "
         f"steps/s), compiling {summary['compile_seconds']:.1f} s, on {summary['device']}; data: "

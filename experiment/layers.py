@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Flatten:
@@ -39,7 +41,20 @@ class Dropout:
     rate: float
 
 
-Layer = Flatten | Linear | LeakyReLU | Dropout
+@dataclass(frozen=True)
+class BatchNorm:
+    """Normalise each feature over the batch, then scale by gamma and shift by beta (eq. 47-63)."""
+
+    name: str
+    features: int
+    eps: float
+    momentum: float
+    """Weight of the newest batch in the running statistics, as torch has it."""
+    manual: bool
+    """Backward derived by hand, or by the framework (NumPy has only the former)."""
+
+
+Layer = Flatten | Linear | LeakyReLU | Dropout | BatchNorm
 
 
 def parameter_shapes(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
@@ -49,7 +64,19 @@ def parameter_shapes(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
         if isinstance(layer, Linear):
             shapes[f"{layer.name}.weight"] = (layer.out_features, layer.in_features)
             shapes[f"{layer.name}.bias"] = (layer.out_features,)
+        elif isinstance(layer, BatchNorm):
+            shapes[f"{layer.name}.gamma"] = shapes[f"{layer.name}.beta"] = (layer.features,)
     return shapes
+
+
+def initial_statistics(layers: tuple[Layer, ...]) -> dict[str, np.ndarray]:
+    """Canonical name to float64 array: running means at 0 and running variances at 1."""
+    statistics: dict[str, np.ndarray] = {}
+    for layer in layers:
+        if isinstance(layer, BatchNorm):
+            statistics[f"{layer.name}.running_mean"] = np.zeros(layer.features)
+            statistics[f"{layer.name}.running_var"] = np.ones(layer.features)
+    return statistics
 
 
 def is_weight(name: str) -> bool:

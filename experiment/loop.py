@@ -6,17 +6,18 @@ import io
 import platform
 import time
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 
 from cifar10.batches import BatchOrder
 from experiment import checkpoint, diagnose, plots
-from experiment.backend import Backend, StepResults, Steps, plan_steps
+from experiment.backend import Backend, Statistics, StepResults, Steps, plan_steps
 from experiment.catalogue import changes
 from experiment.cost import steps_per_call
 from experiment.errors import UserError
 from experiment.init import initial_parameters
+from experiment.layers import BatchNorm
 from experiment.progress import Progress, StopRequest, Stopwatch
 from experiment.run_dir import Record, RunDirectory, write_json
 from experiment.spec import Experiment
@@ -165,6 +166,10 @@ class Run:
             "versions": {"python": platform.python_version(), **self.backend.versions()},
             "parameters_sha256": checkpoint.parameters_sha256(self.backend.export_state()),
         }
+        if any(isinstance(layer, BatchNorm) for layer in self.experiment.layers()):
+            for kind in get_args(Statistics):
+                accuracy = self.backend.evaluate("test", kind).accuracy
+                summary[f"test_accuracy_{kind}_statistics"] = accuracy
         if "validation_accuracy" in final:
             summary["validation_accuracy"] = final["validation_accuracy"]
         write_json(self.folder.summary, summary)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from experiment.errors import UserError
-from experiment.layers import Dropout, Flatten, Layer, LeakyReLU, Linear
+from experiment.layers import BatchNorm, Dropout, Flatten, Layer, LeakyReLU, Linear
 
 IMAGE_SHAPE = (3, 32, 32)
 CLASSES = 10
+NORM_EPS = 1e-5
+NORM_MOMENTUM = 0.1
 
 BackendName = Literal["numpy", "jax", "torch"]
 Device = Literal["auto", "cpu", "gpu", "tpu"]
@@ -27,7 +29,7 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 
 @dataclass(frozen=True)
 class Model:
-    """The network: Linear and LeakyReLU (and Dropout) for every hidden size, then Linear to 10 classes."""
+    """Linear, LeakyReLU (and batch norm, dropout) for every hidden size, then Linear to 10 classes."""
 
     hidden: tuple[int, ...] = (100,)
     """Hidden layer sizes, first to last; none at all gives softmax regression."""
@@ -35,6 +37,12 @@ class Model:
     """Slope of LeakyReLU for inputs at or below zero; 0 is ReLU."""
     dropout: float = 0.0
     """Share of hidden activations dropped in training, 0 <= dropout < 1."""
+    batch_norm: Literal["none", "autodiff", "manual"] = "none"
+    """Batch norm on the input of each Linear but the first. autodiff: the framework derives its backward;
+    manual: by hand, equations 47-63. numpy always computes by hand."""
+    norm_statistics: Literal["running", "batch"] = "running"
+    """What batch norm uses in evaluation: running averages, or (as the report) the statistics of the
+    images evaluated, 2,000 at a time."""
 
     def __post_init__(self) -> None:
         _require(
@@ -45,6 +53,8 @@ class Model:
         )
         _require_number("slope", self.slope, low=0.0)
         _require_number("dropout", self.dropout, low=0.0, below=1.0)
+        _require_choice("batch_norm", self.batch_norm, ("none", "autodiff", "manual"))
+        _require_choice("norm_statistics", self.norm_statistics, ("running", "batch"))
 
 
 @dataclass(frozen=True)
@@ -212,6 +222,11 @@ class Experiment:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        if self.model.batch_norm != "none" and self.model.hidden and self.data.batch_size < 2:
+            raise UserError(
+                f"batch_size: batch norm needs two images or more to take a variance of, got "
+                f"{self.data.batch_size}; raise --batch-size or set --batch-norm none"
+            )
         if self.schedule.warmup_steps > self.training.steps:
             raise UserError(
                 f"warmup_steps: expected at most the number of steps ({self.training.steps}), "
@@ -225,6 +240,9 @@ class Experiment:
         for number, size in enumerate(self.model.hidden, start=1):
             layers.append(Linear(f"linear{number}", width, size))
             layers.append(LeakyReLU(f"leaky_relu{number}", size, self.model.slope))
+            if self.model.batch_norm != "none":
+                manual = self.model.batch_norm == "manual"
+                layers.append(BatchNorm(f"norm{number}", size, NORM_EPS, NORM_MOMENTUM, manual))
             if self.model.dropout:
                 layers.append(Dropout(f"dropout{number}", size, self.model.dropout))
             width = size

@@ -12,7 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiment.backend import Evaluation, State, StepResults, Steps, TrainingData, saved_optimizer
+from experiment.backend import (
+    EVALUATION_BATCH,
+    Evaluation,
+    State,
+    Statistics,
+    StepResults,
+    Steps,
+    TrainingData,
+    evaluation_slices,
+    saved_optimizer,
+    saved_statistics,
+)
 from experiment.errors import UserError
 from experiment.layers import Dropout, is_weight
 from experiment.spec import Device, Experiment
@@ -20,13 +31,17 @@ from jax_models import loss, optim
 from jax_models.model import Network, at_least_float32, bind
 
 Array = jax.Array
-EVALUATION_BATCH = 2000
+Batch = tuple[Array, Array]
+"""Prepared images (B, 3, 32, 32) and labels int32 (B,)."""
 
 
 class TrainState(NamedTuple):
-    """What a step maps to the next: parameters by canonical name, and the optimizer chain's state."""
+    """What a step maps to the next: parameters and batch norm's running statistics by canonical name, and
+    the optimizer chain's state.
+    """
 
     parameters: dict[str, Array]
+    statistics: dict[str, Array]
     optimizer: Any
 
 
@@ -70,19 +85,18 @@ class JaxBackend:
         compute = jnp.dtype(experiment.training.dtype)
         # bfloat16 keeps float32 master weights, optimizer state and loss.
         self.dtype = at_least_float32(compute)
-        self.lengths = {split: len(labels) for split, labels in data.labels.items()}
         with self._context():
             mean = self._put(data.mean.astype(self.dtype))
             scale = None if data.scale is None else self._put(data.scale.astype(self.dtype))
             self.data = {}
             for split in data.images:
-                images, labels = _layout(split, data)
-                self.data[split] = DeviceData(self._put(images), self._put(labels), mean, scale)
+                labels = self._put(data.labels[split].astype(np.int32))
+                self.data[split] = DeviceData(self._put(data.images[split]), labels, mean, scale)
             network = nnx.eval_shape(lambda: Network(experiment.layers(), compute))
             self.graph = nnx.split(network)[0]
             self.optimizer = optim.chain(experiment.optimization)
         self._run = jax.jit(self._run_steps, donate_argnums=0)
-        self._evaluate = jax.jit(self._evaluate_split)
+        self._evaluate = jax.jit(self._evaluate_split, static_argnums=3)
         self._trace = jax.jit(self._trace_step)
         self.capacity = 0
 
@@ -91,8 +105,13 @@ class JaxBackend:
     def start(self, parameters: Mapping[str, np.ndarray]) -> None:
         with self._context():
             on_device = {key: self._put(self._cast(value)) for key, value in parameters.items()}
-            self.state = TrainState(on_device, jax.jit(self.optimizer.init)(on_device))
+            optimizer = jax.jit(self.optimizer.init)(on_device)
+        self.state = TrainState(on_device, self._statistics({}), optimizer)
         self.updates = 0
+
+    def _statistics(self, state: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        saved = saved_statistics(self.experiment, state)
+        return {key: self._put(value.astype(self.dtype)) for key, value in saved.items()}
 
     def compile(self, capacity: int) -> None:
         """Compile training for tables of `capacity` steps, and evaluation."""
@@ -117,13 +136,12 @@ class JaxBackend:
         losses, hits = (column[kept].astype(np.float64) for column in (losses, hits))
         return StepResults(losses, hits / self.experiment.data.batch_size)
 
-    def evaluate(self, split: str) -> Evaluation:
+    def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
+        batch = (statistics or self.experiment.model.norm_statistics) == "batch"
         with self._context():
             losses, hits, predictions = jax.device_get(
-                self._evaluate(self.state.parameters, self.data[split])
+                self._evaluate(self.state.parameters, self.state.statistics, self.data[split], batch)
             )
-        kept = slice(0, self.lengths[split])
-        losses, hits, predictions = (part.reshape(-1)[kept] for part in (losses, hits, predictions))
         return Evaluation(
             float(losses.mean(dtype=np.float64)), float(hits.mean()), predictions.astype(np.uint8)
         )
@@ -139,15 +157,17 @@ class JaxBackend:
         }
 
     def export_state(self) -> State:
-        parameters, optimizer = jax.device_get(tuple(self.state))
+        parameters, statistics, optimizer = jax.device_get(tuple(self.state))
         state = {f"parameters/{key}": np.array(value) for key, value in parameters.items()}
         for slot, tree in optim.get_slots(optimizer).items():
             state |= {f"optimizer/{slot}/{key}": np.array(value) for key, value in tree.items()}
+        state |= {f"statistics/{key}": np.array(value) for key, value in statistics.items()}
         return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
     def import_state(self, state: Mapping[str, np.ndarray]) -> None:
         prefix = "parameters/"
         self.start({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+        self.state = self.state._replace(statistics=self._statistics(state))
         saved = saved_optimizer(self.experiment, state)
         if saved is not None:
             arrays, self.updates = saved
@@ -163,27 +183,30 @@ class JaxBackend:
     # --- compiled functions: pure, nothing in them assumes one device or one run ---
 
     def _objective(
-        self, parameters: dict[str, Array], x: Array, labels: Array, masks: Any, taps: Any = None
-    ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        objective = self.experiment.objective
-        logits, outputs = bind(self.graph, parameters)(x, masks, taps)
+        self, parameters: dict[str, Array], taps: Any, statistics: dict[str, Array], batch: Batch, masks: Any
+    ) -> tuple[Array, tuple[Array, dict[str, Array], dict[str, Array]]]:
+        """The loss; beside it the number of right predictions, new statistics and every layer's output."""
+        objective, (x, labels) = self.experiment.objective, batch
+        logits, outputs, updated = bind(self.graph, parameters)(x, statistics, masks, taps)
         value = loss.per_sample(objective.loss, logits, labels, objective.label_smoothing).mean()
         if objective.l2:
             weights = [W for key, W in parameters.items() if is_weight(key)]
             value = value + loss.l2_penalty(weights, objective.l2)
         hits = (jax.lax.argmax(logits, 1, jnp.int32) == labels).sum(dtype=self.dtype)
-        return value, (hits, outputs)
+        return value, (hits, updated, outputs)
 
     def _step(self, state: TrainState, data: DeviceData, row: Any) -> tuple[TrainState, Array, Array]:
         """One training step on one row of the table."""
-        x, labels = self._batch(data, row["indices"])
+        batch = self._batch(data, row["indices"])
         gradient = jax.value_and_grad(self._objective, has_aux=True)
-        (value, (hits, _)), g = gradient(state.parameters, x, labels, row["masks"])
+        (value, (hits, statistics, _)), g = gradient(
+            state.parameters, None, state.statistics, batch, row["masks"]
+        )
         updates, optimizer = self.optimizer.update(
             g, state.optimizer, state.parameters, scalars=row["scalars"]
         )
         parameters = {key: theta + updates[key] for key, theta in state.parameters.items()}
-        return TrainState(parameters, optimizer), value, hits
+        return TrainState(parameters, statistics, optimizer), value, hits
 
     def _run_steps(
         self, state: TrainState, data: DeviceData, table: Any, count: Array
@@ -202,26 +225,43 @@ class JaxBackend:
         state, results = jax.lax.fori_loop(0, count, body, (state, results))
         return state, results[0], results[1]
 
-    def _evaluate_split(self, parameters: dict[str, Array], data: DeviceData) -> tuple[Array, Array, Array]:
-        """Per-sample losses, hits and predictions, each (chunks, EVALUATION_BATCH)."""
+    def _evaluate_split(
+        self, parameters: dict[str, Array], statistics: dict[str, Array], data: DeviceData, batch: bool
+    ) -> tuple[Array, Array, Array]:
+        """Per-sample losses, hits and predictions; `batch` normalises by each chunk's own statistics."""
 
         def chunk(rows: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             images, labels = rows
-            logits, _ = bind(self.graph, parameters)(self._prepare(data, images))
+            network, x = bind(self.graph, parameters), self._prepare(data, images)
+            logits, _, _ = network(x, statistics, batch_statistics=batch)
             predictions = jax.lax.argmax(logits, 1, jnp.int32)
             losses = loss.per_sample(self.experiment.objective.loss, logits, labels)
             return losses, predictions == labels, predictions
 
-        return jax.lax.map(chunk, (data.images, data.labels))
+        slices = evaluation_slices(len(data.labels))
+        rows = (data.images, data.labels)
+        # All full chunks are one compiled loop; what is left over is a chunk of its own size.
+        full = sum(part.stop - part.start == EVALUATION_BATCH for part in slices)
+        looped = jax.tree.map(
+            lambda column: column[: full * EVALUATION_BATCH].reshape(
+                full, EVALUATION_BATCH, *column.shape[1:]
+            ),
+            rows,
+        )
+        parts = [jax.tree.map(lambda column: column.reshape(-1), jax.lax.map(chunk, looped))] if full else []
+        parts += [chunk((data.images[part], data.labels[part])) for part in slices[full:]]
+        losses, hits, predictions = (jnp.concatenate(column) for column in zip(*parts, strict=True))
+        return losses, hits, predictions
 
     def _trace_step(self, state: TrainState, data: DeviceData, table: Any) -> dict[str, Array]:
         row = jax.tree.map(lambda column: column[0], table)
-        x, labels = self._batch(data, row["indices"])
-        _, (_, shapes) = jax.eval_shape(self._objective, state.parameters, x, labels, row["masks"])
+        batch = self._batch(data, row["indices"])
+        rest = state.statistics, batch, row["masks"]
+        _, (_, _, shapes) = jax.eval_shape(self._objective, state.parameters, None, *rest)
         taps = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        gradient = jax.value_and_grad(self._objective, argnums=(0, 4), has_aux=True)
-        (value, (_, outputs)), (g, upstream) = gradient(state.parameters, x, labels, row["masks"], taps)
-        trace = {"input": x, "loss": value}
+        gradient = jax.value_and_grad(self._objective, argnums=(0, 1), has_aux=True)
+        (value, (_, _, outputs)), (g, upstream) = gradient(state.parameters, taps, *rest)
+        trace = {"input": batch[0], "loss": value}
         trace |= {f"activation/{name}": array for name, array in outputs.items()}
         # Gradients of what nothing trained depends on (a Flatten of the images) are left out, as in NumPy.
         trainable = [name for name in outputs if name != "flatten"]
@@ -245,7 +285,7 @@ class JaxBackend:
         x = images.astype(self.dtype) - data.mean
         return x if data.scale is None else x * data.scale
 
-    def _batch(self, data: DeviceData, indices: Array) -> tuple[Array, Array]:
+    def _batch(self, data: DeviceData, indices: Array) -> Batch:
         images = data.images.at[indices].get(mode="promise_in_bounds")
         return self._prepare(data, images), data.labels.at[indices].get(mode="promise_in_bounds")
 
@@ -268,19 +308,6 @@ class JaxBackend:
             "scalars": {name: pad(self._cast(column)) for name, column in scalars.items()},
             "masks": {name: pad(mask) for name, mask in steps.masks.items()},
         }
-
-
-def _layout(split: str, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
-    """Images and int32 labels of a split; those for evaluation in full chunks of EVALUATION_BATCH,
-    the last one padded with zeros whose results are dropped.
-    """
-    images, labels = data.images[split], data.labels[split].astype(np.int32)
-    if split == "train":
-        return images, labels
-    padding = -len(images) % EVALUATION_BATCH
-    images = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-    labels = np.pad(labels, (0, padding))
-    return images.reshape(-1, EVALUATION_BATCH, *images.shape[1:]), labels.reshape(-1, EVALUATION_BATCH)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiment.layers import Dropout, Flatten, Layer, LeakyReLU, Linear
-from jax_models import dense
+from experiment.layers import BatchNorm, Dropout, Flatten, Layer, LeakyReLU, Linear
+from jax_models import dense, norm
 
 Array = jax.Array
 
@@ -25,26 +25,41 @@ class Network(nnx.Module):
             setattr(self, layer.name, _module(layer))
 
     def __call__(
-        self, x: Array, masks: Mapping[str, Array] | None = None, taps: Mapping[str, Array] | None = None
-    ) -> tuple[Array, dict[str, Array]]:
-        """Images (B, 3, 32, 32) to (logits (B, 10), every layer's output by name).
+        self,
+        x: Array,
+        statistics: Mapping[str, Array],
+        masks: Mapping[str, Array] | None = None,
+        taps: Mapping[str, Array] | None = None,
+        batch_statistics: bool = False,
+    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+        """Images (B, 3, 32, 32) to (logits (B, 10), every layer's output, new running statistics).
 
-        `masks` (dropout layer to bool (B, features)) means training; None means evaluation. `taps`
-        are added to the outputs: the gradient with respect to a tap of zeros is the layer's dL/dy.
-        Logits come back in at least float32, so that a bfloat16 network has a float32 loss.
+        `masks` (dropout layer to bool (B, features)) means training; None means evaluation, where batch
+        norm uses the running `statistics`, or with `batch_statistics` those of x. `taps` are added to the
+        outputs: the gradient with respect to a tap of zeros is the layer's dL/dy. Logits come back in at
+        least float32, so that a bfloat16 network has a float32 loss.
         """
-        outputs = {}
+        outputs, updated = {}, dict(statistics)
         x = x.astype(self.compute_dtype)
         for name in self.order:
             layer = getattr(self, name)
             if isinstance(layer, dense.Dropout):
                 x = x if masks is None else layer(x, masks[name])
+            elif isinstance(layer, norm.BatchNorm):
+                mean, variance = f"{name}.running_mean", f"{name}.running_var"
+                if masks is None and not batch_statistics:
+                    x = layer.evaluate(x, statistics[mean], statistics[variance])
+                else:
+                    x, mu, sigma2 = layer(x)
+                    unbiased = norm.unbiased(sigma2, x.size // x.shape[1])
+                    updated[mean] = layer.update(statistics[mean], mu)
+                    updated[variance] = layer.update(statistics[variance], unbiased)
             else:
                 x = layer(x)
             if taps is not None:
                 x = x + taps[name]
             outputs[name] = x
-        return x.astype(at_least_float32(x.dtype)), outputs
+        return x.astype(at_least_float32(x.dtype)), outputs, updated
 
 
 def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
@@ -67,6 +82,8 @@ def _module(layer: Layer) -> nnx.Module:
             return dense.LeakyReLU(slope)
         case Dropout(_, _, rate):
             return dense.Dropout(rate)
+        case BatchNorm(_, features, eps, momentum, manual):
+            return norm.BatchNorm(features, eps, momentum, manual)
 
 
 def bind(graph: nnx.GraphDef[Network], parameters: Mapping[str, Array]) -> Network:

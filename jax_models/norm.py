@@ -86,7 +86,7 @@ class BatchNorm(nnx.Module):
         self.beta = nnx.Param(jnp.zeros((features,)))
         self.eps, self.momentum, self.manual = eps, momentum, manual
 
-    def train(self, x: Array) -> Output:
+    def __call__(self, x: Array) -> Output:
         """x to (y, mu, sigma^2) by the batch's own statistics."""
         function = batch_norm_manual if self.manual else batch_norm_autodiff
         wide = x.astype(self.gamma[...].dtype)

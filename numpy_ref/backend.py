@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from experiment.backend import (
     Evaluation,
     State,
+    Statistics,
     StepResults,
     Steps,
     TrainingData,
+    evaluation_slices,
     optimizer_slots,
     saved_optimizer,
+    saved_statistics,
 )
 from experiment.errors import UserError
 from experiment.layers import is_weight
 from experiment.spec import Device, Experiment
 from numpy_ref import loss, optim
-from numpy_ref.model import Network
+from numpy_ref.model import Cache, Network
 
 Array = np.ndarray
-EVALUATION_BATCH = 2000
+
+
+class Pass(NamedTuple):
+    """One batch forward and backward."""
+
+    loss: float
+    accuracy: float
+    gradients: dict[str, Array]
+    """By parameter."""
+    upstream: dict[str, Array]
+    """dL/d(output) by layer."""
+    outputs: dict[str, Array]
+    cache: Cache
+    x: Array
 
 
 def build(experiment: Experiment, data: TrainingData, device: Device) -> NumpyBackend:
@@ -63,7 +80,11 @@ class NumpyBackend:
             key: {slot: np.zeros_like(value) for slot in names}
             for key, value in self.network.parameters.items()
         }
+        self._start_statistics(saved_statistics(self.experiment, {}))
         self.updates = 0
+
+    def _start_statistics(self, statistics: Mapping[str, Array]) -> None:
+        self.network.statistics = {key: np.array(value, self.dtype) for key, value in statistics.items()}
 
     def compile(self, capacity: int) -> None:
         """Nothing to compile."""
@@ -73,17 +94,19 @@ class NumpyBackend:
         # Overflow on the way to a non-finite loss is the loop's to report, with step and layer.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for i in range(len(steps)):
-                losses[i], accuracies[i], gradients, *_ = self._gradients(steps, i)
-                self._update(gradients, float(steps.learning_rates[i]))
+                step = self._pass(steps, i)
+                losses[i], accuracies[i] = step.loss, step.accuracy
+                self._update(step.gradients, float(steps.learning_rates[i]))
+                self.network.update_statistics(step.cache)
         return StepResults(losses, accuracies)
 
-    def evaluate(self, split: str) -> Evaluation:
+    def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
+        batch = (statistics or self.experiment.model.norm_statistics) == "batch"
         images, labels, objective = self.images[split], self.labels[split], self.experiment.objective
         losses, predictions = [], []
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for start in range(0, len(images), EVALUATION_BATCH):
-                rows = slice(start, start + EVALUATION_BATCH)
-                logits, _, _ = self.network.forward(self._prepare(images[rows]))
+            for rows in evaluation_slices(len(images)):
+                logits, _, _ = self.network.forward(self._prepare(images[rows]), batch_statistics=batch)
                 losses.append(loss.loss_forward(objective.loss, logits, labels[rows]))
                 predictions.append(logits.argmax(axis=1).astype(np.uint8))
         predicted = np.concatenate(predictions)
@@ -95,21 +118,23 @@ class NumpyBackend:
 
     def trace(self, steps: Steps) -> dict[str, Array]:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            value, _, gradients, upstream, outputs, x = self._gradients(steps, 0)
-        trace = {"input": x, "loss": np.asarray(value)}
-        trace |= {f"activation/{name}": array for name, array in outputs.items()}
-        trace |= {f"gradient/{name}": array for name, array in {**upstream, **gradients}.items()}
+            step = self._pass(steps, 0)
+        trace = {"input": step.x, "loss": np.asarray(step.loss)}
+        trace |= {f"activation/{name}": array for name, array in step.outputs.items()}
+        trace |= {f"gradient/{name}": array for name, array in {**step.upstream, **step.gradients}.items()}
         return trace
 
     def export_state(self) -> State:
         state = {f"parameters/{key}": value.copy() for key, value in self.network.parameters.items()}
         for key, slots in self.slots.items():
             state |= {f"optimizer/{slot}/{key}": value.copy() for slot, value in slots.items()}
+        state |= {f"statistics/{key}": value.copy() for key, value in self.network.statistics.items()}
         return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
     def import_state(self, state: Mapping[str, Array]) -> None:
         prefix = "parameters/"
         self.start({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+        self._start_statistics(saved_statistics(self.experiment, state))
         saved = saved_optimizer(self.experiment, state)
         if saved is not None:
             arrays, self.updates = saved
@@ -127,10 +152,8 @@ class NumpyBackend:
             x *= self.scale
         return x
 
-    def _gradients(
-        self, steps: Steps, i: int
-    ) -> tuple[float, float, dict[str, Array], dict[str, Array], dict[str, Array], Array]:
-        """Batch i's loss, accuracy, parameter gradients, layer gradients, layer outputs and input."""
+    def _pass(self, steps: Steps, i: int) -> Pass:
+        """Forward and backward on batch i."""
         objective, rows = self.experiment.objective, steps.indices[i]
         labels = self.labels["train"][rows]
         x = self._prepare(self.images["train"][rows])
@@ -144,7 +167,7 @@ class NumpyBackend:
             for key, W in weights.items():
                 gradients[key] += loss.l2_backward(W, objective.l2)
         accuracy = float((logits.argmax(axis=1) == labels).mean())
-        return value, accuracy, gradients, upstream, outputs, x
+        return Pass(value, accuracy, gradients, upstream, outputs, cache, x)
 
     def _update(self, gradients: Mapping[str, Array], learning_rate: float) -> None:
         optimization = self.experiment.optimization

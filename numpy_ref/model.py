@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from experiment.layers import Dropout, Flatten, Layer, LeakyReLU, Linear
-from numpy_ref import dense
+from experiment.layers import BatchNorm, Dropout, Flatten, Layer, LeakyReLU, Linear
+from numpy_ref import dense, norm
 
 Array = np.ndarray
+Cache = dict[str, Any]
+"""What backward needs, by layer; and `<norm>/statistics`, the batch's mean and unbiased variance."""
 
 
 class Network:
@@ -21,23 +24,29 @@ class Network:
     def __init__(self, layers: tuple[Layer, ...], parameters: Mapping[str, Array]) -> None:
         self.layers = layers
         self.parameters = dict(parameters)
+        self.statistics: dict[str, Array] = {}
+        """Running statistics of batch norm, canonical names."""
 
     def forward(
-        self, x: Array, masks: Mapping[str, Array] | None = None
-    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+        self, x: Array, masks: Mapping[str, Array] | None = None, batch_statistics: bool = False
+    ) -> tuple[Array, dict[str, Array], Cache]:
         """Images (B, 3, 32, 32) to (logits (B, 10), every layer's output, cache for `backward`).
 
-        `masks` (dropout layer to bool (B, features)) means training; None means evaluation.
+        `masks` (dropout layer to bool (B, features)) means training; None means evaluation, where batch
+        norm uses running statistics, or with `batch_statistics` those of x.
         """
         outputs: dict[str, Array] = {}
-        cache: dict[str, Array] = {}
+        cache: Cache = {}
         for layer in self.layers:
-            x = self._layer_forward(layer, x, masks, cache)
+            if isinstance(layer, BatchNorm) and masks is None and not batch_statistics:
+                x = self._normalize(layer, x)
+            else:
+                x = self._layer_forward(layer, x, masks, cache)
             outputs[layer.name] = x
         return x, outputs, cache
 
     def _layer_forward(
-        self, layer: Layer, x: Array, masks: Mapping[str, Array] | None, cache: dict[str, Array]
+        self, layer: Layer, x: Array, masks: Mapping[str, Array] | None, cache: Cache
     ) -> Array:
         match layer:
             case Flatten():
@@ -54,8 +63,27 @@ class Network:
                     return x
                 cache[name] = masks[name]
                 return dense.dropout_forward(x, masks[name], rate)
+            case BatchNorm(name, features, eps):
+                gamma, beta = self.parameters[f"{name}.gamma"], self.parameters[f"{name}.beta"]
+                y, cache[name], mu, variance = norm.batch_norm_forward(x, gamma, beta, eps)
+                unbiased = norm.unbiased(variance, x.size // features)
+                cache[f"{name}/statistics"] = {"running_mean": mu, "running_var": unbiased}
+                return y
 
-    def backward(self, dy: Array, cache: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    def _normalize(self, layer: BatchNorm, x: Array) -> Array:
+        gamma, beta = (self.parameters[f"{layer.name}.{key}"] for key in ("gamma", "beta"))
+        mean, variance = (self.statistics[f"{layer.name}.{key}"] for key in ("running_mean", "running_var"))
+        return norm.normalize(x, gamma, beta, mean, variance, layer.eps)
+
+    def update_statistics(self, cache: Mapping[str, Any]) -> None:
+        """Take the statistics of a training forward pass into the running ones."""
+        for layer in self.layers:
+            if isinstance(layer, BatchNorm):
+                for key, now in cache[f"{layer.name}/statistics"].items():
+                    name = f"{layer.name}.{key}"
+                    self.statistics[name] = norm.running_update(self.statistics[name], now, layer.momentum)
+
+    def backward(self, dy: Array, cache: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
         """dL/dlogits (B, 10) to (dL/dparameter by canonical name, dL/d(layer output) by layer).
 
         The chain rule runs the layers in reverse (eq. 36-38); the first Linear's dx, the gradient of
@@ -79,6 +107,9 @@ class Network:
                     dy = dense.leaky_relu_backward(dy, cache[name], slope)
                 case Dropout(name, _, rate):
                     dy = dense.dropout_backward(dy, cache[name], rate) if name in cache else dy
+                case BatchNorm(name):
+                    dy, dgamma, dbeta = norm.batch_norm_backward(dy, cache[name])
+                    gradients[f"{name}.gamma"], gradients[f"{name}.beta"] = dgamma, dbeta
                 case Flatten():
                     raise AssertionError("no layer with parameters stands before a Flatten")
         return gradients, upstream

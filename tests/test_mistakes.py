@@ -48,6 +48,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "momentum with adam": ("--optimizer adam --momentum 0.9", "belong to sgd, but the optimizer is adam"),
     "nesterov alone": ("--nesterov", "nesterov needs a momentum above 0"),
     "smoothed hinge": ("--loss hinge --label-smoothing 0.1", "use --loss cross_entropy"),
+    "batch norm of one image": ("--batch-norm manual --batch-size 1", "batch norm needs two images or more"),
     "long warm-up": ("--steps 5 --warmup-steps 6", "expected at most the number of steps (5), got 6"),
     "no checkpoint kept": ("--keep-checkpoints 0", "keep_checkpoints: expected at least 1, got 0"),
     "bfloat16 on numpy": ("--dtype bfloat16", "NumPy has no bfloat16 products"),

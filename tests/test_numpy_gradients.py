@@ -7,6 +7,7 @@ compared with the derivative that the equations give there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,10 +160,12 @@ def test_l2(rng: np.random.Generator) -> None:
     assert_close(loss.l2_backward(W, 0.3), numeric(lambda W: loss.l2_forward([W, V], 0.3), W))
 
 
+@pytest.mark.parametrize("batch_norm", ["none", "manual"])
 @pytest.mark.parametrize("hidden", [(), (5,), (6, 4, 3)])
-def test_whole_network(rng: np.random.Generator, hidden: tuple[int, ...]) -> None:
+def test_whole_network(rng: np.random.Generator, hidden: tuple[int, ...], batch_norm: Any) -> None:
     """Every parameter of a network with dropout, through the loss, and the planted kink left out."""
-    spec = small.experiment(model=Model(hidden=hidden, slope=0.1, dropout=0.3 if hidden else 0.0))
+    dropout = 0.3 if hidden else 0.0
+    spec = small.experiment(model=Model(hidden, slope=0.1, dropout=dropout, batch_norm=batch_norm))
     parameters = {name: array * 0.2 for name, array in initial_parameters(spec).items()}
     network = Network(spec.layers(), parameters)
     x, labels = rng.normal(size=(4, 3, 32, 32)), np.array([1, 5, 5, 0])

@@ -12,19 +12,20 @@ from torch import Tensor
 from experiment.backend import (
     Evaluation,
     State,
+    Statistics,
     StepResults,
     Steps,
     TrainingData,
+    evaluation_slices,
     optimizer_slots,
     saved_optimizer,
+    saved_statistics,
 )
 from experiment.errors import UserError
 from experiment.layers import is_weight
 from experiment.spec import Device, Experiment
 from torch_models import loss, optim
 from torch_models.model import Network
-
-EVALUATION_BATCH = 2000
 
 
 def build(experiment: Experiment, data: TrainingData, device: Device) -> TorchBackend:
@@ -69,7 +70,11 @@ class TorchBackend:
             for key, theta in self.parameters.items():
                 theta.copy_(self._put(parameters[key]))
         self.optimizer = optim.create(self.experiment.optimization, list(self.parameters.values()))
+        self._start_statistics(saved_statistics(self.experiment, {}))
         self.updates = 0
+
+    def _start_statistics(self, statistics: Mapping[str, np.ndarray]) -> None:
+        self.statistics = {key: self._put(value).to(self.dtype) for key, value in statistics.items()}
 
     def compile(self, capacity: int) -> None:
         """Nothing to compile: the loop is eager."""
@@ -83,7 +88,9 @@ class TorchBackend:
             for i in range(len(steps)):
                 optim.set_learning_rate(self.optimizer, float(steps.learning_rates[i]))
                 self.optimizer.zero_grad()
-                value, hits, _, _ = self._objective(indices[i], {name: m[i] for name, m in masks.items()})
+                value, hits, self.statistics, _, _ = self._objective(
+                    indices[i], {name: m[i] for name, m in masks.items()}
+                )
                 value.backward()
                 self.optimizer.step()
                 results[i, 0], results[i, 1] = value.detach(), hits
@@ -92,13 +99,14 @@ class TorchBackend:
         return StepResults(losses, hits / self.experiment.data.batch_size)
 
     @torch.no_grad()
-    def evaluate(self, split: str) -> Evaluation:
+    def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
+        batch = (statistics or self.experiment.model.norm_statistics) == "batch"
         images, labels = self.images[split], self.labels[split]
         losses, predictions = [], []
         with self._precision():
-            for start in range(0, len(images), EVALUATION_BATCH):
-                rows = slice(start, start + EVALUATION_BATCH)
-                logits, _ = self.network(self._prepare(images[rows]))
+            for rows in evaluation_slices(len(images)):
+                x = self._prepare(images[rows])
+                logits, _, _ = self.network(x, self.statistics, batch_statistics=batch)
                 losses.append(loss.per_sample(self.experiment.objective.loss, logits, labels[rows]))
                 predictions.append(logits.argmax(dim=1))
         predicted = torch.cat(predictions)
@@ -111,7 +119,7 @@ class TorchBackend:
         self.network.zero_grad()
         masks = {name: self._put(mask[0]) for name, mask in steps.masks.items()}
         with self._precision():
-            value, _, x, outputs = self._objective(self._put(steps.indices[0]).long(), masks)
+            value, _, _, x, outputs = self._objective(self._put(steps.indices[0]).long(), masks)
             tracked = {name: array for name, array in outputs.items() if array.requires_grad}
             for array in tracked.values():
                 array.retain_grad()
@@ -134,10 +142,12 @@ class TorchBackend:
             slots = optim.get_slots(self.optimizer, theta, optimizer_slots(self.experiment))
             for slot, value in slots.items():
                 state[f"optimizer/{slot}/{key}"] = value.detach().cpu().numpy().copy()
+        state |= {f"statistics/{key}": value.cpu().numpy().copy() for key, value in self.statistics.items()}
         return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
     def import_state(self, state: Mapping[str, np.ndarray]) -> None:
         self.start({key: state[f"parameters/{key}"] for key in self.parameters})
+        self._start_statistics(saved_statistics(self.experiment, state))
         saved = saved_optimizer(self.experiment, state)
         if saved is not None:
             arrays, self.updates = saved
@@ -157,18 +167,20 @@ class TorchBackend:
 
     def _objective(
         self, indices: Tensor, masks: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """One batch's loss, number of right predictions, prepared input and every layer's output."""
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        """One batch's loss, number of right predictions, new running statistics, prepared input and
+        every layer's output.
+        """
         objective = self.experiment.objective
         labels = self.labels["train"][indices]
         x = self._prepare(self.images["train"][indices])
-        logits, outputs = self.network(x, masks)
+        logits, outputs, statistics = self.network(x, self.statistics, masks)
         value = loss.per_sample(objective.loss, logits, labels, objective.label_smoothing).mean()
         if objective.l2:
             weights = [theta for key, theta in self.parameters.items() if is_weight(key)]
             value = value + loss.l2_penalty(weights, objective.l2)
         hits = (logits.argmax(dim=1) == labels).sum()
-        return value, hits, x, outputs
+        return value, hits, statistics, x, outputs
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from experiment.layers import Dropout, Flatten, Layer, LeakyReLU, Linear
-from torch_models import dense
+from experiment.layers import BatchNorm, Dropout, Flatten, Layer, LeakyReLU, Linear
+from torch_models import dense, norm
 
 
 class Network(nn.Module):
@@ -23,22 +23,36 @@ class Network(nn.Module):
             self.add_module(layer.name, _module(layer, parameter_dtype))
 
     def forward(
-        self, x: Tensor, masks: Mapping[str, Tensor] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images (B, 3, 32, 32) to (logits (B, 10), every layer's output by name).
+        self,
+        x: Tensor,
+        statistics: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None = None,
+        batch_statistics: bool = False,
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Images (B, 3, 32, 32) to (logits (B, 10), every layer's output, new running statistics).
 
-        `masks` (dropout layer to bool (B, features)) means training; None means evaluation.
-        Logits come back in at least float32, so that a bfloat16 network has a float32 loss.
+        `masks` (dropout layer to bool (B, features)) means training; None means evaluation, where batch
+        norm uses the running `statistics`, or with `batch_statistics` those of x. Logits come back in at
+        least float32, so that a bfloat16 network has a float32 loss.
         """
-        outputs = {}
+        outputs, updated = {}, dict(statistics)
         x = x.to(self.compute_dtype)
         for name, layer in self.named_children():
             if isinstance(layer, dense.Dropout):
                 x = x if masks is None else layer(x, masks[name])
+            elif isinstance(layer, norm.BatchNorm):
+                mean, variance = f"{name}.running_mean", f"{name}.running_var"
+                if masks is None and not batch_statistics:
+                    x = layer.evaluate(x, statistics[mean], statistics[variance])
+                else:
+                    x, mu, sigma2 = layer(x)
+                    unbiased = norm.unbiased(sigma2, x.numel() // x.shape[1])
+                    updated[mean] = layer.update(statistics[mean], mu)
+                    updated[variance] = layer.update(statistics[variance], unbiased)
             else:
                 x = layer(x)
             outputs[name] = x
-        return x.to(torch.promote_types(x.dtype, torch.float32)), outputs
+        return x.to(torch.promote_types(x.dtype, torch.float32)), outputs, updated
 
 
 def _module(layer: Layer, dtype: torch.dtype) -> nn.Module:
@@ -51,3 +65,5 @@ def _module(layer: Layer, dtype: torch.dtype) -> nn.Module:
             return dense.LeakyReLU(slope)
         case Dropout(_, _, rate):
             return dense.Dropout(rate)
+        case BatchNorm(_, features, eps, momentum, manual):
+            return norm.BatchNorm(features, eps, momentum, manual, dtype)
