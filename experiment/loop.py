@@ -142,12 +142,14 @@ class Run:
         buffer = io.BytesIO()
         np.save(buffer, evaluation.predictions)
         checkpoint.write_atomically(self.folder.predictions, buffer.getvalue())
-        title = f"{self.options.name}, {self.backend.name}: test accuracy {final['test_accuracy']:.4f}"
+        changed = changes(self.options.name, self.experiment)
+        what = self.options.name + (" with changed settings" if changed else "")
+        title = f"{what}, {self.backend.name}: test accuracy {final['test_accuracy']:.4f}"
         checkpoint.write_atomically(self.folder.curves, plots.curves(self.records, title))
         summary = {
             "backend": self.backend.name,
             "experiment": self.options.name,
-            "changed_settings": changes(self.options.name, self.experiment),
+            "changed_settings": changed,
             "dtype": self.experiment.training.dtype,
             "seed": self.experiment.training.seed,
             "device": self.backend.device,
@@ -247,8 +249,10 @@ class Run:
         if not patience:
             return False
         key = "validation_accuracy" if self.experiment.data.validation else "test_accuracy"
-        values = [record[key] for record in self._evaluations()]
-        return bool(values) and len(values) - 1 - int(np.argmax(values)) >= patience
+        evaluations = [record for record in self._evaluations() if key in record]
+        if not evaluations or evaluations[-1]["step"] != self.step:
+            return False  # a resumed run decides at its next evaluation
+        return len(evaluations) - 1 - int(np.argmax([record[key] for record in evaluations])) >= patience
 
     def _evaluations(self) -> list[Record]:
         return [record for record in self.records if record["kind"] == "eval"]

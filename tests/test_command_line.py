@@ -205,6 +205,25 @@ def test_a_resumed_run_holds_the_whole_history(finished: Path) -> None:
     assert tiny.contents(finished) == before
 
 
+def test_early_stopping_added_at_a_resume_decides_at_the_next_evaluation(tmp_path: Path) -> None:
+    """From a checkpoint between two evaluations, of a past that looks stale already."""
+    words = tiny.arguments(checkpoint_every=5, keep_checkpoints=9)
+    assert tiny.call("--backend", "numpy", *words, "--run-dir", "run") == 0
+    stopped = tiny.rewind(Path("run"), tmp_path / "stopped", 10)
+    lines = (stopped / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        if record["kind"] == "eval":
+            record["test_accuracy"] = 1.0 / record["step"]
+    (stopped / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    resume = ("--backend", "numpy", "--resume", str(stopped), "--early-stopping", "1", "--steps", "40")
+    assert tiny.call(*resume, "--run-dir", "on-test") == 0
+    assert tiny.summary(Path("on-test"))["steps"] == 12
+    # The past has no validation accuracies: the first one, at step 12, is the best so far.
+    assert tiny.call(*resume, "--validation", "40", "--run-dir", "on-validation") == 0
+    assert tiny.summary(Path("on-validation"))["steps"] > 12
+
+
 def test_another_backend_s_seconds_do_not_count(finished: Path) -> None:
     """Steps per second of a run that changed backends are those of the backend that ended it."""
     words = ("--resume", str(finished), "--steps", "20")
