@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,15 @@ def test_a_signal_stops_a_run_with_a_checkpoint(
     assert tiny.results(tmp_path) == tiny.results(uninterrupted(backend))
 
 
+@pytest.fixture
+def usual_sigint() -> Iterator[None]:
+    """Python's own SIGINT handler, also where the tests were started with SIGINT ignored (in background)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_sigint")
 def test_the_first_signal_is_noted_and_the_second_acts() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
