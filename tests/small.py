@@ -72,3 +72,8 @@ def floats(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A state's parameters and moments, without the count of updates."""
     assert state["optimizer/updates"].dtype == np.int64
     return {key: array for key, array in state.items() if key != "optimizer/updates"}
+
+
+def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray], limit: float) -> None:
+    worst = max(differences(left, right).items(), key=lambda item: item[1])
+    assert worst[1] <= limit, f"{worst[0]} differs by {worst[1]:.2e} of its largest value"

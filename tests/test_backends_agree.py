@@ -6,9 +6,7 @@ to 3072 terms, below 1e-12 of the largest value.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import chex
@@ -16,17 +14,13 @@ import jax
 import numpy as np
 import pytest
 
-import cifar10
-from cifar10.preprocess import prepare
-from experiment.backend import TrainingData, create
-from experiment.catalogue import find
+from experiment.backend import create
 from experiment.init import initial_parameters
 from experiment.spec import (
     BackendName,
     Data,
     Dtype,
     Experiment,
-    Initialization,
     Model,
     Objective,
     Optimization,
@@ -62,11 +56,6 @@ OPTIMIZERS: dict[str, Optimization] = {
 }
 
 
-def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray], limit: float) -> None:
-    worst = max(small.differences(left, right).items(), key=lambda item: item[1])
-    assert worst[1] <= limit, f"{worst[0]} differs by {worst[1]:.2e} of its largest value"
-
-
 @pytest.mark.parametrize("other", ["jax", "torch"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_activation_and_gradient(name: str, other: BackendName) -> None:
@@ -86,7 +75,7 @@ def test_every_activation_and_gradient(name: str, other: BackendName) -> None:
         assert np.all(left["activation/linear1"][:, 0] == 0), "the planted kink is there"
         assert np.any(left["gradient/linear1"][:, 0] != 0) or spec.model.slope == 0
     assert all(array.dtype == np.float64 for array in right.values())
-    assert_same(left, right, ROUNDING)
+    small.assert_same(left, right, ROUNDING)
 
 
 @pytest.mark.parametrize("other", ["jax", "torch"])
@@ -105,7 +94,7 @@ def test_optimizer_updates_and_state(name: str, other: BackendName) -> None:
         left, right = reference.train(plan), compared.train(plan)
         np.testing.assert_allclose(left.losses, right.losses, rtol=ROUNDING)
         np.testing.assert_array_equal(left.accuracies, right.accuracies)
-        assert_same(reference.export_state(), compared.export_state(), ROUNDING)
+        small.assert_same(reference.export_state(), compared.export_state(), ROUNDING)
     assert max(small.differences(before, reference.export_state()).values()) > 0.01, "the parameters moved"
 
 
@@ -160,7 +149,7 @@ def test_float32_stays_float32_and_near_the_truth(backend: BackendName) -> None:
     plan = small.steps(small.experiment(), data, 0, 1)
     left, right = exact.trace(plan), single.trace(plan)
     assert all(array.dtype == np.float32 or key == "loss" for key, array in right.items())
-    assert_same(left, right, 1e-5)  # 3072-term sums: at most 3072 u = 1.8e-4, in practice sqrt of that
+    small.assert_same(left, right, 1e-5)  # 3072-term sums: at most 3072 u = 1.8e-4, in practice sqrt of that
     assert all(array.dtype == np.float32 for array in small.floats(single.export_state()).values())
 
 
@@ -262,7 +251,7 @@ def test_running_statistics_and_both_kinds_of_evaluation(other: BackendName, bat
     for backend in pair:
         backend.train(small.steps(spec, data, 0, 12))
     left, right = (backend.export_state() for backend in pair)
-    assert_same(left, right, ROUNDING)
+    small.assert_same(left, right, ROUNDING)
     assert not np.allclose(left["statistics/norm1.running_mean"], before)
     results = {}
     for kind in ("running", "batch"):
@@ -285,7 +274,7 @@ def test_batch_norm_by_hand_and_by_autodiff_take_the_same_steps(backend: Backend
         ours = small.started(backend, small.experiment(model=model), data)
         ours.train(small.steps(small.experiment(), data, 0, 30))
         states.append(ours.export_state())
-    assert_same(states[0], states[1], ROUNDING)
+    small.assert_same(states[0], states[1], ROUNDING)
 
 
 @pytest.mark.parametrize("other", ["jax", "torch"])
@@ -301,7 +290,7 @@ def test_another_optimizer_starts_fresh_and_alike(other: BackendName) -> None:
         backend.import_state(before.export_state())
         backend.train(small.steps(adam, data, 7, 1))
         states.append(backend.export_state())
-    assert_same(states[0], states[1], ROUNDING)
+    small.assert_same(states[0], states[1], ROUNDING)
     assert states[0]["optimizer/updates"] == 1
     moved = states[0]["parameters/linear2.bias"] - before.export_state()["parameters/linear2.bias"]
     np.testing.assert_allclose(np.abs(moved[moved != 0]), 1e-3, rtol=1e-4)  # a first step is eta sign(g)
@@ -315,45 +304,3 @@ def test_trace_takes_no_step(backend: BackendName) -> None:
     before = ours.export_state()
     ours.trace(small.steps(spec, data, 2, 1))
     assert all(np.array_equal(before[key], array) for key, array in ours.export_state().items())
-
-
-def end_of_run(
-    name: BackendName, spec: Experiment, data: TrainingData
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    backend = create(name, spec, data, "cpu")
-    backend.start(initial_parameters(spec))
-    for first in range(0, spec.training.steps, 100):
-        backend.train(small.steps(spec, data, first, 100))
-    return backend.export_state(), backend.evaluate("test").predictions
-
-
-REAL_DATA = "TRIPTYCH_TEST_CIFAR10"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["generated", "cifar10"])
-def test_1500_steps_in_float64_end_with_the_same_weights(source: str) -> None:
-    """A whole run by three backends: weights at most 1e-10 apart, every prediction the same.
-
-    Run 1 itself needs the real images: on the generated ones its rate makes training chaotic (a start
-    changed by 1e-15 ends elsewhere, `python -m parity perturb`), so there a calmer experiment stands in.
-    """
-    spec = find("fig1").experiment
-    if source == "generated":
-        spec = replace(
-            spec,
-            data=Data(preprocess="standardize"),
-            initialization=Initialization("framework"),
-            optimization=Optimization(learning_rate=0.01),
-        )
-    elif REAL_DATA not in os.environ:
-        pytest.skip(f"{REAL_DATA} names no folder with CIFAR-10")
-    folder = Path(os.environ.get(REAL_DATA, "."))
-    dataset = cifar10.load(source, folder, report=lambda _: None)
-    data = prepare(dataset, spec.data.preprocess)
-    spec = replace(spec, training=replace(spec.training, dtype="float64"))
-    state, predictions = end_of_run("numpy", spec, data)
-    for name in ("jax", "torch"):
-        other, other_predictions = end_of_run(name, spec, data)
-        assert_same(state, other, 1e-10)
-        np.testing.assert_array_equal(predictions, other_predictions)
