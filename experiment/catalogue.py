@@ -110,11 +110,14 @@ def find(name: str) -> Entry:
     return CATALOGUE[name]
 
 
+_FREE = ("seed", "dtype", "tf32", "dataset", "eval_every", "norm_statistics")
+
+
 def changes(name: str, experiment: Experiment) -> list[str]:
     """Names of the settings in which `experiment` departs from the entry, and so from the report.
 
-    Seed, precision, data source and how often to evaluate do not count: the report's number is meant
-    for all of them.
+    Seed, precision, data source, and how and how often to evaluate do not count: the report's number is
+    meant for all of them.
     """
     entry = CATALOGUE.get(name)
     if entry is None:
@@ -124,7 +127,7 @@ def changes(name: str, experiment: Experiment) -> list[str]:
         field
         for group, values in here.items()
         for field, value in values.items()
-        if value != there[group][field] and field not in ("seed", "dtype", "tf32", "dataset", "eval_every")
+        if value != there[group][field] and field not in _FREE
     ]
 
 

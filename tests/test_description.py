@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cifar10.batches import BatchOrder
 from cifar10.preprocess import fit, prepare
 from experiment import cost, streams
-from experiment.catalogue import CATALOGUE, TABLE_1, find
+from experiment.catalogue import CATALOGUE, TABLE_1, changes, find
 from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.layers import parameter_shapes
@@ -244,6 +244,17 @@ def test_catalogue_holds_the_studys_runs() -> None:
     assert find("table1-size11-lr1e-4-wd5e-4").reported == 0.5448
     with pytest.raises(UserError, match=r"no 'fig99'.*fig1"):
         find("fig99")
+
+
+def test_changes_name_what_departs_from_the_report() -> None:
+    fig4 = find("fig4").experiment
+    free = replace(
+        fig4,
+        model=replace(fig4.model, norm_statistics="batch"),
+        training=replace(fig4.training, seed=3, dtype="float64", eval_every=7),
+    )
+    assert changes("fig4", fig4) == changes("fig4", free) == []
+    assert changes("fig4", replace(free, optimization=Optimization("adam", 1e-3))) == ["learning_rate"]
 
 
 def test_cost_of_fig1_by_hand() -> None:
