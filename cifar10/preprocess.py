@@ -12,7 +12,7 @@ import numpy as np
 from cifar10.dataset import Dataset
 from experiment.backend import TrainingData
 from experiment.errors import UserError
-from experiment.spec import IMAGE_SHAPE
+from experiment.network import IMAGE_SHAPE
 
 
 def prepare(dataset: Dataset, preprocess: str, validation: int = 0) -> TrainingData:

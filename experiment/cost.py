@@ -9,8 +9,9 @@ import math
 from dataclasses import dataclass
 
 from experiment.backend import optimizer_slots
-from experiment.layers import Flatten, Layer, Linear, parameter_shapes
-from experiment.spec import IMAGE_SHAPE, Experiment
+from experiment.layers import Conv2d, Layer, Linear, Shape, parameter_shapes
+from experiment.network import IMAGE_SHAPE, shapes
+from experiment.spec import Experiment
 
 _BYTES = {"float32": 4, "float64": 8, "bfloat16": 2}
 
@@ -27,18 +28,26 @@ class LayerCost:
 
 def layer_costs(experiment: Experiment) -> list[LayerCost]:
     """The cost of every layer, input to logits."""
-    shapes = parameter_shapes(experiment.layers())
-    costs = []
-    for layer in experiment.layers():
-        count = sum(math.prod(s) for name, s in shapes.items() if name.rsplit(".", 1)[0] == layer.name)
-        match layer:
-            case Flatten():
-                costs.append(LayerCost(layer, (math.prod(IMAGE_SHAPE),), count, 0))
-            case Linear(_, in_features, out_features):
-                costs.append(LayerCost(layer, (out_features,), count, 2 * in_features * out_features))
-            case _:
-                costs.append(LayerCost(layer, (layer.features,), count, 0))
-    return costs
+    layers = experiment.layers()
+    return [
+        LayerCost(
+            layer,
+            output,
+            sum(math.prod(shape) for shape in parameter_shapes((layer,)).values()),
+            _flops(layer, output),
+        )
+        for layer, output in zip(layers, shapes(layers)[1:], strict=True)
+    ]
+
+
+def _flops(layer: Layer, output: Shape) -> int:
+    match layer:
+        case Linear(_, in_features, out_features):
+            return 2 * in_features * out_features
+        case Conv2d(_, in_channels, _, window):
+            return 2 * in_channels * math.prod(window.kernel) * math.prod(output)
+        case _:
+            return 0
 
 
 def step_flops(experiment: Experiment) -> int:

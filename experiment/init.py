@@ -1,6 +1,7 @@
 """Initial parameters, drawn in NumPy float64 for all backends alike.
 
-fan_in and fan_out are a weight's second and first axis. Sources: torch.nn.Linear.reset_parameters
+fan_in and fan_out count the products that one output and one input takes part in: a weight's second and
+first axis, each times the size of a convolution's kernel. Sources: torch.nn.Linear.reset_parameters
 (framework), He et al. 2015 eq. 15 (he), Glorot & Bengio 2010 eq. 16 (glorot).
 """
 
@@ -21,7 +22,7 @@ def initial_parameters(experiment: Experiment) -> dict[str, np.ndarray]:
     Each parameter has a stream of its own, so adding a layer leaves the others' values alone.
     """
     shapes = parameter_shapes(experiment.layers())
-    fan_in = {name.rsplit(".", 1)[0]: shape[1] for name, shape in shapes.items() if is_weight(name)}
+    fan_in = {name.rsplit(".", 1)[0]: math.prod(shape[1:]) for name, shape in shapes.items() if is_weight(name)}
     return {
         name: _draw(experiment, name, shape, fan_in.get(name.rsplit(".", 1)[0], 0))
         for name, shape in shapes.items()
@@ -43,5 +44,5 @@ def _draw(experiment: Experiment, name: str, shape: tuple[int, ...], fan_in: int
     if kind == "he":
         gain = math.sqrt(2.0 / (1.0 + experiment.model.slope**2))
         return random.standard_normal(shape) * (gain / math.sqrt(fan_in))
-    bound = math.sqrt(6.0 / (fan_in + shape[0]))
+    bound = math.sqrt(6.0 / (fan_in + shape[0] * math.prod(shape[2:])))
     return random.uniform(-bound, bound, shape)

@@ -1,15 +1,72 @@
-"""What a network is made of: layer descriptions, and the parameters they ask for."""
+"""What a network is made of: layer descriptions, the shapes they map, the parameters they ask for."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from experiment.errors import UserError
+
+Shape = tuple[int, ...]
+"""Of one image's values: (features,) or (channels, height, width)."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution or a pooling slides: (height, width) of kernel, stride, zero padding on each side.
+
+    Padding follows torch: explicit, the same before and after; at most half the kernel, so that every
+    window holds a real value.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        for k, s, p in zip(self.kernel, self.stride, self.padding, strict=True):
+            if k < 1 or s < 1 or not 0 <= p <= k // 2:
+                raise UserError(
+                    f"window: expected kernel and stride of at least 1 and padding of 0 to half the kernel, "
+                    f"got kernel {self.kernel}, stride {self.stride}, padding {self.padding}"
+                )
+
+    def output(self, height: int, width: int) -> tuple[int, int]:
+        """How many windows fit, down and across; raises UserError where none does."""
+        places = zip((height, width), self.kernel, self.stride, self.padding, strict=True)
+        rows, columns = ((size + 2 * p - k) // s + 1 for size, k, s, p in places)
+        if rows < 1 or columns < 1:
+            raise UserError(
+                f"window: an image of {height}x{width} with padding {self.padding} is smaller than the "
+                f"kernel {self.kernel}; pool less often or use a smaller kernel"
+            )
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """Cross-correlation y = W * x (+ b); W (out_channels, in_channels, kh, kw) (eq. 64)."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    window: Window
+    bias: bool
+
+
+@dataclass(frozen=True)
+class MaxPool2d:
+    """The largest value of each window and channel; of equal ones the first in reading order (eq. 75)."""
+
+    name: str
+    window: Window
+
 
 @dataclass(frozen=True)
 class Flatten:
-    """(B, 3, 32, 32) to (B, 3072), channel by channel: the study's order."""
+    """(B, C, H, W) to (B, C H W), channel by channel: the study's order."""
 
     name: str
 
@@ -28,7 +85,6 @@ class LeakyReLU:
     """max(0, x) + slope min(0, x), elementwise; the derivative at exactly 0 is `slope` (eq. 19-24)."""
 
     name: str
-    features: int
     slope: float
 
 
@@ -43,7 +99,9 @@ class Dropout:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Normalise each feature over the batch, then scale by gamma and shift by beta (eq. 47-63)."""
+    """Normalise each feature over the batch (of images each channel over batch, height and width), then
+    scale by gamma and shift by beta (eq. 47-63).
+    """
 
     name: str
     features: int
@@ -54,19 +112,44 @@ class BatchNorm:
     """Backward derived by hand, or by the framework (NumPy has only the former)."""
 
 
-Layer = Flatten | Linear | LeakyReLU | Dropout | BatchNorm
+Layer = Conv2d | MaxPool2d | Flatten | Linear | LeakyReLU | Dropout | BatchNorm
 
 
-def parameter_shapes(layers: tuple[Layer, ...]) -> dict[str, tuple[int, ...]]:
+def output_shape(layer: Layer, shape: Shape) -> Shape:
+    """The shape of one image's values behind the layer; raises UserError where a window does not fit."""
+    match layer:
+        case Conv2d():
+            return (layer.out_channels, *layer.window.output(*shape[1:]))
+        case MaxPool2d():
+            return (shape[0], *layer.window.output(*shape[1:]))
+        case Flatten():
+            return (math.prod(shape),)
+        case Linear():
+            return (layer.out_features,)
+        case _:
+            return shape
+
+
+def parameter_shapes(layers: tuple[Layer, ...]) -> dict[str, Shape]:
     """Canonical name to shape of every trained parameter, in layer order."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, Shape] = {}
     for layer in layers:
-        if isinstance(layer, Linear):
-            shapes[f"{layer.name}.weight"] = (layer.out_features, layer.in_features)
-            shapes[f"{layer.name}.bias"] = (layer.out_features,)
-        elif isinstance(layer, BatchNorm):
-            shapes[f"{layer.name}.gamma"] = shapes[f"{layer.name}.beta"] = (layer.features,)
+        match layer:
+            case Conv2d(name, in_channels, out_channels, window, bias):
+                shapes[f"{name}.weight"] = (out_channels, in_channels, *window.kernel)
+                if bias:
+                    shapes[f"{name}.bias"] = (out_channels,)
+            case Linear(name, in_features, out_features):
+                shapes[f"{name}.weight"] = (out_features, in_features)
+                shapes[f"{name}.bias"] = (out_features,)
+            case BatchNorm(name, features):
+                shapes[f"{name}.gamma"] = shapes[f"{name}.beta"] = (features,)
     return shapes
+
+
+def first_trained(layers: tuple[Layer, ...]) -> str:
+    """The name of the first layer with parameters: the gradient of its input is asked for by nobody."""
+    return next(layer.name for layer in layers if parameter_shapes((layer,)))
 
 
 def initial_statistics(layers: tuple[Layer, ...]) -> dict[str, np.ndarray]:

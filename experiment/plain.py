@@ -12,7 +12,8 @@ from experiment.spec import Experiment
 def to_dict(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """The experiment as JSON-ready groups of plain values."""
     groups = dataclasses.asdict(experiment)
-    groups["model"]["hidden"] = list(groups["model"]["hidden"])
+    for field in ("hidden", "channels"):
+        groups["model"][field] = list(groups["model"][field])
     return groups
 
 
@@ -38,8 +39,8 @@ def _part(kind: type, values: Any, origin: str) -> Any:
 
 def _plain(hint: Any, value: Any, origin: str) -> Any:
     """`value` (from JSON) as the field's type; bool is no int, an int may serve as a float."""
-    if hint == tuple[int, ...]:
-        ok = isinstance(value, list) and all(type(item) is int for item in value)
+    if get_origin(hint) is tuple:
+        ok = isinstance(value, list) and all(type(item) is get_args(hint)[0] for item in value)
         value = tuple(value) if ok else value
     elif get_origin(hint) is Literal:
         ok = value in get_args(hint)

@@ -1,23 +1,19 @@
 """An experiment as data: which network, loss, optimizer, batches and precision. No framework in it.
 
 Every backend interprets the same description. Field names are the command line's option names.
-Canonical forms: images channel-first (3, 32, 32); Linear weights (out, in); parameters a flat dict
-from `"<layer>.<parameter>"` to a NumPy array.
+Canonical forms: images channel-first (3, 32, 32); Linear weights (out, in), convolution weights (out, in,
+kh, kw); parameters a flat dict from `"<layer>.<parameter>"` to a NumPy array.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from experiment.errors import UserError
-from experiment.layers import BatchNorm, Dropout, Flatten, Layer, LeakyReLU, Linear
-
-IMAGE_SHAPE = (3, 32, 32)
-CLASSES = 10
-NORM_EPS = 1e-5
-NORM_MOMENTUM = 0.1
+from experiment.layers import Layer
+from experiment.network import Model, values_per_channel
+from experiment.require import require, require_choice, require_count, require_number
 
 BackendName = Literal["numpy", "jax", "torch"]
 Device = Literal["auto", "cpu", "gpu", "tpu"]
@@ -25,36 +21,6 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 
 
 # --- the experiment's parts ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Model:
-    """Linear, LeakyReLU (and batch norm, dropout) for every hidden size, then Linear to 10 classes."""
-
-    hidden: tuple[int, ...] = (100,)
-    """Hidden layer sizes, first to last; none at all gives softmax regression."""
-    slope: float = 0.02
-    """Slope of LeakyReLU for inputs at or below zero; 0 is ReLU."""
-    dropout: float = 0.0
-    """Share of hidden activations dropped in training, 0 <= dropout < 1."""
-    batch_norm: Literal["none", "autodiff", "manual"] = "none"
-    """Batch norm on the input of each Linear but the first. autodiff: the framework derives its backward;
-    manual: by hand, equations 47-63. numpy always computes by hand."""
-    norm_statistics: Literal["running", "batch"] = "running"
-    """What batch norm uses in evaluation: running averages, or (as the report) the statistics of the
-    images evaluated, 2,000 at a time."""
-
-    def __post_init__(self) -> None:
-        _require(
-            all(isinstance(n, int) and n > 0 for n in self.hidden),
-            "hidden",
-            "positive sizes such as 600 500 275",
-            self.hidden,
-        )
-        _require_number("slope", self.slope, low=0.0)
-        _require_number("dropout", self.dropout, low=0.0, below=1.0)
-        _require_choice("batch_norm", self.batch_norm, ("none", "autodiff", "manual"))
-        _require_choice("norm_statistics", self.norm_statistics, ("running", "batch"))
 
 
 @dataclass(frozen=True)
@@ -69,8 +35,8 @@ class Initialization:
     """Standard deviation for init normal."""
 
     def __post_init__(self) -> None:
-        _require_choice("init", self.init, ("normal", "framework", "he", "glorot"))
-        _require_number("init_std", self.init_std, low=0.0)
+        require_choice("init", self.init, ("normal", "framework", "he", "glorot"))
+        require_number("init_std", self.init_std, low=0.0)
 
 
 @dataclass(frozen=True)
@@ -86,9 +52,9 @@ class Objective:
     """L2 regularization in the loss: adds l2 / 2 * (sum of squared weights); biases are left out."""
 
     def __post_init__(self) -> None:
-        _require_choice("loss", self.loss, ("cross_entropy", "squared_error", "hinge"))
-        _require_number("label_smoothing", self.label_smoothing, low=0.0, below=1.0)
-        _require_number("l2", self.l2, low=0.0)
+        require_choice("loss", self.loss, ("cross_entropy", "squared_error", "hinge"))
+        require_number("label_smoothing", self.label_smoothing, low=0.0, below=1.0)
+        require_number("l2", self.l2, low=0.0)
         if self.loss == "hinge" and self.label_smoothing:
             raise UserError(
                 "label_smoothing: the hinge loss has no target distribution to smooth; "
@@ -118,13 +84,13 @@ class Optimization:
     """Weight decay on all parameters, biases too (as torch's optimizers have it)."""
 
     def __post_init__(self) -> None:
-        _require_choice("optimizer", self.optimizer, ("sgd", "adam", "adamw"))
-        _require_number("learning_rate", self.learning_rate, low=0.0)
-        _require_number("momentum", self.momentum, low=0.0, below=1.0)
-        _require_number("beta1", self.beta1, low=0.0, below=1.0)
-        _require_number("beta2", self.beta2, low=0.0, below=1.0)
-        _require_number("epsilon", self.epsilon, above=0.0)
-        _require_number("weight_decay", self.weight_decay, low=0.0)
+        require_choice("optimizer", self.optimizer, ("sgd", "adam", "adamw"))
+        require_number("learning_rate", self.learning_rate, low=0.0)
+        require_number("momentum", self.momentum, low=0.0, below=1.0)
+        require_number("beta1", self.beta1, low=0.0, below=1.0)
+        require_number("beta2", self.beta2, low=0.0, below=1.0)
+        require_number("epsilon", self.epsilon, above=0.0)
+        require_number("weight_decay", self.weight_decay, low=0.0)
         if self.optimizer != "sgd" and (self.momentum or self.nesterov):
             raise UserError(
                 f"momentum and nesterov belong to sgd, but the optimizer is {self.optimizer}; "
@@ -151,11 +117,11 @@ class Schedule:
     """Where schedule cosine ends."""
 
     def __post_init__(self) -> None:
-        _require_choice("schedule", self.schedule, ("constant", "step", "cosine"))
-        _require_count("warmup_steps", self.warmup_steps, low=0)
-        _require_count("decay_every", self.decay_every, low=1)
-        _require_number("decay_factor", self.decay_factor, above=0.0, most=1.0)
-        _require_number("final_learning_rate", self.final_learning_rate, low=0.0)
+        require_choice("schedule", self.schedule, ("constant", "step", "cosine"))
+        require_count("warmup_steps", self.warmup_steps, low=0)
+        require_count("decay_every", self.decay_every, low=1)
+        require_number("decay_factor", self.decay_factor, above=0.0, most=1.0)
+        require_number("final_learning_rate", self.final_learning_rate, low=0.0)
 
 
 @dataclass(frozen=True)
@@ -174,12 +140,19 @@ class Data:
     image is dropped."""
     validation: int = 0
     """Training images held out (the last ones) for validation and early stopping."""
+    random_crop: int = 0
+    """Augmentation: surround each training image by so many black pixels and cut 32x32 at a random place;
+    4 is usual, 0 turns it off."""
+    random_flip: bool = False
+    """Augmentation: mirror half of the training images, at random, left to right."""
 
     def __post_init__(self) -> None:
-        _require_choice("dataset", self.dataset, ("auto", "cifar10", "torchvision", "tfds", "generated"))
-        _require_choice("preprocess", self.preprocess, ("mean-image", "standardize"))
-        _require_count("batch_size", self.batch_size, low=1)
-        _require_count("validation", self.validation, low=0)
+        require_choice("dataset", self.dataset, ("auto", "cifar10", "torchvision", "tfds", "generated"))
+        require_choice("preprocess", self.preprocess, ("mean-image", "standardize"))
+        require_count("batch_size", self.batch_size, low=1)
+        require_count("validation", self.validation, low=0)
+        require_count("random_crop", self.random_crop, low=0)
+        require(self.random_crop <= 32, "random_crop", "at most the image's 32 pixels", self.random_crop)
 
 
 @dataclass(frozen=True)
@@ -194,7 +167,7 @@ class Training:
     """Stop after this many evaluations in a row without a better accuracy (on the validation images
     where there are some, else on the test set); 0 never stops early."""
     seed: int = 0
-    """Seed of initial parameters, batch order and dropout masks."""
+    """Seed of initial parameters, batch order, augmentation and dropout masks."""
     dtype: Dtype = "float32"
     """float32; float64 (for comparing backends); bfloat16: products in bfloat16 over float32 master
     weights (jax and torch)."""
@@ -202,11 +175,11 @@ class Training:
     """Let a GPU use TF32 in float32 products. Off pins full float32 in jax and torch alike."""
 
     def __post_init__(self) -> None:
-        _require_count("steps", self.steps, low=1)
-        _require_count("eval_every", self.eval_every, low=1)
-        _require_count("early_stopping", self.early_stopping, low=0)
-        _require_count("seed", self.seed, low=0)
-        _require_choice("dtype", self.dtype, get_args(Dtype))
+        require_count("steps", self.steps, low=1)
+        require_count("eval_every", self.eval_every, low=1)
+        require_count("early_stopping", self.early_stopping, low=0)
+        require_count("seed", self.seed, low=0)
+        require_choice("dtype", self.dtype, get_args(Dtype))
 
 
 @dataclass(frozen=True)
@@ -222,7 +195,8 @@ class Experiment:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
-        if self.model.batch_norm != "none" and self.model.hidden and self.data.batch_size < 2:
+        values = values_per_channel(self.layers())
+        if values is not None and self.data.batch_size * values < 2:
             raise UserError(
                 f"batch_size: batch norm needs two images or more to take a variance of, got "
                 f"{self.data.batch_size}; raise --batch-size or set --batch-norm none"
@@ -235,46 +209,4 @@ class Experiment:
 
     def layers(self) -> tuple[Layer, ...]:
         """The network as a tuple of layer descriptions, input to logits."""
-        layers: list[Layer] = [Flatten("flatten")]
-        width = math.prod(IMAGE_SHAPE)
-        for number, size in enumerate(self.model.hidden, start=1):
-            layers.append(Linear(f"linear{number}", width, size))
-            layers.append(LeakyReLU(f"leaky_relu{number}", size, self.model.slope))
-            if self.model.batch_norm != "none":
-                manual = self.model.batch_norm == "manual"
-                layers.append(BatchNorm(f"norm{number}", size, NORM_EPS, NORM_MOMENTUM, manual))
-            if self.model.dropout:
-                layers.append(Dropout(f"dropout{number}", size, self.model.dropout))
-            width = size
-        layers.append(Linear(f"linear{len(self.model.hidden) + 1}", width, CLASSES))
-        return tuple(layers)
-
-
-def _require(condition: bool, name: str, expected: str, actual: object) -> None:
-    if not condition:
-        option = "--" + name.replace("_", "-")
-        raise UserError(f"{name}: expected {expected}, got {actual!r}; change {option}")
-
-
-def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    _require(value in choices, name, "one of " + ", ".join(choices), value)
-
-
-def _require_count(name: str, value: int, low: int) -> None:
-    _require(isinstance(value, int) and value >= low, name, f"a whole number of at least {low}", value)
-
-
-def _require_number(
-    name: str,
-    value: float,
-    low: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-) -> None:
-    signs = ((">=", low), (">", above), ("<", below), ("<=", most))
-    bounds = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
-    ok = math.isfinite(value)
-    ok = ok and (low is None or value >= low) and (above is None or value > above)
-    ok = ok and (below is None or value < below) and (most is None or value <= most)
-    _require(ok, name, "a finite number " + " and ".join(bounds), value)
+        return self.model.layers()

@@ -1,4 +1,4 @@
-"""The one random source: initial parameters, batch order and dropout masks all come from here.
+"""The one random source: initial parameters, batch order, augmentation and dropout masks come from here.
 
 Every draw is a pure function of (seed, stream name, index), so that no random state needs saving and
 a resumed run sees what an uninterrupted one saw. Only NumPy's seeding and raw 64-bit words are used
@@ -30,6 +30,17 @@ def permutation(seed: int, stream: str, index: int, size: int) -> np.ndarray:
 
 def keep_mask(seed: int, stream: str, index: int, shape: tuple[int, ...], rate: float) -> np.ndarray:
     """Boolean mask, each entry False with probability `rate` (resolved to 2^-32)."""
+    halves = _halves(seed, stream, index, shape)
+    return halves >= np.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+def integers(seed: int, stream: str, index: int, shape: tuple[int, ...], below: int) -> np.ndarray:
+    """int32 in 0..below-1, uniform to within below 2^-32: the high half of a 32-bit word times `below`."""
+    wide = _halves(seed, stream, index, shape).astype(np.uint64) * np.uint64(below)
+    return (wide >> np.uint64(32)).astype(np.int32)
+
+
+def _halves(seed: int, stream: str, index: int, shape: tuple[int, ...]) -> np.ndarray:
+    """uint32 words of that shape."""
     count = int(np.prod(shape))
-    halves = words(seed, stream, index, -(-count // 2)).astype("<u8").view("<u4")[:count]
-    return (halves >= np.uint32(min(round(rate * 2**32), 2**32 - 1))).reshape(shape)
+    return words(seed, stream, index, -(-count // 2)).astype("<u8").view("<u4")[:count].reshape(shape)

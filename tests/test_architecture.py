@@ -23,7 +23,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-DESCRIPTION = {"errors", "layers", "spec", "plain", "catalogue", "init", "schedule", "streams", "backend"}
+DESCRIPTION = {"errors", "layers", "network", "require", "spec", "plain", "catalogue", "init", "schedule", "streams", "backend"}
 SIBLINGS = {"cifar10", "numpy_ref", "jax_models", "torch_models"}
 TOP = {"train", "parity", "bench", "study"}
 ROOMS = {"experiment", *SIBLINGS, *TOP}
