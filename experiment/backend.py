@@ -187,6 +187,14 @@ def plan_steps(experiment: Experiment, indices: np.ndarray, first: int) -> Steps
     return Steps(first, indices, learning_rates(experiment, first, count), masks, shifts, flips)
 
 
+def no_steps(experiment: Experiment) -> Steps:
+    """`Steps` of length 0, with every array that a real one has."""
+    one = plan_steps(experiment, np.zeros((1, experiment.data.batch_size), np.int32), 0)
+    shifts, flips = (None if array is None else array[:0] for array in (one.shifts, one.flips))
+    masks = {name: mask[:0] for name, mask in one.masks.items()}
+    return Steps(0, one.indices[:0], one.learning_rates[:0], masks, shifts, flips)
+
+
 def optimizer_slots(experiment: Experiment) -> tuple[str, ...]:
     """Names of the per-parameter arrays that the experiment's optimizer keeps."""
     optimization = experiment.optimization

@@ -54,7 +54,7 @@ FIG5 = replace(FIG4, model=replace(SIZE_11, batch_norm="manual"))
 
 VGG = Model(
     hidden=(),
-    channels=tuple("64 M 128 M 256 256 M 512 512 M 512 512 M".split()),
+    channels=("64", "M", "128", "M", "256", "256", "M", "512", "512", "M", "512", "512", "M"),
     slope=0.0,
     batch_norm="autodiff",
 )

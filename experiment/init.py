@@ -22,7 +22,8 @@ def initial_parameters(experiment: Experiment) -> dict[str, np.ndarray]:
     Each parameter has a stream of its own, so adding a layer leaves the others' values alone.
     """
     shapes = parameter_shapes(experiment.layers())
-    fan_in = {name.rsplit(".", 1)[0]: math.prod(shape[1:]) for name, shape in shapes.items() if is_weight(name)}
+    weights = {name: shape for name, shape in shapes.items() if is_weight(name)}
+    fan_in = {name.rsplit(".", 1)[0]: math.prod(shape[1:]) for name, shape in weights.items()}
     return {
         name: _draw(experiment, name, shape, fan_in.get(name.rsplit(".", 1)[0], 0))
         for name, shape in shapes.items()

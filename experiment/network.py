@@ -137,4 +137,5 @@ def shapes(layers: tuple[Layer, ...]) -> list[Shape]:
 def values_per_channel(layers: tuple[Layer, ...]) -> int | None:
     """The fewest values of one image that any batch norm takes a channel's statistics of; None without."""
     inputs = zip(layers, shapes(layers), strict=False)
-    return min((math.prod(shape[1:]) for layer, shape in inputs if isinstance(layer, BatchNorm)), default=None)
+    counts = [math.prod(shape[1:]) for layer, shape in inputs if isinstance(layer, BatchNorm)]
+    return min(counts, default=None)

@@ -8,16 +8,19 @@ from experiment.errors import UserError
 
 
 def require(condition: bool, name: str, expected: str, actual: object) -> None:
+    """Raise UserError unless `condition` holds."""
     if not condition:
         option = "--" + name.replace("_", "-")
         raise UserError(f"{name}: expected {expected}, got {actual!r}; change {option}")
 
 
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """One of the choices."""
     require(value in choices, name, "one of " + ", ".join(choices), value)
 
 
 def require_count(name: str, value: int, low: int) -> None:
+    """A whole number of at least `low`."""
     require(isinstance(value, int) and value >= low, name, f"a whole number of at least {low}", value)
 
 
@@ -29,6 +32,7 @@ def require_number(
     below: float | None = None,
     most: float | None = None,
 ) -> None:
+    """A finite number, at least `low`, greater than `above`, less than `below`, at most `most`."""
     signs = ((">=", low), (">", above), ("<", below), ("<=", most))
     bounds = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
     ok = math.isfinite(value)

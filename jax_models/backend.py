@@ -13,21 +13,23 @@ import numpy as np
 from flax import nnx
 
 from experiment.backend import (
-    EVALUATION_BATCH,
     Evaluation,
     State,
     Statistics,
     StepResults,
     Steps,
     TrainingData,
+    evaluation_batch,
     evaluation_slices,
+    no_steps,
     saved_optimizer,
     saved_statistics,
 )
 from experiment.errors import UserError
-from experiment.layers import Dropout, is_weight
+from experiment.layers import first_trained, is_weight
 from experiment.spec import Device, Experiment
-from jax_models import loss, optim
+from jax_models import augment, conv, loss, optim
+from jax_models.conv import AnyArray
 from jax_models.model import Network, at_least_float32, bind
 
 Array = jax.Array
@@ -104,7 +106,7 @@ class JaxBackend:
 
     def start(self, parameters: Mapping[str, np.ndarray]) -> None:
         with self._context():
-            on_device = {key: self._put(self._cast(value)) for key, value in parameters.items()}
+            on_device = self._take(parameters)
             optimizer = jax.jit(self.optimizer.init)(on_device)
         self.state = TrainState(on_device, self._statistics({}), optimizer)
         self.updates = 0
@@ -116,13 +118,7 @@ class JaxBackend:
     def compile(self, capacity: int) -> None:
         """Compile training for tables of `capacity` steps, and evaluation."""
         self.capacity = max(capacity, 2)  # XLA compiles a table of one row to another program
-        nothing = Steps(
-            0,
-            np.zeros((0, self.experiment.data.batch_size), np.int32),
-            np.zeros(0),
-            {name: np.zeros((0, *shape), bool) for name, shape in self._mask_shapes().items()},
-        )
-        self.train(nothing)
+        self.train(no_steps(self.experiment))
         self.evaluate("test")
 
     def train(self, steps: Steps) -> StepResults:
@@ -158,9 +154,14 @@ class JaxBackend:
 
     def export_state(self) -> State:
         parameters, statistics, optimizer = jax.device_get(tuple(self.state))
-        state = {f"parameters/{key}": np.array(value) for key, value in parameters.items()}
+        state = {
+            f"parameters/{key}": np.array(_canonical(value), order="C") for key, value in parameters.items()
+        }
         for slot, tree in optim.get_slots(optimizer).items():
-            state |= {f"optimizer/{slot}/{key}": np.array(value) for key, value in tree.items()}
+            state |= {
+                f"optimizer/{slot}/{key}": np.array(_canonical(value), order="C")
+                for key, value in tree.items()
+            }
         state |= {f"statistics/{key}": np.array(value) for key, value in statistics.items()}
         return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
@@ -171,10 +172,7 @@ class JaxBackend:
         saved = saved_optimizer(self.experiment, state)
         if saved is not None:
             arrays, self.updates = saved
-            slots = {
-                slot: {key: self._put(value.astype(self.dtype)) for key, value in tree.items()}
-                for slot, tree in arrays.items()
-            }
+            slots = {slot: self._take(tree) for slot, tree in arrays.items()}
             self.state = self.state._replace(optimizer=optim.set_slots(self.state.optimizer, slots))
 
     def versions(self) -> dict[str, str]:
@@ -197,7 +195,7 @@ class JaxBackend:
 
     def _step(self, state: TrainState, data: DeviceData, row: Any) -> tuple[TrainState, Array, Array]:
         """One training step on one row of the table."""
-        batch = self._batch(data, row["indices"])
+        batch = self._batch(data, row)
         gradient = jax.value_and_grad(self._objective, has_aux=True)
         (value, (hits, statistics, _)), g = gradient(
             state.parameters, None, state.statistics, batch, row["masks"]
@@ -238,15 +236,13 @@ class JaxBackend:
             losses = loss.per_sample(self.experiment.objective.loss, logits, labels)
             return losses, predictions == labels, predictions
 
-        slices = evaluation_slices(len(data.labels))
+        size = evaluation_batch(self.experiment)
+        slices = evaluation_slices(len(data.labels), size)
         rows = (data.images, data.labels)
         # All full chunks are one compiled loop; what is left over is a chunk of its own size.
-        full = sum(part.stop - part.start == EVALUATION_BATCH for part in slices)
+        full = sum(part.stop - part.start == size for part in slices)
         looped = jax.tree.map(
-            lambda column: column[: full * EVALUATION_BATCH].reshape(
-                full, EVALUATION_BATCH, *column.shape[1:]
-            ),
-            rows,
+            lambda column: column[: full * size].reshape(full, size, *column.shape[1:]), rows
         )
         parts = [jax.tree.map(lambda column: column.reshape(-1), jax.lax.map(chunk, looped))] if full else []
         parts += [chunk((data.images[part], data.labels[part])) for part in slices[full:]]
@@ -255,18 +251,19 @@ class JaxBackend:
 
     def _trace_step(self, state: TrainState, data: DeviceData, table: Any) -> dict[str, Array]:
         row = jax.tree.map(lambda column: column[0], table)
-        batch = self._batch(data, row["indices"])
+        batch = self._batch(data, row)
         rest = state.statistics, batch, row["masks"]
         _, (_, _, shapes) = jax.eval_shape(self._objective, state.parameters, None, *rest)
         taps = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         gradient = jax.value_and_grad(self._objective, argnums=(0, 1), has_aux=True)
         (value, (_, _, outputs)), (g, upstream) = gradient(state.parameters, taps, *rest)
         trace = {"input": batch[0], "loss": value}
-        trace |= {f"activation/{name}": array for name, array in outputs.items()}
-        # Gradients of what nothing trained depends on (a Flatten of the images) are left out, as in NumPy.
-        trainable = [name for name in outputs if name != "flatten"]
-        trace |= {f"gradient/{name}": upstream[name] for name in trainable}
-        return trace | {f"gradient/{name}": array for name, array in g.items()}
+        trace |= {f"activation/{name}": _canonical_image(array) for name, array in outputs.items()}
+        # Gradients before the first trained layer are asked for by nobody: left out, as in NumPy.
+        names = list(outputs)
+        trained = names[names.index(first_trained(self.experiment.layers())) :]
+        trace |= {f"gradient/{name}": _canonical_image(upstream[name]) for name in trained}
+        return trace | {f"gradient/{name}": _canonical(array) for name, array in g.items()}
 
     # --- helpers ---
 
@@ -277,6 +274,10 @@ class JaxBackend:
         with self._context():
             return jax.device_put(array, self._device)
 
+    def _take(self, parameters: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        """Canonical parameters, or arrays of their shapes, on the device in our dtype and layout."""
+        return {key: self._put(_internal(self._cast(value))) for key, value in parameters.items()}
+
     def _cast(self, array: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):  # what overflows is the loop's to report
             return array.astype(self.dtype)
@@ -285,14 +286,11 @@ class JaxBackend:
         x = images.astype(self.dtype) - data.mean
         return x if data.scale is None else x * data.scale
 
-    def _batch(self, data: DeviceData, indices: Array) -> Batch:
-        images = data.images.at[indices].get(mode="promise_in_bounds")
-        return self._prepare(data, images), data.labels.at[indices].get(mode="promise_in_bounds")
-
-    def _mask_shapes(self) -> dict[str, tuple[int, int]]:
-        batch = self.experiment.data.batch_size
-        layers = self.experiment.layers()
-        return {layer.name: (batch, layer.features) for layer in layers if isinstance(layer, Dropout)}
+    def _batch(self, data: DeviceData, row: Any) -> Batch:
+        images = data.images.at[row["indices"]].get(mode="promise_in_bounds")
+        border = self.experiment.data.random_crop
+        images = augment.augment(images, row.get("shifts"), row.get("flips"), border)
+        return self._prepare(data, images), data.labels.at[row["indices"]].get(mode="promise_in_bounds")
 
     def _table(self, steps: Steps, capacity: int) -> dict[str, Any]:
         """The steps as arrays of `capacity` rows; rows past the last step are zeros and never read."""
@@ -307,7 +305,30 @@ class JaxBackend:
             "indices": pad(steps.indices),
             "scalars": {name: pad(self._cast(column)) for name, column in scalars.items()},
             "masks": {name: pad(mask) for name, mask in steps.masks.items()},
+        } | {
+            name: pad(column)
+            for name, column in (("shifts", steps.shifts), ("flips", steps.flips))
+            if column is not None
         }
+
+
+def _internal(parameter: np.ndarray) -> np.ndarray:
+    """Convolution weights in our layout; other parameters as they are."""
+    return conv.to_internal(parameter) if parameter.ndim == 4 else parameter
+
+
+def _canonical(parameter: AnyArray) -> AnyArray:
+    """The reverse of `_internal`."""
+    return conv.to_canonical(parameter) if parameter.ndim == 4 else parameter
+
+
+def _canonical_copy(parameter: np.ndarray) -> np.ndarray:
+    return np.array(_canonical(parameter), order="C")
+
+
+def _canonical_image(array: Array) -> Array:
+    """(B, H, W, C) to (B, C, H, W); other arrays as they are."""
+    return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
 
 
 @contextmanager

@@ -9,20 +9,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiment.layers import BatchNorm, Dropout, Flatten, Layer, LeakyReLU, Linear
-from jax_models import dense, norm
+from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
+from jax_models import conv, dense, norm
 
 Array = jax.Array
 
 
 class Network(nnx.Module):
-    """The described layers, each an attribute under its own name."""
+    """The described layers, each an attribute under its own name. Images are channels-last inside."""
 
     def __init__(self, layers: tuple[Layer, ...], compute_dtype: jnp.dtype) -> None:
         self.order = tuple(layer.name for layer in layers)
         self.compute_dtype = compute_dtype
+        self.convolves = any(isinstance(layer, Conv2d | MaxPool2d) for layer in layers)
         for layer in layers:
-            setattr(self, layer.name, _module(layer))
+            setattr(self, layer.name, _module(layer, self.convolves))
 
     def __call__(
         self,
@@ -34,6 +35,8 @@ class Network(nnx.Module):
     ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
         """Images (B, 3, 32, 32) to (logits (B, 10), every layer's output, new running statistics).
 
+        Outputs of convolutions, pools and what follows them are (B, H, W, C).
+
         `masks` (dropout layer to bool (B, features)) means training; None means evaluation, where batch
         norm uses the running `statistics`, or with `batch_statistics` those of x. `taps` are added to the
         outputs: the gradient with respect to a tap of zeros is the layer's dL/dy. Logits come back in at
@@ -41,6 +44,8 @@ class Network(nnx.Module):
         """
         outputs, updated = {}, dict(statistics)
         x = x.astype(self.compute_dtype)
+        if self.convolves:
+            x = x.transpose(0, 2, 3, 1)
         for name in self.order:
             layer = getattr(self, name)
             if isinstance(layer, dense.Dropout):
@@ -51,7 +56,7 @@ class Network(nnx.Module):
                     x = layer.evaluate(x, statistics[mean], statistics[variance])
                 else:
                     x, mu, sigma2 = layer(x)
-                    unbiased = norm.unbiased(sigma2, x.size // x.shape[1])
+                    unbiased = norm.unbiased(sigma2, x.size // x.shape[-1])
                     updated[mean] = layer.update(statistics[mean], mu)
                     updated[variance] = layer.update(statistics[variance], unbiased)
             else:
@@ -68,17 +73,26 @@ def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
 
 
 class _Flatten(nnx.Module):
+    """Channel by channel, whichever way the images lie."""
+
+    def __init__(self, channels_last: bool) -> None:
+        self.channels_last = channels_last
+
     def __call__(self, x: Array) -> Array:
-        return x.reshape(len(x), -1)
+        return (x.transpose(0, 3, 1, 2) if self.channels_last else x).reshape(len(x), -1)
 
 
-def _module(layer: Layer) -> nnx.Module:
+def _module(layer: Layer, channels_last: bool) -> nnx.Module:
     match layer:
+        case Conv2d(_, in_channels, out_channels, window, bias):
+            return conv.Conv2d(in_channels, out_channels, window, bias)
+        case MaxPool2d(_, window):
+            return conv.MaxPool2d(window)
         case Flatten():
-            return _Flatten()
+            return _Flatten(channels_last)
         case Linear(_, in_features, out_features):
             return dense.Linear(in_features, out_features)
-        case LeakyReLU(_, _, slope):
+        case LeakyReLU(_, slope):
             return dense.LeakyReLU(slope)
         case Dropout(_, _, rate):
             return dense.Dropout(rate)

@@ -1,4 +1,4 @@
-"""Batch normalization by autodiff and with a hand-derived backward, for (B, D) and images (B, C, H, W).
+"""Batch normalization by autodiff and with a hand-derived backward, for (B, D) and images (B, H, W, C).
 
 Symbols: x the input, mu and sigma^2 its mean and biased variance over the n values of a channel (the
 batch; for images batch, height and width), xhat the normalised input, y the output, gamma and beta (C,)
@@ -54,13 +54,12 @@ def _manual_backward(eps: float, cache: tuple[Array, Array, Array], d: Output) -
     """From dL/dy; the statistics' cotangents are not passed on, as autodiff's are stopped."""
     xhat, inverse, gamma = cache
     dy = d[0]
-    axes, along = _axes(dy, gamma)
+    axes = tuple(range(dy.ndim - 1))
     n = dy.size // gamma.size
     dgamma = jnp.sum(dy * xhat, axis=axes)  # eq. 47
     dbeta = jnp.sum(dy, axis=axes)  # eq. 48
     # With g = gamma dy (eq. 51): sum g = gamma dbeta and sum g xhat = gamma dgamma.
-    inner = n * dy - dbeta.reshape(along) - xhat * dgamma.reshape(along)
-    dx = (gamma * inverse / n).reshape(along) * inner  # eq. 61-63
+    dx = gamma * inverse / n * (n * dy - dbeta - xhat * dgamma)  # eq. 61-63
     return dx, dgamma, dbeta
 
 
@@ -69,9 +68,9 @@ batch_norm_manual.defvjp(_manual_forward, _manual_backward)
 
 def normalize(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, eps: float) -> Array:
     """Evaluation: y from given statistics (C,)."""
-    _, along = _axes(x, gamma)
+    _axes(x, gamma)
     scale = gamma / jnp.sqrt(variance + eps)
-    return x * scale.reshape(along) + (beta - mean * scale).reshape(along)
+    return x * scale + (beta - mean * scale)
 
 
 class BatchNorm(nnx.Module):
@@ -111,27 +110,25 @@ def unbiased(variance: Array, n: int) -> Array:
 def _forward(
     x: Array, gamma: Array, beta: Array, eps: float
 ) -> tuple[Array, tuple[Array, Array, Array], Array, Array]:
-    axes, along = _axes(x, gamma)
+    axes = _axes(x, gamma)
     if x.size // gamma.size < 2:
         raise UserError(
             f"batch norm: expected two values or more in each channel, got x {x.shape}; raise --batch-size"
         )
     mu = jnp.mean(x, axis=axes)
-    centred = x - mu.reshape(along)
+    centred = x - mu
     variance = jnp.mean(jnp.square(centred), axis=axes)
     inverse = 1 / jnp.sqrt(variance + eps)
-    xhat = centred * inverse.reshape(along)
-    y = gamma.reshape(along) * xhat + beta.reshape(along)
+    xhat = centred * inverse
+    y = gamma * xhat + beta
     return y, (xhat, inverse, gamma), mu, variance
 
 
-def _axes(x: Array, gamma: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Axes of one channel's values, and the shape that lays (C,) along x."""
-    if x.ndim not in (2, 4) or gamma.shape != x.shape[1:2]:
+def _axes(x: Array, gamma: Array) -> tuple[int, ...]:
+    """Axes of one channel's values: all but the last."""
+    if x.ndim not in (2, 4) or gamma.shape != x.shape[-1:]:
         raise UserError(
-            f"batch norm: expected x (B, {gamma.size}) or (B, {gamma.size}, H, W) for {gamma.size} channels, "
+            f"batch norm: expected x (B, {gamma.size}) or (B, H, W, {gamma.size}) for {gamma.size} channels, "
             f"got {x.shape}"
         )
-    if x.ndim == 2:
-        return (0,), (1, -1)
-    return (0, 2, 3), (1, -1, 1, 1)
+    return tuple(range(x.ndim - 1))

@@ -14,6 +14,7 @@ from experiment.backend import (
     StepResults,
     Steps,
     TrainingData,
+    evaluation_batch,
     evaluation_slices,
     optimizer_slots,
     saved_optimizer,
@@ -22,7 +23,7 @@ from experiment.backend import (
 from experiment.errors import UserError
 from experiment.layers import is_weight
 from experiment.spec import Device, Experiment
-from numpy_ref import loss, optim
+from numpy_ref import augment, conv, loss, optim
 from numpy_ref.model import Cache, Network
 
 Array = np.ndarray
@@ -75,7 +76,7 @@ class NumpyBackend:
     def start(self, parameters: Mapping[str, Array]) -> None:
         names = optimizer_slots(self.experiment)
         with np.errstate(over="ignore"):  # what overflows is the loop's to report
-            self.network.parameters = {key: np.array(value, self.dtype) for key, value in parameters.items()}
+            self.network.parameters = {key: self._own(value) for key, value in parameters.items()}
         self.slots = {
             key: {slot: np.zeros_like(value) for slot in names}
             for key, value in self.network.parameters.items()
@@ -85,6 +86,11 @@ class NumpyBackend:
 
     def _start_statistics(self, statistics: Mapping[str, Array]) -> None:
         self.network.statistics = {key: np.array(value, self.dtype) for key, value in statistics.items()}
+
+    def _own(self, parameter: Array) -> Array:
+        """A copy in our dtype; convolution weights channels-last in memory, as `conv` likes them."""
+        copy = np.array(parameter, self.dtype)
+        return conv.channels_last(copy) if copy.ndim == 4 else copy
 
     def compile(self, capacity: int) -> None:
         """Nothing to compile."""
@@ -105,7 +111,7 @@ class NumpyBackend:
         images, labels, objective = self.images[split], self.labels[split], self.experiment.objective
         losses, predictions = [], []
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for rows in evaluation_slices(len(images)):
+            for rows in evaluation_slices(len(images), evaluation_batch(self.experiment)):
                 logits, _, _ = self.network.forward(self._prepare(images[rows]), batch_statistics=batch)
                 losses.append(loss.loss_forward(objective.loss, logits, labels[rows]))
                 predictions.append(logits.argmax(axis=1).astype(np.uint8))
@@ -156,7 +162,13 @@ class NumpyBackend:
         """Forward and backward on batch i."""
         objective, rows = self.experiment.objective, steps.indices[i]
         labels = self.labels["train"][rows]
-        x = self._prepare(self.images["train"][rows])
+        images = augment.augment(
+            self.images["train"][rows],
+            None if steps.shifts is None else steps.shifts[i],
+            None if steps.flips is None else steps.flips[i],
+            self.experiment.data.random_crop,
+        )
+        x = self._prepare(images)
         logits, outputs, cache = self.network.forward(x, {name: m[i] for name, m in steps.masks.items()})
         value = float(loss.loss_forward(objective.loss, logits, labels, objective.label_smoothing).mean())
         ds = loss.loss_backward(objective.loss, logits, labels, objective.label_smoothing)

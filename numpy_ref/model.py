@@ -7,8 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from experiment.layers import BatchNorm, Dropout, Flatten, Layer, LeakyReLU, Linear
-from numpy_ref import dense, norm
+from experiment.layers import (
+    BatchNorm,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Layer,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    first_trained,
+)
+from numpy_ref import conv, dense, norm
 
 Array = np.ndarray
 Cache = dict[str, Any]
@@ -18,7 +28,8 @@ Cache = dict[str, Any]
 class Network:
     """Layers with their parameters and, after a forward pass, what backward needs.
 
-    Parameters: canonical name to array, Linear weights (out, in); updated in place by the optimizer.
+    Parameters: canonical name to array, Linear weights (out, in), convolutions' (out, in, kh, kw), fastest
+    if channels-last in memory; updated in place by the optimizer.
     """
 
     def __init__(self, layers: tuple[Layer, ...], parameters: Mapping[str, Array]) -> None:
@@ -49,13 +60,22 @@ class Network:
         self, layer: Layer, x: Array, masks: Mapping[str, Array] | None, cache: Cache
     ) -> Array:
         match layer:
-            case Flatten():
+            case Conv2d(name, _, _, window):
+                y, cache[name] = conv.conv2d_forward(
+                    x, self.parameters[f"{name}.weight"], self.parameters.get(f"{name}.bias"), window
+                )
+                return y
+            case MaxPool2d(name, window):
+                y, cache[name] = conv.max_pool2d_forward(x, window)
+                return y
+            case Flatten(name):
+                cache[name] = x.shape
                 return x.reshape(len(x), -1)
             case Linear(name):
                 W, b = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
                 y, cache[name] = dense.linear_forward(x, W, b)
                 return y
-            case LeakyReLU(name, _, slope):
+            case LeakyReLU(name, slope):
                 y, cache[name] = dense.leaky_relu_forward(x, slope)
                 return y
             case Dropout(name, _, rate):
@@ -86,30 +106,45 @@ class Network:
     def backward(self, dy: Array, cache: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
         """dL/dlogits (B, 10) to (dL/dparameter by canonical name, dL/d(layer output) by layer).
 
-        The chain rule runs the layers in reverse (eq. 36-38); the first Linear's dx, the gradient of
-        the images, is asked for by nobody and left out.
+        The chain rule runs the layers in reverse (eq. 36-38), down to the first that has parameters: the
+        gradient of the images is asked for by nobody and left out.
         """
         gradients: dict[str, Array] = {}
         upstream: dict[str, Array] = {}
-        first = next(layer.name for layer in self.layers if isinstance(layer, Linear))
+        first = first_trained(self.layers)
         for layer in reversed(self.layers):
             upstream[layer.name] = dy
-            match layer:
-                case Linear(name):
-                    dx, dW, db = dense.linear_backward(
-                        dy, cache[name], self.parameters[f"{name}.weight"], need_dx=name != first
-                    )
-                    gradients[f"{name}.weight"], gradients[f"{name}.bias"] = dW, db
-                    if dx is None:
-                        break
-                    dy = dx
-                case LeakyReLU(name, _, slope):
-                    dy = dense.leaky_relu_backward(dy, cache[name], slope)
-                case Dropout(name, _, rate):
-                    dy = dense.dropout_backward(dy, cache[name], rate) if name in cache else dy
-                case BatchNorm(name):
-                    dy, dgamma, dbeta = norm.batch_norm_backward(dy, cache[name])
-                    gradients[f"{name}.gamma"], gradients[f"{name}.beta"] = dgamma, dbeta
-                case Flatten():
-                    raise AssertionError("no layer with parameters stands before a Flatten")
+            dx = self._layer_backward(layer, dy, cache, gradients, need_dx=layer.name != first)
+            if dx is None:
+                break
+            dy = dx
         return gradients, upstream
+
+    def _layer_backward(
+        self, layer: Layer, dy: Array, cache: Mapping[str, Any], gradients: dict[str, Array], need_dx: bool
+    ) -> Array | None:
+        match layer:
+            case Conv2d(name, _, _, _, bias):
+                W = self.parameters[f"{name}.weight"]
+                dx, gradients[f"{name}.weight"], db = conv.conv2d_backward(dy, cache[name], W, need_dx)
+                if bias:
+                    gradients[f"{name}.bias"] = db
+                return dx
+            case MaxPool2d(name):
+                return conv.max_pool2d_backward(dy, cache[name])
+            case Flatten(name):
+                return dy.reshape(cache[name])
+            case Linear(name):
+                W = self.parameters[f"{name}.weight"]
+                dx, dW, db = dense.linear_backward(dy, cache[name], W, need_dx)
+                gradients[f"{name}.weight"], gradients[f"{name}.bias"] = dW, db
+                return dx
+            case LeakyReLU(name, slope):
+                return dense.leaky_relu_backward(dy, cache[name], slope)
+            case Dropout(name, _, rate):
+                return dense.dropout_backward(dy, cache[name], rate) if name in cache else dy
+            case BatchNorm(name):
+                dx, gradients[f"{name}.gamma"], gradients[f"{name}.beta"] = norm.batch_norm_backward(
+                    dy, cache[name]
+                )
+                return dx

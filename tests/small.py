@@ -11,7 +11,8 @@ from cifar10.batches import BatchOrder
 from cifar10.preprocess import fit
 from experiment.backend import Backend, Steps, TrainingData, create, plan_steps
 from experiment.init import initial_parameters
-from experiment.spec import BackendName, Data, Experiment, Initialization, Model, Optimization, Training
+from experiment.network import Model
+from experiment.spec import BackendName, Data, Experiment, Initialization, Optimization, Training
 
 BACKENDS: tuple[BackendName, ...] = ("numpy", "jax", "torch")
 

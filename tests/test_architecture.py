@@ -23,7 +23,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-DESCRIPTION = {"errors", "layers", "network", "require", "spec", "plain", "catalogue", "init", "schedule", "streams", "backend"}
+DESCRIPTION = {"errors", "require", "layers", "network", "spec", "plain", "catalogue", "init", "schedule"}
+DESCRIPTION |= {"streams", "backend"}
 SIBLINGS = {"cifar10", "numpy_ref", "jax_models", "torch_models"}
 TOP = {"train", "parity", "bench", "study"}
 ROOMS = {"experiment", *SIBLINGS, *TOP}

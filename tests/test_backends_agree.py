@@ -16,12 +16,12 @@ import pytest
 
 from experiment.backend import create
 from experiment.init import initial_parameters
+from experiment.network import Model
 from experiment.spec import (
     BackendName,
     Data,
     Dtype,
     Experiment,
-    Model,
     Objective,
     Optimization,
     Schedule,

@@ -18,13 +18,13 @@ from experiment.catalogue import CATALOGUE, TABLE_1, changes, find
 from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.layers import parameter_shapes
+from experiment.network import Model
 from experiment.plain import from_dict, to_dict
 from experiment.schedule import learning_rates
 from experiment.spec import (
     Data,
     Experiment,
     Initialization,
-    Model,
     Optimization,
     Schedule,
     Training,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiment.init import initial_parameters
-from experiment.spec import Model
+from experiment.network import Model
 from numpy_ref import dense, loss
 from numpy_ref.model import Network
 from tests import small

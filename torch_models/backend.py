@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +17,26 @@ from experiment.backend import (
     StepResults,
     Steps,
     TrainingData,
+    evaluation_batch,
     evaluation_slices,
     optimizer_slots,
     saved_optimizer,
     saved_statistics,
 )
 from experiment.errors import UserError
-from experiment.layers import is_weight
+from experiment.layers import Conv2d, is_weight
 from experiment.spec import Device, Experiment
-from torch_models import loss, optim
+from torch_models import augment, loss, optim
 from torch_models.model import Network
+
+
+class Batch(NamedTuple):
+    """One step's inputs, on the device."""
+
+    indices: Tensor
+    masks: dict[str, Tensor]
+    shifts: Tensor | None
+    flips: Tensor | None
 
 
 def build(experiment: Experiment, data: TrainingData, device: Device) -> TorchBackend:
@@ -61,6 +72,9 @@ class TorchBackend:
         self.labels = {name: self._put(labels).long() for name, labels in data.labels.items()}
         self.mean = self._put(data.mean).to(self.dtype)
         self.scale = None if data.scale is None else self._put(data.scale).to(self.dtype)
+        # Behind convolutions everything follows the images' memory format; an MLP flattens them at once.
+        convolves = any(isinstance(layer, Conv2d) for layer in experiment.layers())
+        self.memory_format = torch.channels_last if convolves else torch.contiguous_format
         self.network = Network(experiment.layers(), compute, self.dtype).to(device)
         self.parameters = dict(self.network.named_parameters())
         self.updates = 0
@@ -82,15 +96,12 @@ class TorchBackend:
     def train(self, steps: Steps) -> StepResults:
         # One row a step, fetched once at the end: reading a step's loss would wait for the device.
         results = torch.empty((len(steps), 2), dtype=torch.float64, device=self._device)
-        indices = self._put(steps.indices).long()
-        masks = {name: self._put(mask) for name, mask in steps.masks.items()}
+        batches = self._batches(steps)
         with self._precision():
-            for i in range(len(steps)):
+            for i, batch in enumerate(batches):
                 optim.set_learning_rate(self.optimizer, float(steps.learning_rates[i]))
                 self.optimizer.zero_grad()
-                value, hits, self.statistics, _, _ = self._objective(
-                    indices[i], {name: m[i] for name, m in masks.items()}
-                )
+                value, hits, self.statistics, _, _ = self._objective(batch)
                 value.backward()
                 self.optimizer.step()
                 results[i, 0], results[i, 1] = value.detach(), hits
@@ -104,7 +115,7 @@ class TorchBackend:
         images, labels = self.images[split], self.labels[split]
         losses, predictions = [], []
         with self._precision():
-            for rows in evaluation_slices(len(images)):
+            for rows in evaluation_slices(len(images), evaluation_batch(self.experiment)):
                 x = self._prepare(images[rows])
                 logits, _, _ = self.network(x, self.statistics, batch_statistics=batch)
                 losses.append(loss.per_sample(self.experiment.objective.loss, logits, labels[rows]))
@@ -117,9 +128,8 @@ class TorchBackend:
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         self.network.zero_grad()
-        masks = {name: self._put(mask[0]) for name, mask in steps.masks.items()}
         with self._precision():
-            value, _, _, x, outputs = self._objective(self._put(steps.indices[0]).long(), masks)
+            value, _, _, x, outputs = self._objective(self._batches(steps)[0])
             tracked = {name: array for name, array in outputs.items() if array.requires_grad}
             for array in tracked.values():
                 array.retain_grad()
@@ -131,18 +141,18 @@ class TorchBackend:
             trace[f"gradient/{name}"] = array.grad
         # NumPy has no bfloat16 of its own: such values, exact in float32, leave as float32.
         return {
-            key: (array.float() if array.dtype == torch.bfloat16 else array).detach().cpu().numpy().copy()
+            key: _numpy(array.float() if array.dtype == torch.bfloat16 else array)
             for key, array in trace.items()
         }
 
     def export_state(self) -> State:
         state = {}
         for key, theta in self.parameters.items():
-            state[f"parameters/{key}"] = theta.detach().cpu().numpy().copy()
+            state[f"parameters/{key}"] = _numpy(theta)
             slots = optim.get_slots(self.optimizer, theta, optimizer_slots(self.experiment))
             for slot, value in slots.items():
-                state[f"optimizer/{slot}/{key}"] = value.detach().cpu().numpy().copy()
-        state |= {f"statistics/{key}": value.cpu().numpy().copy() for key, value in self.statistics.items()}
+                state[f"optimizer/{slot}/{key}"] = _numpy(value)
+        state |= {f"statistics/{key}": _numpy(value) for key, value in self.statistics.items()}
         return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
     def import_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -162,19 +172,34 @@ class TorchBackend:
         return torch.from_numpy(np.array(array)).to(self._device)
 
     def _prepare(self, images: Tensor) -> Tensor:
-        x = images.to(self.dtype).sub_(self.mean)
+        x = images.to(self.dtype, memory_format=self.memory_format).sub_(self.mean)
         return x if self.scale is None else x.mul_(self.scale)
 
-    def _objective(
-        self, indices: Tensor, masks: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor, dict[str, Tensor]]:
+    def _batches(self, steps: Steps) -> list[Batch]:
+        """The steps' inputs on the device: one transfer for all of them."""
+        indices = self._put(steps.indices).long()
+        shifts, flips = (None if a is None else self._put(a) for a in (steps.shifts, steps.flips))
+        masks = {name: self._put(mask) for name, mask in steps.masks.items()}
+        return [
+            Batch(
+                indices[i],
+                {name: mask[i] for name, mask in masks.items()},
+                None if shifts is None else shifts[i],
+                None if flips is None else flips[i],
+            )
+            for i in range(len(steps))
+        ]
+
+    def _objective(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor, dict[str, Tensor]]:
         """One batch's loss, number of right predictions, new running statistics, prepared input and
         every layer's output.
         """
         objective = self.experiment.objective
-        labels = self.labels["train"][indices]
-        x = self._prepare(self.images["train"][indices])
-        logits, outputs, statistics = self.network(x, self.statistics, masks)
+        labels = self.labels["train"][batch.indices]
+        images = self.images["train"][batch.indices]
+        border = self.experiment.data.random_crop
+        x = self._prepare(augment.augment(images, batch.shifts, batch.flips, border))
+        logits, outputs, statistics = self.network(x, self.statistics, batch.masks)
         value = loss.per_sample(objective.loss, logits, labels, objective.label_smoothing).mean()
         if objective.l2:
             weights = [theta for key, theta in self.parameters.items() if is_weight(key)]
@@ -192,3 +217,8 @@ class TorchBackend:
             yield
         finally:
             products.allow_tf32, convolutions.allow_tf32 = before
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """A copy in C order, whatever the tensor's memory format."""
+    return tensor.detach().cpu().numpy().copy()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from experiment.layers import BatchNorm, Dropout, Flatten, Layer, LeakyReLU, Linear
-from torch_models import dense, norm
+from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
+from torch_models import conv, dense, norm
 
 
 class Network(nn.Module):
@@ -57,11 +57,15 @@ class Network(nn.Module):
 
 def _module(layer: Layer, dtype: torch.dtype) -> nn.Module:
     match layer:
+        case Conv2d(_, in_channels, out_channels, window, bias):
+            return conv.Conv2d(in_channels, out_channels, window, bias, dtype)
+        case MaxPool2d(_, window):
+            return conv.MaxPool2d(window)
         case Flatten():
             return nn.Flatten()
         case Linear(_, in_features, out_features):
             return dense.Linear(in_features, out_features, dtype=dtype)
-        case LeakyReLU(_, _, slope):
+        case LeakyReLU(_, slope):
             return dense.LeakyReLU(slope)
         case Dropout(_, _, rate):
             return dense.Dropout(rate)
