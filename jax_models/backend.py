@@ -260,8 +260,9 @@ class JaxBackend:
         trace = {"input": batch[0], "loss": value}
         trace |= {f"activation/{name}": _canonical_image(array) for name, array in outputs.items()}
         # Gradients before the first trained layer are asked for by nobody: left out, as in NumPy.
-        names = list(outputs)
-        trained = names[names.index(first_trained(self.experiment.layers())) :]
+        layers = self.experiment.layers()
+        names = [layer.name for layer in layers]
+        trained = names[names.index(first_trained(layers)) :]
         trace |= {f"gradient/{name}": _canonical_image(upstream[name]) for name in trained}
         return trace | {f"gradient/{name}": _canonical(array) for name, array in g.items()}
 

@@ -46,7 +46,9 @@ def by_jax(function: Callable[..., jax_norm.Output]) -> Callable[..., list[np.nd
                 (y, mu, variance), pull = jax.vjp(lambda *a: function(*a, EPS), x, gamma, beta)
                 return [y, mu, variance, *pull((dy, jnp.zeros_like(mu), jnp.zeros_like(variance)))]
 
-            return [np.asarray(array) for array in both(x, gamma, beta, dy)]
+            # JAX's images are channels-last inside.
+            results = both(np.moveaxis(x, 1, -1), gamma, beta, np.moveaxis(dy, 1, -1))
+            return [np.moveaxis(a, -1, 1) if a.ndim == x.ndim else a for a in map(np.asarray, results)]
 
     return run
 
@@ -165,8 +167,8 @@ def test_torch_function_saves_no_more_than_the_gradients_asked_for_need() -> Non
     [
         ((1, 4), 4, "two values or more in each channel"),
         ((1, 4, 1, 1), 4, "two values or more in each channel"),
-        ((6, 4), 3, r"expected x \(B, 3\) or \(B, 3, H, W\).*got \(6, 4\)"),
-        ((6, 4, 2), 4, r"got \(6, 4, 2\)"),
+        ((6, 4), 3, r"expected x \(B, 3\) or \(B, (3, H, W|H, W, 3)\).*got \(6, 4\)"),
+        ((6, 4, 2), 4, r"got \((6, 4, 2|6, 2, 4)\)"),
     ],
 )
 @pytest.mark.parametrize("name", ["numpy", *IMPLEMENTATIONS])

@@ -82,8 +82,14 @@ def another(kind: Any, default: Any) -> tuple[list[str], Any]:
         return [str(default + 3)], default + 3
     if kind is float:
         return [str(default / 2 + 0.125)], default / 2 + 0.125
+    if kind == tuple[str, ...]:
+        return ["64", "M", "128", "M"], ("64", "M", "128", "M")
     assert kind == tuple[int, ...]
     return ["600", "500", "275"], (600, 500, 275)
+
+
+def as_words(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
 
 
 @pytest.mark.parametrize(("group", "name", "kind", "default"), fields(), ids=lambda value: str(value)[:30])
@@ -91,11 +97,13 @@ def test_every_setting_has_its_plain_name(group: str, name: str, kind: Any, defa
     """And it alone changes, but for what it needs beside it."""
     words, value = another(kind, default)
     assert value != default
-    needs = {"nesterov": ["--momentum", "0.9"]}.get(name, [])
-    settings = train.parse([option(name), *words, *needs]).settings
-    expected = dataclasses.replace(
-        getattr(Experiment(), group), **{name: value} | ({"momentum": 0.9} if needs else {})
-    )
+    needs: dict[str, Any] = {
+        "nesterov": {"momentum": 0.9},
+        "head_norm": {"channels": ("64",), "batch_norm": "manual"},
+    }.get(name, {})
+    beside = [word for key, other in needs.items() for word in (option(key), *as_words(other))]
+    settings = train.parse([option(name), *words, *beside]).settings
+    expected = dataclasses.replace(getattr(Experiment(), group), **{name: value}, **needs)
     assert settings == dataclasses.replace(Experiment(), **{group: expected})
 
 

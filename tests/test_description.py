@@ -17,7 +17,7 @@ from experiment import cost, streams
 from experiment.catalogue import CATALOGUE, TABLE_1, changes, find
 from experiment.errors import UserError
 from experiment.init import initial_parameters
-from experiment.layers import parameter_shapes
+from experiment.layers import Conv2d, parameter_shapes
 from experiment.network import Model
 from experiment.plain import from_dict, to_dict
 from experiment.schedule import learning_rates
@@ -232,13 +232,23 @@ def test_bad_config_is_named(change: object, message: str) -> None:
 
 def test_catalogue_holds_the_studys_runs() -> None:
     fig1 = find("fig1").experiment
-    assert fig1.model == Model((100,), 0.02)
+    assert fig1.model == Model(hidden=(100,), slope=0.02)
     assert (fig1.initialization.init, fig1.initialization.init_std) == ("normal", 1e-4)
     assert (fig1.optimization.optimizer, fig1.optimization.learning_rate) == ("sgd", 2e-3)
     assert (fig1.data.batch_size, fig1.training.steps, fig1.training.eval_every) == (200, 1500, 100)
     fig3 = find("fig3").experiment
     assert fig3.model.hidden == (600, 500, 388, 275, 163)
     assert fig3.training.steps * fig3.data.batch_size == 16 * 50_000
+    fig7, fig8 = (find(name).experiment for name in ("fig7", "fig8"))
+    widths = [str(layer.out_channels) for layer in fig7.layers() if isinstance(layer, Conv2d)]
+    assert widths == ["64", "128", "256", "256", "512", "512", "512", "512"]
+    assert [layer.name for layer in fig8.layers()][-4:] == [
+        "flatten",
+        "head_norm",
+        "head_leaky_relu",
+        "linear1",
+    ]
+    assert (fig7.training.steps, fig7.data.batch_size, fig7.optimization.learning_rate) == (5000, 32, 1e-4)
     assert len(TABLE_1) == 20
     assert sum(name.startswith("table1-") for name in CATALOGUE) == 40
     assert find("table1-size11-lr1e-4-wd5e-4").reported == 0.5448
