@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from experiment.errors import UserError
 
@@ -31,13 +32,27 @@ Output = tuple[Tensor, Tensor, Tensor]
 
 
 def batch_norm_autodiff(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output:
-    """The forward pass in torch's operations; autograd derives the backward."""
+    """The forward pass in torch's operations; autograd derives the backward.
+
+    For images in torch's one batch-norm operation, with autograd's formula for it: in single operations,
+    each a pass over the images, the study's CNN takes twice as long.
+    """
     axes, along = _check(x, gamma)
+    if x.ndim == 4:
+        return _own_operation(x, gamma, beta, eps)
     mu = x.mean(axes)
     centred = x - mu.view(along)
     variance = centred.square().mean(axes)
     xhat = centred / (variance + eps).sqrt().view(along)
     return gamma.view(along) * xhat + beta.view(along), mu.detach(), variance.detach()
+
+
+def _own_operation(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output:
+    n = x.numel() // gamma.numel()
+    # With momentum 1 the running buffers are the batch's mean and unbiased variance.
+    mean, variance = torch.zeros_like(gamma), torch.zeros_like(gamma)
+    y = functional.batch_norm(x, mean, variance, gamma, beta, training=True, momentum=1.0, eps=eps)
+    return y, mean, variance * ((n - 1) / n)
 
 
 class BatchNormManual(torch.autograd.Function):
