@@ -1,4 +1,6 @@
-"""`python -m parity`: how far apart runs are, and how far rounding alone can drive them."""
+"""`python -m parity`: do the backends compute the same, within what rounding allows, step by step and in
+whole runs.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from experiment.catalogue import find
 from experiment.errors import UserError
 from experiment.spec import BackendName
 from parity import perturbation, trajectory
+from parity.check import run as run_checks
+from parity.table import render, write_json
 
 
 def runs(folders: tyro.conf.Positional[tuple[Path, ...]]) -> None:
@@ -59,16 +63,53 @@ def perturb(
             )
 
 
+def check(
+    backend: tuple[str, ...] = (),
+    dtype: tuple[str, ...] = (),
+    item: tuple[str, ...] = (),
+    quick: bool = False,
+    json: Path | None = None,
+) -> int:
+    """Judge every layer, loss, optimizer and preparation step of every backend against rounding theory.
+
+    Each number is compared with a truth in higher precision; docs/parity.md derives how far it may lie
+    from it. Exit code 0: all within their limits, 1: some are not.
+
+    Args:
+        backend: Only these: numpy, jax, torch, shared (what is computed once for all three).
+        dtype: Only these: float64, float32, bfloat16, and on a GPU tf32.
+        item: Only these, such as linear or batch_norm_manual.
+        quick: The few most telling cases of each item.
+        json: Also write every result to this file.
+    """
+
+    def progress(line: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    results = run_checks(item, backend, dtype, quick, progress=progress)
+    progress("")
+    if not results:
+        raise UserError("check: nothing to compare; this choice of --backend, --dtype and --item is empty")
+    print(render(results))
+    if json is not None:
+        write_json(results, json)
+    return 0 if all(result.passed for result in results) else 1
+
+
 def main(argv: list[str]) -> int:
-    """The command; returns its exit code: 0, or 2 for a user's mistake."""
+    """The command; returns its exit code: 0, 1 where something fails, or 2 for a user's mistake."""
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"runs": runs, "perturb": perturb}, args=argv, prog="python -m parity", description=__doc__
+        code = tyro.extras.subcommand_cli_from_dict(
+            {"check": check, "runs": runs, "perturb": perturb},
+            args=argv,
+            prog="python -m parity",
+            description=__doc__,
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""What is compared: each item's truth, the formats it is judged in, and its measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parity.truth import Truth, conv, data, dense, loss, norm, optim
+
+NETWORK = ("float64", "float32", "bfloat16")
+"""What layers compute in."""
+LOSS = ("float64", "float32")
+"""Losses and updates of a bfloat16 network are float32's."""
+HOST = ("float64",)
+"""What is computed once, on the host."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One thing that every backend computes."""
+
+    name: str
+    truth: Truth
+    dtypes: tuple[str, ...] = LOSS
+    elementwise: bool = False
+    """Each result depends on few numbers: its error is also told in ULPs."""
+    products: bool = False
+    """Has products that a GPU may take in TF32."""
+
+
+ITEMS = {
+    item.name: item
+    for item in (
+        Item("linear", dense.linear, NETWORK, products=True),
+        Item("leaky_relu", dense.leaky_relu, NETWORK, elementwise=True),
+        Item("dropout", dense.dropout, NETWORK, elementwise=True),
+        Item("flatten", dense.flatten, NETWORK, elementwise=True),
+        Item("conv2d", conv.conv2d, NETWORK, products=True),
+        Item("max_pool2d", conv.max_pool2d, NETWORK),
+        Item("batch_norm_manual", norm.train, NETWORK),
+        Item("batch_norm_autodiff", norm.train, NETWORK),
+        Item("batch_norm_evaluate", norm.evaluate, NETWORK),
+        Item("linear_norm", norm.linear_then_norm, NETWORK, products=True),
+        Item("softmax", loss.softmax),
+        Item("cross_entropy", loss.cross_entropy),
+        Item("squared_error", loss.squared_error),
+        Item("hinge", loss.hinge),
+        Item("l2", loss.l2),
+        Item("optimizer", optim.steps, elementwise=True),
+        Item("learning_rate", data.learning_rates, HOST, elementwise=True),
+        Item("initial_draws", data.draws, HOST),
+        Item("initial_parameters", data.start, NETWORK, elementwise=True),
+        Item("preprocessing", data.pixels, NETWORK, elementwise=True),
+    )
+}

@@ -1,0 +1,129 @@
+"""What an arithmetic may do to a number: unit roundoff, underflow, and the accuracy of library functions.
+
+u is the unit roundoff, half the distance from 1 to the next number: a correctly rounded operation returns
+fl(z) = z (1 + d) with |d| <= u as long as nothing underflows (Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed., eq. 2.4). gamma_n = n u / (1 - n u) bounds n such factors in a row (lemma 3.1). Below
+the smallest normal number an operation may lose all of its result: XLA, torch and GPUs may flush
+subnormal numbers to zero, on the way in and on the way out.
+
+docs/parity.md says where each constant comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from experiment.errors import UserError
+
+Array = np.ndarray[Any, Any]
+
+EXP_ULPS = 3.0
+"""NumPy's float32 exp is off by at most 2.52 ULP (numpy/core/src/umath/simd); SLEEF (torch) 1.0, CUDA 2."""
+LOG_ULPS = 4.0
+"""NumPy's float32 log is off by at most 3.83 ULP; SLEEF 1.0, CUDA 1."""
+RSQRT_ULPS = 2.0
+"""CUDA's rsqrtf: 2 ULP; 1 / sqrt(x) rounds twice, less than that."""
+POWER_ULPS = 4.0
+"""NumPy's vectorised float64 power (SVML): below 4 ULP; glibc's pow below 1."""
+COS_ULPS = 4.0
+"""NumPy's vectorised float64 cosine (SVML): below 4 ULP; glibc's below 1."""
+
+TF32_U = 2.0**-11
+"""TF32 keeps ten of float32's 23 fraction bits of each factor."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """One arithmetic to be judged, and the one that computes the truth beside it."""
+
+    name: str
+    u: float
+    tiny: float
+    """The smallest normal number."""
+    largest: float
+    stored: type[np.floating[Any]]
+    """The NumPy type that carries its numbers (float32 for bfloat16)."""
+    truth: type[np.floating[Any]]
+    accumulate_u: float
+    """Of the sums inside products and reductions, where narrower numbers are summed in wider ones."""
+    operand_u: float = 0.0
+    """What products do to each factor first: 0, or TF32's unit roundoff."""
+
+    @property
+    def u_truth(self) -> float:
+        """Unit roundoff of the arithmetic that computes the truth."""
+        return float(np.finfo(self.truth).eps) / 2
+
+    @property
+    def wide(self) -> Rounding:
+        """What batch norm, losses and updates compute in: at least float32."""
+        return ROUNDINGS["float32"] if self.name == "bfloat16" else self
+
+    def nearest(self, array: Array) -> Array:
+        """The representable number nearest to each element (ties to even), as a `stored` array."""
+        with np.errstate(over="ignore"):
+            stored = np.asarray(array).astype(self.stored)
+        return _to_bfloat16(stored) if self.name == "bfloat16" else stored
+
+    def represents(self, array: Array) -> Array:
+        """Where an element is a number of this format."""
+        with np.errstate(invalid="ignore"):
+            return self.nearest(array).astype(self.truth) == np.asarray(array).astype(self.truth)
+
+    def ulp(self, array: Array) -> Array:
+        """The distance between neighbours at each element, float64; below `tiny` that of `tiny`."""
+        magnitude = np.clip(np.abs(np.asarray(array, np.float64)), self.tiny, self.largest)
+        return np.exp2(np.floor(np.log2(magnitude))) * 2 * self.u
+
+    def gamma(self, n: int, truth: bool = False) -> float:
+        """gamma_n of the sums inside products and reductions (or of the truth's); infinite past its range."""
+        nu = n * (self.u_truth if truth else self.accumulate_u)
+        return nu / (1 - nu) if nu < 1 else float("inf")
+
+
+def _to_bfloat16(array: Array) -> Array:
+    """float32 rounded to bfloat16's eight bits, to nearest even, still float32."""
+    bits = np.ascontiguousarray(array).view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)) << np.uint64(16)
+    return np.where(np.isfinite(array), rounded.astype(np.uint32).view(np.float32), array)
+
+
+_SINGLE, _DOUBLE = np.finfo(np.float32), np.finfo(np.float64)
+
+ROUNDINGS = {
+    "float64": Rounding(
+        "float64", 2.0**-53, float(_DOUBLE.tiny), float(_DOUBLE.max), np.float64, np.longdouble, 2.0**-53
+    ),
+    "float32": Rounding(
+        "float32", 2.0**-24, float(_SINGLE.tiny), float(_SINGLE.max), np.float32, np.float64, 2.0**-24
+    ),
+    "bfloat16": Rounding(
+        "bfloat16",
+        2.0**-8,
+        float(_SINGLE.tiny),
+        float(np.uint32(0x7F7F0000).view(np.float32)),
+        np.float32,
+        np.float64,
+        2.0**-24,
+    ),
+}
+ROUNDINGS["tf32"] = replace(ROUNDINGS["float32"], name="tf32", operand_u=TF32_U)
+
+
+def rounding(name: str) -> Rounding:
+    """The arithmetic of that name; raises UserError where there is none."""
+    if name not in ROUNDINGS:
+        raise UserError(f"dtype: expected one of {', '.join(ROUNDINGS)}, got {name!r}; change --dtype")
+    return ROUNDINGS[name]
+
+
+def truth_note() -> str:
+    """One line for the report: what float64 is judged against here."""
+    bits = np.finfo(np.longdouble).nmant + 1
+    note = "float32 and bfloat16 against float64, float64 against "
+    if bits <= _DOUBLE.nmant + 1:
+        return note + "float64 too (this machine has nothing wider: limits are twice as wide)"
+    return note + f"an extended precision of {bits} bits"

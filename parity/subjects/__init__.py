@@ -1,0 +1,95 @@
+"""How each backend computes each item: canonical NumPy arrays in, canonical NumPy arrays out.
+
+A subject takes inputs (floating ones already rounded to the judged format), settings and a `Place`, and
+returns one array for each quantity of the item's truth. It calls the backend's functions through their
+modules, each time anew and with nothing cached, so that a function replaced in its module is what runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiment.backend import Backend, TrainingData, create
+from experiment.errors import UserError
+from experiment.init import initial_parameters
+from experiment.network import Model
+from experiment.spec import BackendName, Data, Device, Dtype, Experiment, Training
+
+Array = np.ndarray[Any, Any]
+Inputs = Mapping[str, Array]
+Settings = Mapping[str, Any]
+Outputs = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Place:
+    """In which numbers, and where."""
+
+    dtype: str
+    """float64, float32, bfloat16; or tf32: float32 whose products may use TF32."""
+    device: Device = "cpu"
+    eager: bool = False
+    """JAX operation by operation: slower once, and much faster when the same shapes come again."""
+
+    @property
+    def number(self) -> Dtype:
+        """The dtype of arrays."""
+        return "float32" if self.dtype == "tf32" else self.dtype  # type: ignore[return-value]
+
+    @property
+    def tf32(self) -> bool:
+        """Whether products may use TF32."""
+        return self.dtype == "tf32"
+
+
+Subject = Callable[[Inputs, Settings, Place], Outputs]
+
+BACKENDS: tuple[BackendName, ...] = ("numpy", "jax", "torch")
+SHARED = "shared"
+"""Computed once, in NumPy, for all three backends."""
+
+
+def subjects(name: str) -> dict[str, Subject]:
+    """Item to subject of one backend (or SHARED); raises UserError where its framework is not installed."""
+    try:
+        module = importlib.import_module(f"parity.subjects.{name}_side")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"backend {name}: the package {error.name!r} is not installed; install it "
+            "(pip install -r requirements.txt) or choose another --backend"
+        ) from None
+    found: dict[str, Subject] = module.SUBJECTS
+    return found
+
+
+def installed(name: str) -> bool:
+    """Whether the backend's framework can be imported."""
+    try:
+        subjects(name)
+    except UserError:
+        return False
+    return True
+
+
+def devices(name: str) -> list[Device]:
+    """What the backend computes on here."""
+    module = importlib.import_module(f"parity.subjects.{name}_side")
+    found: list[Device] = module.devices()
+    return found
+
+
+def started(name: BackendName, place: Place, data: TrainingData, parameters: Inputs | None = None) -> Backend:
+    """A whole backend with one Linear on the images, at its start."""
+    spec = Experiment(
+        model=Model(hidden=()),
+        data=Data(batch_size=len(data.labels["train"])),
+        training=Training(steps=1, dtype=place.number, tf32=place.tf32),
+    )
+    backend = create(name, spec, data, place.device)
+    backend.start(initial_parameters(spec) if parameters is None else parameters)
+    return backend

@@ -1,0 +1,36 @@
+"""Items that only a whole backend computes: its start from canonical parameters, and prepared images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cifar10.preprocess import fit
+from experiment.backend import Steps, TrainingData
+from experiment.spec import BackendName
+from parity.subjects import Inputs, Outputs, Place, Settings, Subject, started
+
+
+def initial_parameters(name: BackendName) -> Subject:
+    """Parameters handed to a backend, as it exports them again."""
+
+    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        nothing = {"train": np.zeros((1, 3, 32, 32), np.uint8), "test": np.zeros((1, 3, 32, 32), np.uint8)}
+        labels = {split: np.zeros(1, np.uint8) for split in nothing}
+        data = TrainingData(nothing, labels, np.zeros((3, 32, 32)), None)
+        state = started(name, place, data, inputs).export_state()
+        return {key: state[f"parameters/{key}"] for key in inputs}
+
+    return subject
+
+
+def preprocessing(name: BackendName) -> Subject:
+    """A batch as the first layer sees it."""
+
+    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        images, labels = inputs["images"], np.zeros(len(inputs["images"]), np.uint8)
+        mean, scale = fit(images, settings["preprocess"])
+        data = TrainingData({"train": images, "test": images}, {"train": labels, "test": labels}, mean, scale)
+        rows = np.arange(len(images), dtype=np.int32)[None]
+        return {"x": started(name, place, data).trace(Steps(0, rows, np.ones(1)))["input"]}
+
+    return subject

@@ -1,0 +1,65 @@
+"""Linear, LeakyReLU, dropout and flatten.
+
+    y = x W^T + b, dx = dy W, dW = dy^T x, db = sum_s dy                      eq. 25-44
+    LeakyReLU: y = [x > 0] x + [x <= 0] a x, dx = [x > 0] dy + [x <= 0] a dy  eq. 19-24, 37
+    dropout: y = [kept] x / (1 - rate), or times 1 / (1 - rate)
+
+Linear's limit is gamma_K |x| |W^T| and one rounding for the bias, whether it is added before, among or
+after the products. LeakyReLU rounds the slope and the product, dropout the factor and the product or
+quotient: 1 ULP and the second-order rest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parity.bounded import Bounded, either, where
+from parity.rounding import Array, Rounding
+from parity.truth import Inputs, Settings
+
+
+def linear(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """x (B, d_in), W (d_out, d_in), b (d_out,), dy (B, d_out) to y, dx, dW, db."""
+    x, W, b, dy = (Bounded.exact(inputs[name], r) for name in ("x", "W", "b", "dy"))
+    after = x @ W.T + b
+    # A sum that starts from the bias has one term more.
+    among = Bounded(after.value, _with_bias(x, W, b), r)
+    return {"y": either(after, among), "dx": dy @ W, "dW": dy.T @ x, "db": dy.sum(axis=0)}
+
+
+def _with_bias(x: Bounded, W: Bounded, b: Bounded) -> Array:
+    """The error of [x 1] [W b]^T as one inner product of K + 1 terms."""
+    one = Bounded.exact(1.0, x.r).broadcast_to((len(x), 1))
+    longer = _joined(x, one) @ _joined(W, b.reshape(-1, 1)).T
+    return longer.error
+
+
+def _joined(a: Bounded, b: Bounded) -> Bounded:
+    parts = ((a.value, b.value), (a.error, b.error))
+    value, error = (np.concatenate(pair, axis=1) for pair in parts)
+    return Bounded(value, error, a.r)
+
+
+def leaky_relu(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """x and dy of any shape to y, dx; the slope counts at exactly 0."""
+    x, dy = Bounded.exact(inputs["x"], r), Bounded.exact(inputs["dy"], r)
+    slope = Bounded.constant(settings["slope"], r)
+    positive = inputs["x"] > 0
+    return {"y": where(positive, x, slope * x), "dx": where(positive, dy, slope * dy)}
+
+
+def dropout(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """x, dy and keep (bool), of one shape, to y, dx."""
+    kept = 1.0 - settings["rate"]  # Python's float64, as in every backend
+    factor, divisor = Bounded.constant(1.0 / kept, r), Bounded.constant(kept, r)
+
+    def scaled(z: Bounded) -> Bounded:
+        return where(inputs["keep"], either(z * factor, z / divisor), Bounded.exact(0.0, r))
+
+    return {"y": scaled(Bounded.exact(inputs["x"], r)), "dx": scaled(Bounded.exact(inputs["dy"], r))}
+
+
+def flatten(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """x (B, C, H, W), dy (B, C H W) to y, channel by channel, and dx; nothing is rounded."""
+    x, dy = Bounded.exact(inputs["x"], r), Bounded.exact(inputs["dy"], r)
+    return {"y": x.reshape(len(x), -1), "dx": dy.reshape(x.shape)}

@@ -1,0 +1,79 @@
+"""Optimizers over several steps, parameters and moments after each, in the conventions of numpy_ref.optim.
+
+    SGD     g += l theta; buf = mu buf + g; theta -= eta (g + mu buf if nesterov else buf)
+    Adam    g += l theta; m = b1 m + (1 - b1) g, or m + (1 - b1) (g - m); v = b2 v + (1 - b2) g^2;
+            theta -= (eta / (1 - b1^t)) m / root, or eta (m / (1 - b1^t) / root);
+            root = sqrt(v / (1 - b2^t)) + eps, or sqrt(v) / sqrt(1 - b2^t) + eps
+    AdamW   (1 - eta l) theta, or theta - eta l theta, or eta (direction + l theta) as one update
+
+1 - b^t is computed in float64 on the host, then rounded: in float32 it would be off by 2^-24 / (1 - b^t),
+which is no admitted form.
+"""
+
+from __future__ import annotations
+
+from experiment.spec import Optimization
+from parity.bounded import Bounded, either, stack
+from parity.rounding import POWER_ULPS, ROUNDINGS, Rounding
+from parity.truth import Inputs, Settings
+
+HOST = ROUNDINGS["float64"]
+
+
+def steps(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """theta (N,), g (T, N) and settings optimization, learning_rates (T,) to theta and moments (T, N)."""
+    o: Optimization = settings["optimization"]
+    theta = Bounded.exact(inputs["theta"], r)
+    zero = Bounded.exact(0 * inputs["theta"], r)
+    slots = {"first_moment": zero, "second_moment": zero}
+    if o.optimizer == "sgd":
+        slots = {"momentum": zero} if o.momentum else {}
+    history: list[dict[str, Bounded]] = []
+    for t, eta in enumerate(settings["learning_rates"], start=1):
+        g = Bounded.exact(inputs["g"][t - 1], r)
+        if o.weight_decay and o.optimizer != "adamw":
+            g = g + o.weight_decay * theta
+        step = _sgd if o.optimizer == "sgd" else _adam
+        theta, slots = step(theta, g, slots, o, float(eta), t)
+        history.append({"theta": theta, **slots})
+    return {name: stack([row[name] for row in history]) for name in history[0]}
+
+
+Slots = dict[str, Bounded]
+
+
+def _sgd(
+    theta: Bounded, g: Bounded, slots: Slots, o: Optimization, eta: float, t: int
+) -> tuple[Bounded, Slots]:
+    if o.momentum:
+        slots = {"momentum": o.momentum * slots["momentum"] + g}
+        g = g + o.momentum * slots["momentum"] if o.nesterov else slots["momentum"]
+    return theta - eta * g, slots
+
+
+def _adam(
+    theta: Bounded, g: Bounded, slots: Slots, o: Optimization, eta: float, t: int
+) -> tuple[Bounded, Slots]:
+    m, v = slots["first_moment"], slots["second_moment"]
+    m = either(o.beta1 * m + (1.0 - o.beta1) * g, m + (1.0 - o.beta1) * (g - m))
+    v = o.beta2 * v + (1.0 - o.beta2) * (g * g)
+    c1, c2 = _correction(o.beta1, t), _correction(o.beta2, t)
+    root = either((v / c2.to(g.r)).sqrt(), v.sqrt() / c2.sqrt().to(g.r)) + o.epsilon
+    rate = (Bounded.constant(eta, HOST) / c1).to(g.r)
+    direction = m / c1.to(g.r) / root
+    slots = {"first_moment": m, "second_moment": v}
+    if not (o.weight_decay and o.optimizer == "adamw"):
+        return either(theta - rate * m / root, theta - eta * direction), slots
+    shrunk = either(theta * _kept(eta, o, g.r), theta - eta * (o.weight_decay * theta))
+    both = theta - eta * (direction + o.weight_decay * theta)
+    return either(shrunk - rate * m / root, shrunk - eta * direction, both), slots
+
+
+def _correction(beta: float, t: int) -> Bounded:
+    """1 - beta^t on the host."""
+    power = HOST.truth(beta) ** t
+    return 1.0 - Bounded.constant(0.0, HOST).rounded(power, power * 0, POWER_ULPS)
+
+
+def _kept(eta: float, o: Optimization, r: Rounding) -> Bounded:
+    return (1.0 - Bounded.constant(eta, HOST) * o.weight_decay).to(r)
