@@ -39,6 +39,7 @@ def numeric(f: Callable[[np.ndarray], float], x: np.ndarray) -> np.ndarray:
 def assert_close(hand: np.ndarray, truth: np.ndarray) -> None:
     assert hand.shape == truth.shape
     worst = np.abs(hand - truth).max() / max(1.0, np.abs(truth).max())
+    print(f"maximum relative error {worst:.1e} over {truth.size} elements")  # shown by pytest -rP
     assert worst < LIMIT, f"worst relative error {worst:.2e}"
 
 

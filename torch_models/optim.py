@@ -57,8 +57,11 @@ def get_slots(
 def set_slots(
     optimizer: torch.optim.Optimizer, theta: torch.nn.Parameter, slots: Mapping[str, Tensor], updates: int
 ) -> None:
-    """Put one parameter's slots, after `updates` updates, in place."""
-    state = {SLOTS[name]: value for name, value in slots.items()}
+    """Put one parameter's slots, after `updates` updates, in place.
+
+    In the parameter's own memory format: the fused updates walk both through memory side by side.
+    """
+    state = {SLOTS[name]: torch.empty_like(theta).copy_(value) for name, value in slots.items()}
     if "first_moment" in slots:
         state["step"] = torch.tensor(float(updates), device=theta.device)
     optimizer.state[theta] = state

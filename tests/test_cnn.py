@@ -1,0 +1,280 @@
+"""Small networks with convolutions in all three backends: traces, training, state, augmentation, mistakes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiment import cost
+from experiment.backend import Backend, Steps, TrainingData, create, plan_steps
+from experiment.catalogue import find
+from experiment.errors import UserError
+from experiment.init import initial_parameters
+from experiment.network import Model
+from experiment.plain import from_dict, to_dict
+from experiment.spec import BackendName, Data, Experiment, Initialization, Optimization
+from jax_models import augment as jax_augment
+from numpy_ref import augment
+from tests import small
+from torch_models import augment as torch_augment
+
+TRUNK = ("4", "M", "6", "M", "M", "M", "3", "M")
+"""Convolutions of 32x32, 16x16 and 2x2, pooled down to 1x1; every size's own test is `test_jax_conv`."""
+CNN = Model(hidden=(), channels=TRUNK, slope=0.0, batch_norm="autodiff")
+ADAM = Optimization("adam", 1e-3)
+
+MODELS: dict[str, Model] = {
+    "figure 7": CNN,
+    "figure 8": replace(CNN, head_norm=True),
+    "by hand": replace(CNN, batch_norm="manual", head_norm=True),
+    "biases": replace(CNN, batch_norm="none", slope=0.1),
+    "all options": replace(CNN, channels=("M", "4", "M", "3"), head_norm=True, dropout=0.3, hidden=(7,)),
+}
+
+
+def spec_of(name: str, dtype: str = "float64", **parts: Any) -> Experiment:
+    return small.experiment(dtype, model=MODELS[name], **parts)
+
+
+def planted() -> TrainingData:
+    """Images of one colour, and of a few values only: ties in the pools, constant patches."""
+    data = small.data()
+    data.images["train"][:20] = 128
+    data.images["train"][20:30] //= 128
+    return data
+
+
+def started(name: BackendName, spec: Experiment) -> Backend:
+    backend = create(name, spec, planted(), "cpu")
+    backend.start(initial_parameters(spec))
+    return backend
+
+
+def rounding(spec: Experiment, steps: Steps) -> float:
+    """How far two right computations may part: 1e-12, and 30 times what a change of every parameter by one
+    unit in the last place does to NumPy's own trace. In figure 8 the last convolution's gamma stands before
+    ReLU and a second batch norm, which undo it: its gradient is 0 but for eps, and noise relative to that.
+    """
+    backend, parameters = started("numpy", spec), initial_parameters(spec)
+    reference, moved = backend.trace(steps), 0.0
+    for seed in range(4):
+        signs = np.random.default_rng(seed)
+        ulps = {key: signs.choice([-1.0, 1.0], value.shape) for key, value in parameters.items()}
+        backend.start({key: value * (1 + 2.0**-52 * ulps[key]) for key, value in parameters.items()})
+        moved = max(moved, *small.differences(reference, backend.trace(steps)).values())
+    return 1e-12 + 30 * moved
+
+
+@pytest.mark.parametrize("other", ["jax", "torch"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_activation_and_gradient(name: str, other: BackendName) -> None:
+    spec = spec_of(name)
+    one = small.steps(spec, planted(), 3, 1)
+    left, right = (started(backend, spec).trace(one) for backend in ("numpy", other))
+    pooled = left["activation/pool1"]
+    assert pooled.shape[1:] == (3 if name == "all options" else 4, 16, 16)
+    assert all(array.dtype == np.float64 for array in right.values())
+    small.assert_same(left, right, rounding(spec, one))
+
+
+@pytest.mark.parametrize("other", ["jax", "torch"])
+def test_training_and_running_statistics(other: BackendName) -> None:
+    spec = spec_of("figure 8", optimization=Optimization(learning_rate=1e-2, momentum=0.9))
+    reference, compared = started("numpy", spec), started(other, spec)
+    compared.compile(6)
+    for first, count in ((0, 1), (1, 6)):
+        plan = small.steps(spec, planted(), first, count)
+        left, right = reference.train(plan), compared.train(plan)
+        np.testing.assert_allclose(left.losses, right.losses, rtol=1e-11)
+        states = (small.floats(each.export_state()) for each in (reference, compared))
+        small.assert_same(*states, 1e-10)
+    for kind in ("running", "batch"):
+        a, b = reference.evaluate("test", kind), compared.evaluate("test", kind)
+        assert a.loss == pytest.approx(b.loss, rel=1e-10)
+        np.testing.assert_array_equal(a.predictions, b.predictions)
+
+
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_by_hand_is_as_by_autodiff(backend: BackendName) -> None:
+    """One step of batch norm's two backward passes, from the same state."""
+    manual = spec_of("by hand")
+    autodiff = replace(manual, model=replace(manual.model, batch_norm="autodiff"))
+    one = small.steps(manual, planted(), 0, 1)
+    traces = [started(backend, spec).trace(one) for spec in (manual, autodiff)]
+    small.assert_same(*traces, rounding(manual, one))
+
+
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_state_is_canonical_and_resumes_exactly(backend: BackendName) -> None:
+    """Weights (out, in, kh, kw) in C order; 3 + 3 steps are 6 steps, bit for bit."""
+    data = Data(batch_size=16, random_crop=2, random_flip=True)
+    spec = spec_of("all options", "float32", optimization=ADAM, data=data)
+    whole = started(backend, spec)
+    whole.compile(6)
+    whole.train(small.steps(spec, planted(), 0, 6))
+    left, loss = whole.export_state(), whole.evaluate("test").loss
+    whole.start(initial_parameters(spec))
+    whole.train(small.steps(spec, planted(), 0, 3))
+    state = whole.export_state()
+    for slot in ("parameters", "optimizer/first_moment"):
+        assert state[f"{slot}/conv2.weight"].shape == (3, 4, 3, 3)
+        assert state[f"{slot}/conv2.weight"].flags.c_contiguous
+    resumed = create(backend, spec, planted(), "cpu")
+    resumed.import_state(state)
+    resumed.train(small.steps(spec, planted(), 3, 3))
+    right = resumed.export_state()
+    for key, array in left.items():
+        np.testing.assert_array_equal(array, right[key], err_msg=key)
+    assert loss == resumed.evaluate("test").loss
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
+def test_lower_precision_is_near_the_truth(backend: BackendName, dtype: str) -> None:
+    if (backend, dtype) == ("numpy", "bfloat16"):
+        with pytest.raises(UserError, match="NumPy has no bfloat16"):
+            started(backend, spec_of("figure 8", dtype))
+        return
+    spec = spec_of("figure 8", dtype)
+    one = small.steps(spec, small.data(), 0, 1)
+    truth = started("numpy", spec_of("figure 8")).trace(one)
+    found = started(backend, spec).trace(one)
+    assert found["gradient/conv1.weight"].dtype == np.float32
+    near = 1e-5 if dtype == "float32" else 0.1
+    assert float(found["loss"]) == pytest.approx(float(truth["loss"]), rel=near)
+
+
+# --- augmentation ---
+
+
+def test_crop_and_flip_pick_the_pixels_they_name(rng: np.random.Generator) -> None:
+    """Against a loop over images; the same uint8 images from all backends."""
+    images = rng.integers(1, 256, (5, 3, 6, 4), dtype=np.uint8)
+    shifts = np.array([[0, 0], [4, 4], [2, 2], [1, 3], [3, 0]], np.int32)
+    flips = np.array([False, True, True, False, True])
+    for use_shifts, use_flips in ((shifts, flips), (shifts, None), (None, flips), (None, None)):
+        expected = images.copy()
+        for i, image in enumerate(images):
+            if use_shifts is not None:
+                row, column = use_shifts[i]
+                image = np.pad(image, ((0, 0), (2, 2), (2, 2)))[:, row : row + 6, column : column + 4]
+            expected[i] = image[:, :, ::-1] if use_flips is not None and use_flips[i] else image
+        arrays = (images, use_shifts, use_flips)
+        jaxs = jax_augment.augment(*(None if a is None else jnp.asarray(a) for a in arrays), 2)
+        torchs = torch_augment.augment(*(None if a is None else torch.tensor(a) for a in arrays), 2)
+        for found in (augment.augment(*arrays, 2), np.asarray(jaxs), torchs.numpy()):
+            np.testing.assert_array_equal(found, expected)
+    assert not (expected == 0).any()
+    assert (augment.augment(images, shifts, flips, 2) == 0).any(), "the border is black"
+
+
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_training_sees_the_augmented_images(backend: BackendName) -> None:
+    spec = spec_of("figure 7", data=Data(batch_size=16, random_crop=4, random_flip=True))
+    data = planted()
+    one = small.steps(spec, data, 5, 1)
+    assert one.shifts is not None
+    assert one.flips is not None
+    cut = augment.augment(data.images["train"][one.indices[0]], one.shifts[0], one.flips[0], 4)
+    trace = started(backend, spec).trace(one)
+    np.testing.assert_allclose(trace["input"], cut - data.mean, atol=1e-12)
+    assert started(backend, spec).evaluate("test").loss == pytest.approx(
+        started(backend, spec_of("figure 7")).evaluate("test").loss, rel=1e-12
+    )
+
+
+def test_draws_are_uniform_and_a_function_of_seed_and_step() -> None:
+    spec = spec_of("figure 7", data=Data(batch_size=16, random_crop=4, random_flip=True))
+    indices = np.zeros((400, 16), np.int32)
+    whole = plan_steps(spec, indices, 0)
+    part = plan_steps(spec, indices[:7], 3)
+    assert whole.shifts is not None
+    assert whole.flips is not None
+    assert part.shifts is not None
+    np.testing.assert_array_equal(whole.shifts[3:10], part.shifts)
+    counts = np.bincount(whole.shifts.ravel(), minlength=9)
+    assert len(counts) == 9
+    # 12,800 draws: a count's standard deviation is 36; six of them around the mean of 1,422.
+    assert np.abs(counts - 12_800 / 9).max() < 215
+    assert abs(whole.flips.mean() - 0.5) < 0.04
+
+
+# --- the description ---
+
+
+def test_study_network_has_its_known_size() -> None:
+    """Parameters and FLOPs against torch's own layers and its flop counter."""
+    spec = find("fig7").experiment
+    layers: list[torch.nn.Module] = []
+    width = 3
+    for entry in spec.model.channels:
+        if entry == "M":
+            layers.append(torch.nn.MaxPool2d(3, 2, 1))
+            continue
+        layers += [torch.nn.Conv2d(width, int(entry), 3, padding=1, bias=False)]
+        layers += [torch.nn.BatchNorm2d(int(entry)), torch.nn.ReLU()]
+        width = int(entry)
+    network = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(512, 10))
+    costs = cost.layer_costs(spec)
+    assert sum(c.parameters for c in costs) == sum(p.numel() for p in network.parameters())
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 32, 32))
+    # torch counts a bias-free convolution and the Linear exactly as we do.
+    assert sum(c.flops for c in costs) == counter.get_total_flops()
+
+
+def test_initial_weights_count_the_kernel_in_fan_in() -> None:
+    model = Model(hidden=(), channels=("64", "M", "96"), batch_norm="none")
+    draws = initial_parameters(Experiment(model=model, initialization=Initialization("framework")))
+    theirs = torch.nn.Conv2d(64, 96, 3)
+    for ours, other in ((draws["conv2.weight"], theirs.weight), (draws["conv2.bias"], theirs.bias)):
+        assert ours.shape == tuple(other.shape)
+        assert np.abs(ours).max() <= 1 / np.sqrt(64 * 9)
+        assert float(other.detach().abs().max()) <= 1 / np.sqrt(64 * 9) + 1e-6
+    assert np.abs(draws["conv2.weight"]).max() > 0.99 / np.sqrt(64 * 9)
+    he = initial_parameters(Experiment(model=model, initialization=Initialization("he")))
+    assert he["conv2.weight"].std() == pytest.approx(np.sqrt(2 / (1 + 0.02**2) / 576), rel=0.01)
+    glorot = initial_parameters(Experiment(model=model, initialization=Initialization("glorot")))
+    assert np.abs(glorot["conv2.weight"]).max() == pytest.approx(np.sqrt(6 / (9 * 160)), rel=0.01)
+
+
+def test_a_convolution_before_batch_norm_has_no_bias() -> None:
+    names = initial_parameters(spec_of("figure 7"))
+    assert [name for name in names if name.endswith(".bias")] == ["linear1.bias"]
+    assert "conv1.bias" in initial_parameters(spec_of("biases"))
+
+
+def test_the_description_survives_json() -> None:
+    spec = spec_of("all options", data=Data(random_crop=4, random_flip=True))
+    assert from_dict(to_dict(spec), "test") == spec
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"channels": ("64", "P")}, "channels: expected numbers of channels and M for a pool"),
+        ({"channels": ("0",)}, "channels: expected"),
+        ({"channels": ("M",)}, "channels: expected"),
+        ({"head_norm": True}, "head_norm: expected a trunk and batch norm"),
+        ({"head_norm": True, "channels": ("8",)}, "head_norm: expected a trunk and batch norm"),
+    ],
+)
+def test_mistakes_in_the_description(model: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Model(**model)
+
+
+def test_one_value_per_channel_is_refused_before_training() -> None:
+    one_value = MODELS["figure 8"]
+    small.experiment(model=one_value, data=Data(batch_size=2))
+    small.experiment(model=CNN, data=Data(batch_size=1))
+    with pytest.raises(UserError, match="batch norm needs two images or more"):
+        small.experiment(model=one_value, data=Data(batch_size=1))
+    with pytest.raises(UserError, match="random_crop: expected at most the image's 32 pixels, got 33"):
+        Data(random_crop=33)
