@@ -38,6 +38,7 @@ from flax import nnx
 
 from experiment.errors import UserError
 from experiment.layers import Window
+from jax_models import winograd
 
 Array = jax.Array
 AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
@@ -103,7 +104,9 @@ conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def cpu_conv2d(x: Array, W: Array, window: Window) -> Array:
-    """`conv2d` as one product of patches."""
+    """`conv2d` as one product of patches, or by Winograd's algorithm."""
+    if _suits_winograd(x, W, window):
+        return winograd.forward(x, W)
     size = window.output(*x.shape[1:3])
     Y = _product(_patches(x, window), W.reshape(-1, W.shape[3]))  # eq. 65
     return Y.astype(x.dtype).reshape(len(x), *size, W.shape[3])
@@ -111,6 +114,8 @@ def cpu_conv2d(x: Array, W: Array, window: Window) -> Array:
 
 def cpu_conv2d_backward(dy: Array, x: Array, W: Array, window: Window) -> tuple[Array, Array]:
     """dy (B, H', W', O) to (dx, dW)."""
+    if _suits_winograd(x, W, window):
+        return winograd.backward(dy, x, W)
     dY, M = dy.reshape(-1, dy.shape[3]), W.reshape(-1, W.shape[3])
     dM = _product(_patches(x, window).T, dY)  # eq. 67
     dP = _product(dY, M.T).reshape(*dy.shape[:3], *W.shape[:3])  # eq. 70
@@ -130,6 +135,12 @@ def vendor_conv2d_backward(dy: Array, x: Array, W: Array, window: Window) -> tup
     """dy (B, H', W', O) to (dx, dW), by XLA's gradients."""
     dx, dW = jax.vjp(partial(vendor_conv2d, window=window), x, W)[1](dy)
     return dx, dW
+
+
+def _suits_winograd(x: Array, W: Array, window: Window) -> bool:
+    """Whether it is fast (transforms cost as much for few channels) and precise enough."""
+    shape = window == Window((3, 3), (1, 1), (1, 1)) and x.shape[1] % 2 == x.shape[2] % 2 == 0
+    return x.dtype == jnp.float32 and shape and min(W.shape[2:]) >= 16
 
 
 def _check(x: Array, W: Array, window: Window) -> None:

@@ -92,8 +92,8 @@ def test_training_and_running_statistics(other: BackendName) -> None:
         plan = small.steps(spec, planted(), first, count)
         left, right = reference.train(plan), compared.train(plan)
         np.testing.assert_allclose(left.losses, right.losses, rtol=1e-11)
-        states = (small.floats(each.export_state()) for each in (reference, compared))
-        small.assert_same(*states, 1e-10)
+        ours, theirs = (small.floats(each.export_state()) for each in (reference, compared))
+        small.assert_same(ours, theirs, 1e-10)
     for kind in ("running", "batch"):
         a, b = reference.evaluate("test", kind), compared.evaluate("test", kind)
         assert a.loss == pytest.approx(b.loss, rel=1e-10)
@@ -106,8 +106,8 @@ def test_by_hand_is_as_by_autodiff(backend: BackendName) -> None:
     manual = spec_of("by hand")
     autodiff = replace(manual, model=replace(manual.model, batch_norm="autodiff"))
     one = small.steps(manual, planted(), 0, 1)
-    traces = [started(backend, spec).trace(one) for spec in (manual, autodiff)]
-    small.assert_same(*traces, rounding(manual, one))
+    hand, derived = (started(backend, spec).trace(one) for spec in (manual, autodiff))
+    small.assert_same(hand, derived, rounding(manual, one))
 
 
 @pytest.mark.parametrize("backend", small.BACKENDS)
@@ -165,12 +165,15 @@ def test_crop_and_flip_pick_the_pixels_they_name(rng: np.random.Generator) -> No
                 row, column = use_shifts[i]
                 image = np.pad(image, ((0, 0), (2, 2), (2, 2)))[:, row : row + 6, column : column + 4]
             expected[i] = image[:, :, ::-1] if use_flips is not None and use_flips[i] else image
-        arrays = (images, use_shifts, use_flips)
-        jaxs = jax_augment.augment(*(None if a is None else jnp.asarray(a) for a in arrays), 2)
-        torchs = torch_augment.augment(*(None if a is None else torch.tensor(a) for a in arrays), 2)
-        for found in (augment.augment(*arrays, 2), np.asarray(jaxs), torchs.numpy()):
+        choices = (use_shifts, use_flips)
+        in_jax = [None if choice is None else jnp.asarray(choice) for choice in choices]
+        in_torch = [None if choice is None else torch.tensor(choice) for choice in choices]
+        for found in (
+            augment.augment(images, use_shifts, use_flips, 2),
+            np.asarray(jax_augment.augment(jnp.asarray(images), in_jax[0], in_jax[1], 2)),
+            torch_augment.augment(torch.tensor(images), in_torch[0], in_torch[1], 2).numpy(),
+        ):
             np.testing.assert_array_equal(found, expected)
-    assert not (expected == 0).any()
     assert (augment.augment(images, shifts, flips, 2) == 0).any(), "the border is black"
 
 
@@ -233,6 +236,7 @@ def test_initial_weights_count_the_kernel_in_fan_in() -> None:
     model = Model(hidden=(), channels=("64", "M", "96"), batch_norm="none")
     draws = initial_parameters(Experiment(model=model, initialization=Initialization("framework")))
     theirs = torch.nn.Conv2d(64, 96, 3)
+    assert theirs.bias is not None
     for ours, other in ((draws["conv2.weight"], theirs.weight), (draws["conv2.bias"], theirs.bias)):
         assert ours.shape == tuple(other.shape)
         assert np.abs(ours).max() <= 1 / np.sqrt(64 * 9)

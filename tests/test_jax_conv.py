@@ -16,7 +16,7 @@ import pytest
 
 from experiment.errors import UserError
 from experiment.layers import Window
-from jax_models import conv
+from jax_models import conv, winograd
 from numpy_ref import conv as reference
 
 # Rounding of sums of at most a few thousand products, relative to the largest entry.
@@ -87,6 +87,11 @@ def public_conv(x: Any, W: Any, dy: Any, window: Window) -> Any:
     return y, *backward(dy)
 
 
+def winograd_conv(x: Any, W: Any, dy: Any, window: Window) -> Any:
+    assert window == SAME
+    return winograd.forward(x, W), *winograd.backward(dy, x, W)
+
+
 def draw(rng: np.random.Generator, case: Any) -> tuple[np.ndarray, ...]:
     """x, W and dy in canonical layouts."""
     batch, channels, height, width, outputs, window = case
@@ -115,6 +120,15 @@ def test_convolution(rng: np.random.Generator, case: Any, form: Any) -> None:
     arrays = draw(rng, case)
     results = jax.jit(partial(form, window=case[-1]))(*internal(arrays, "float64"))
     for actual, truth in zip(results, truth_of(arrays, case[-1]), strict=True):
+        assert_near(actual, truth, "float64")
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 4, 4), (3, 2, 2), (1, 2, 6), (1, 6, 2), (2, 4, 6)], ids=str)
+def test_winograd_is_the_same_convolution(rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
+    """In float64, where its few extra roundings are far below what a wrong coefficient would show."""
+    arrays = draw(rng, (shape[0], 3, *shape[1:], 4, SAME))
+    results = jax.jit(partial(winograd_conv, window=SAME))(*internal(arrays, "float64"))
+    for actual, truth in zip(results, truth_of(arrays, SAME), strict=True):
         assert_near(actual, truth, "float64")
 
 

@@ -66,7 +66,7 @@ def test_convolution_is_torchs(
     """Any memory layout of x, W and dy; with and without bias and dx."""
     arrays = [images(rng, size), rng.normal(size=(4, 3, *window.kernel)), rng.normal(size=4)]
     leaves = [torch.tensor(array, requires_grad=True) for array in arrays]
-    theirs = functional.conv2d(*leaves, window.stride, window.padding)
+    theirs = functional.conv2d(leaves[0], leaves[1], leaves[2], window.stride, window.padding)
     dy = rng.normal(size=theirs.shape)
     gradients = torch.autograd.grad(theirs, leaves, torch.tensor(dy))
     x, W, b = arrays
@@ -75,6 +75,7 @@ def test_convolution_is_torchs(
     y, cache = conv.conv2d_forward(x, W, b, window)
     np.testing.assert_allclose(y, theirs.detach().numpy(), atol=1e-13)
     for ours, other in zip(conv.conv2d_backward(dy, cache, W), gradients, strict=True):
+        assert ours is not None
         np.testing.assert_allclose(ours, other.numpy(), atol=1e-13)
     plain, cache = conv.conv2d_forward(x, W, None, window)
     np.testing.assert_allclose(plain + b[:, None, None], y, atol=1e-13)
