@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parity.truth import Truth, conv, data, dense, loss, norm, optim
+from parity.truth import Truth, conv, data, dense, loss, norm, optim, winograd
 
 NETWORK = ("float64", "float32", "bfloat16")
 """What layers compute in."""
@@ -35,6 +35,7 @@ ITEMS = {
         Item("dropout", dense.dropout, NETWORK, elementwise=True),
         Item("flatten", dense.flatten, NETWORK, elementwise=True),
         Item("conv2d", conv.conv2d, NETWORK, products=True),
+        Item("conv2d_winograd", winograd.conv2d, ("float32",), products=True),
         Item("max_pool2d", conv.max_pool2d, NETWORK),
         Item("batch_norm_manual", norm.train, NETWORK),
         Item("batch_norm_autodiff", norm.train, NETWORK),

@@ -92,7 +92,7 @@ def _convolution() -> Iterator[Case]:
         "as wide as the image": ((2, 3, 4, 5), 2, Window((4, 5)), True, "plain"),
         "channels-last memory": ((2, 3, 6, 5), 4, study, False, "channels-last"),
         "not contiguous": ((2, 3, 5, 4), 4, study, True, "strided"),
-        "many channels": ((2, 32, 4, 4), 16, study, False, "plain"),
+        "many channels": ((2, 32, 5, 4), 16, study, False, "plain"),
     }
     for name, (shape, out, window, bias, layout) in rows.items():
         inputs = _convolution_inputs(name, shape, out, window, bias)
@@ -103,6 +103,14 @@ def _convolution() -> Iterator[Case]:
     yield Case("conv2d", "exact zeros", zeros, {"window": study})
     small = {key: 1e-22 * array for key, array in inputs.items()}
     yield Case("conv2d", "tiny, products underflow", small, {"window": study})
+    for name, shape in {
+        "tiles": (2, 16, 4, 6),
+        "2x2 image": (3, 16, 2, 2),
+        "two rows": (1, 18, 2, 4),
+        "many": (2, 32, 8, 8),
+    }.items():
+        inputs = _convolution_inputs(f"winograd {name}", shape, 17, study, False)
+        yield Case("conv2d_winograd", name, inputs, {"window": study}, quick=name == "tiles")
 
 
 def _convolution_inputs(

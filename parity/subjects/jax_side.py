@@ -262,6 +262,7 @@ SUBJECTS: dict[str, Subject] = {
     "dropout": dropout,
     "flatten": flatten,
     "conv2d": conv2d,
+    "conv2d_winograd": conv2d,
     "max_pool2d": max_pool2d,
     "batch_norm_manual": _batch_norm(True),
     "batch_norm_autodiff": _batch_norm(False),

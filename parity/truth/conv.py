@@ -8,8 +8,8 @@
 
 Each is an inner product, so gamma_n of the same sum of magnitudes is its limit, whether it is computed as
 one product of patches, as kh kw products, or directly. Products with the zeros of the border count as
-terms: gamma_n only grows with n. A transform (Winograd, FFT) does not keep to a bound element by element
-and is not admitted.
+terms: gamma_n only grows with n. Convolution by a transform (Winograd, FFT) has another limit: see
+parity.truth.winograd.
 """
 
 from __future__ import annotations
