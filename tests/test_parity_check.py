@@ -1,0 +1,341 @@
+"""`python -m parity check`: what is right passes in every backend, what is wrong fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiment.errors import UserError
+from numpy_ref import conv, dense, loss, norm, optim
+from parity import cases, check
+from parity.__main__ import main
+from parity.bounded import Bounded
+from parity.check import Result, compare
+from parity.items import ITEMS, Item
+from parity.rounding import ROUNDINGS, Rounding
+from parity.subjects import Inputs, Outputs, Place, Settings, subjects
+from parity.table import write_json
+from tests import parity_strategies
+
+KNOWN = {
+    ("jax", "linear", "db"),
+    ("jax", "conv2d", "db"),
+    ("jax", "max_pool2d", "dx"),
+    ("torch", "conv2d", "dx"),
+    ("torch", "conv2d", "dW"),
+    ("torch", "max_pool2d", "dx"),
+}
+"""Sums of bfloat16 numbers that the framework's CPU code keeps in bfloat16, rounding at every term."""
+
+
+def failures(results: list[Result]) -> list[str]:
+    return [
+        f"{r.backend} {r.dtype} {r.item} {r.quantity}, {r.case}: {r.share:.3g} {r.note}"
+        for r in results
+        if not r.passed and not (r.dtype == "bfloat16" and (r.backend, r.item, r.quantity) in KNOWN)
+    ]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "shared"])
+def test_every_case_holds(backend: str) -> None:
+    results = check.run(backends=[backend])
+    assert failures(results) == []
+    assert len(results) > (10 if backend == "shared" else 500)
+
+
+def test_the_quick_cases_hold_in_jax() -> None:
+    results = check.run(backends=["jax"], quick=True)
+    assert failures(results) == []
+    assert {r.item for r in results} >= {"linear", "conv2d", "batch_norm_autodiff", "optimizer"}
+
+
+@pytest.mark.slow
+def test_every_case_holds_in_jax() -> None:
+    assert failures(check.run(backends=["jax"])) == []
+
+
+def test_every_item_has_a_quick_case_or_needs_a_whole_backend() -> None:
+    slow = {item for item in ITEMS if not any(case.quick for case in cases.table_of(item))}
+    assert slow == {"initial_parameters", "preprocessing"}
+
+
+def test_no_limit_is_infinite() -> None:
+    for case in cases.table():
+        for dtype in ITEMS[case.item].dtypes:
+            for quantity, bound in check.truth(ITEMS[case.item], case, dtype).items():
+                assert np.isfinite(bound.error).all(), f"{case.item} {case.name} {dtype} {quantity}"
+
+
+STRATEGIES = {
+    "linear": parity_strategies.linear(),
+    "leaky_relu": parity_strategies.leaky_relu(),
+    "conv2d": parity_strategies.conv2d(),
+    "max_pool2d": parity_strategies.max_pool2d(),
+    "batch_norm": parity_strategies.batch_norm(),
+    "loss": parity_strategies.losses(),
+}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("name", STRATEGIES)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_drawn_inputs_hold(name: str, backend: str, data: Any) -> None:
+    case = data.draw(STRATEGIES[name])
+    item = ITEMS[case.item]
+    results = compare(item, {backend: subjects(backend)[case.item]}, [case], ["float64", "float32"])
+    assert failures(results) == []
+
+
+# --- what is wrong fails ---
+
+
+def biased(variance: np.ndarray, n: int) -> np.ndarray:
+    return variance
+
+
+def without_xhat(dy: np.ndarray, cache: Any) -> Any:
+    xhat, inverse, gamma = cache
+    axes = (0,) if dy.ndim == 2 else (0, 2, 3)
+    dgamma, dbeta = (dy * xhat).sum(axis=axes), dy.sum(axis=axes)
+    return gamma * inverse * (dy - dy.mean(axis=axes, keepdims=True)), dgamma, dbeta
+
+
+def zero_gradients(dy: np.ndarray, cache: Any) -> Any:
+    return 0 * dy, 0 * cache[2].reshape(-1), 0 * cache[2].reshape(-1)
+
+
+def one_pass(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float) -> Any:
+    y, (xhat, _, g), mu, _ = ORIGINAL_NORM(x, gamma, beta, eps)
+    axes = (0,) if x.ndim == 2 else (0, 2, 3)
+    variance = (x * x).mean(axis=axes) - mu * mu
+    return y, (xhat, 1 / np.sqrt(np.abs(variance.reshape(g.shape)) + eps).astype(x.dtype), g), mu, variance
+
+
+def eps_outside_the_root(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float) -> Any:
+    axes, along = ((0,), (1, -1)) if x.ndim == 2 else ((0, 2, 3), (1, -1, 1, 1))
+    mu = x.mean(axis=axes, keepdims=True)
+    variance = np.square(x - mu).mean(axis=axes, keepdims=True)
+    inverse = 1 / (np.sqrt(variance) + np.asarray(eps, x.dtype))
+    xhat = (x - mu) * inverse
+    y = xhat * gamma.reshape(along) + beta.reshape(along)
+    return y, (xhat, inverse, gamma.reshape(along)), mu.reshape(-1), variance.reshape(-1)
+
+
+def tf32(array: np.ndarray) -> np.ndarray:
+    """float32 to ten fraction bits."""
+    if array.dtype != np.float32:
+        return array
+    return (array.copy().view(np.uint32) + np.uint32(0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def tie_splitting(dy: np.ndarray, cache: Any) -> np.ndarray:
+    """Every maximum of a window gets its share, as a plain `max` has it."""
+    dx = np.zeros(cache.image, dy.dtype)
+    x, window = POOLED[-1], cache.window
+    for b, c, i, j in np.ndindex(dy.shape):
+        top, left = (n * s - p for n, s, p in zip((i, j), window.stride, window.padding, strict=True))
+        rows = slice(max(top, 0), top + window.kernel[0])
+        columns = slice(max(left, 0), left + window.kernel[1])
+        held = x[b, c, rows, columns]
+        winners = held == held.max()
+        dx[b, c, rows, columns] += winners * (dy[b, c, i, j] / winners.sum(dtype=dy.dtype))
+    return dx
+
+
+def remembering_pool(x: np.ndarray, window: Any) -> Any:
+    POOLED.append(x)
+    return ORIGINAL_POOL(x, window)
+
+
+def without_bias_correction(theta: Any, g: Any, slots: Any, o: Any, eta: float, t: int) -> None:
+    ORIGINAL_UPDATE(theta, g, slots, o, eta, t + 1)
+
+
+POOLED: list[np.ndarray] = []
+ORIGINAL_NORM, ORIGINAL_POOL, ORIGINAL_UPDATE = norm.batch_norm_forward, conv.max_pool2d_forward, optim.update
+ORIGINAL_LINEAR, ORIGINAL_CONV = dense.linear_forward, conv.conv2d_forward
+
+WRONG: dict[str, tuple[str, Any, str, Callable[..., Any], str]] = {
+    "biased running variance": ("batch_norm_manual", norm, "unbiased", biased, "running_var"),
+    "xhat term missing": ("batch_norm_manual", norm, "batch_norm_backward", without_xhat, "dx"),
+    "gradients of zero": ("batch_norm_manual", norm, "batch_norm_backward", zero_gradients, "dx"),
+    "one-pass variance": ("batch_norm_manual", norm, "batch_norm_forward", one_pass, "running_var"),
+    "eps outside the root": ("batch_norm_manual", norm, "batch_norm_forward", eps_outside_the_root, "y"),
+    "TF32 products": (
+        "linear",
+        dense,
+        "linear_forward",
+        lambda x, W, b: (ORIGINAL_LINEAR(tf32(x), tf32(W), b)[0], x),
+        "y",
+    ),
+    "TF32 convolution": (
+        "conv2d",
+        conv,
+        "conv2d_forward",
+        lambda x, W, b, window: ORIGINAL_CONV(tf32(x), tf32(W), b, window),
+        "y",
+    ),
+    "slope 1 at zero": (
+        "leaky_relu",
+        dense,
+        "leaky_relu_backward",
+        lambda dy, x, slope: np.where(x >= 0, dy, slope * dy),
+        "dx",
+    ),
+    "pool splits ties": ("max_pool2d", conv, "max_pool2d_backward", tie_splitting, "dx"),
+    "softmax gradient of zero": ("softmax", loss, "softmax_backward", lambda dp, p: 0 * dp, "ds"),
+    "1/B missing": (
+        "cross_entropy",
+        loss,
+        "softmax_cross_entropy_backward",
+        lambda s, t: loss.softmax_forward(s) - t,
+        "ds",
+    ),
+    "step counted from 2": ("optimizer", optim, "update", without_bias_correction, "theta"),
+}
+
+
+@pytest.mark.parametrize("bug", WRONG)
+def test_what_is_wrong_fails(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    item, module, function, replacement, quantity = WRONG[bug]
+    if bug == "pool splits ties":
+        monkeypatch.setattr(conv, "max_pool2d_forward", remembering_pool)
+    monkeypatch.setattr(module, function, replacement)
+    failed = [r for r in check.run([item], ["numpy"], ["float32"], quick=True) if not r.passed]
+    assert quantity in {r.quantity for r in failed}
+    # Far outside the limit, not at its edge.
+    assert max(r.share for r in failed) > 10
+
+
+def subject_giving(change: Callable[[Outputs], Any]) -> Callable[..., Outputs]:
+    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        outputs = dict(subjects("numpy")["leaky_relu"](inputs, settings, place))
+        change(outputs)
+        return outputs
+
+    return subject
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda outputs: outputs.pop("dx"), "missing"),
+        (lambda outputs: outputs.update(dz=outputs["dx"]), "not asked for"),
+        (
+            lambda outputs: outputs.update(y=outputs["y"].astype(np.float64)),
+            "dtype float64, expected float32",
+        ),
+        (lambda outputs: outputs.update(y=outputs["y"].T), "shape (9, 6), expected (6, 9)"),
+        (lambda outputs: outputs["dx"].__setitem__((0, 0), np.nan), ""),
+        (lambda outputs: outputs["y"].__setitem__((2, 3), np.inf), ""),
+    ],
+)
+def test_what_is_no_number_of_the_right_kind_fails(change: Callable[[Outputs], Any], note: str) -> None:
+    replaced = {("numpy", "leaky_relu"): subject_giving(change)}
+    results = check.run(["leaky_relu"], ["numpy"], ["float32"], quick=True, replaced=replaced)
+    (failed,) = [r for r in results if not r.passed]
+    assert failed.note == note
+    assert failed.share == np.inf
+
+
+def test_an_input_changed_in_place_fails() -> None:
+    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        outputs = subjects("numpy")["leaky_relu"](inputs, settings, place)
+        inputs["dy"][...] = 0
+        return outputs
+
+    replaced = {("numpy", "leaky_relu"): subject}
+    results = check.run(["leaky_relu"], ["numpy"], ["float32"], quick=True, replaced=replaced)
+    assert [(r.quantity, r.note) for r in results if not r.passed] == [
+        ("dy", "the input was changed in place")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("truth", "actual", "passes"),
+    [
+        (1e39, np.inf, True),  # beyond float32
+        (1e39, 3.4e38, False),
+        (-1e39, np.inf, False),
+        (np.nan, np.nan, True),
+        (np.nan, 0.0, False),
+        (0.0, -0.0, True),
+        (1.0, np.nan, False),
+    ],
+)
+def test_what_is_not_finite_must_be_the_same(truth: float, actual: float, passes: bool) -> None:
+    r = ROUNDINGS["float32"]
+    bound = Bounded(np.array([truth]), np.array([1e-9]), r)
+    share, _ = check.shares(bound, np.array([actual], np.float32), r)
+    assert (share[0] <= 1) == passes
+
+
+# --- an own layer; the command line ---
+
+
+def test_an_own_layer_in_ten_lines() -> None:
+    def truth(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+        x, dy = Bounded.exact(inputs["x"], r), Bounded.exact(inputs["dy"], r)
+        return {"y": x * x, "dx": 2 * x * dy}
+
+    def by_hand(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        return {"y": inputs["x"] ** 2, "dx": 2 * inputs["dy"] * inputs["x"]}
+
+    def wrong(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        return {"y": inputs["x"] ** 2, "dx": inputs["dy"] * inputs["x"]}
+
+    rng = np.random.default_rng(0)
+    case = cases.Case("square", "random", {"x": rng.normal(size=9), "dy": rng.normal(size=9)})
+    results = compare(Item("square", truth, elementwise=True), {"hand": by_hand, "wrong": wrong}, [case])
+    assert {(r.backend, r.quantity) for r in results if not r.passed} == {("wrong", "dx")}
+    assert all(r.ulps is not None and r.ulps <= 1.5 for r in results if r.passed)
+
+
+def test_the_command_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "results.json"
+    arguments = ["check", "--quick", "--backend", "numpy", "--item", "linear", "dropout", "--json", str(file)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "linear   numpy    float64" in printed
+    document = json.loads(file.read_text())
+    assert document["passed"]
+    assert {row["item"] for row in document["results"]} == {"linear", "dropout"}
+    assert f"{len(document['results'])} of {len(document['results'])} comparisons hold" in printed
+
+
+def test_the_command_fails_where_something_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(dense, "leaky_relu_backward", lambda dy, x, slope: dy * np.inf)
+    file = tmp_path / "results.json"
+    arguments = ["check", "--quick", "--backend", "numpy", "--item", "leaky_relu", "--json", str(file)]
+    assert main(arguments) == 1
+    assert "FAILED leaky_relu dx, numpy float32 on cpu, case 'exact zeros" in capsys.readouterr().out
+    assert {row["share"] for row in json.loads(file.read_text())["results"]} >= {"inf"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--item", "lineal"], "item: expected one of linear, "),
+        (["--backend", "tensorflow"], "backend: expected one of numpy, jax, torch, shared, got 'tensorflow'"),
+        (["--dtype", "float16"], "dtype: expected one of float64, float32, bfloat16, tf32, got 'float16'"),
+        (["--backend", "numpy", "--dtype", "bfloat16"], "nothing to compare"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--quick", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="json: cannot write"):
+        write_json([], tmp_path / "missing" / "results.json")
