@@ -103,7 +103,7 @@ class Bounded:
             value = self.value / b.value
             room = _size(b.value) - b.error
             p = np.where(room > 0, (self.error + _size(value) * b.error) / room, np.inf)
-            return self.rounded(value, p)
+            return self.rounded(value, p, self.r.division_ulps)
 
     def __rtruediv__(self, other: Operand) -> Bounded:
         return self._lift(other) / self
@@ -167,13 +167,12 @@ class Bounded:
     # --- functions ---
 
     def sqrt(self) -> Bounded:
-        """|sqrt a' - sqrt a| is at most e / (sqrt a + sqrt max(a - e, 0)), and at most sqrt e; correctly
-        rounded by IEEE 754.
-        """
+        """|sqrt a' - sqrt a| is at most e / (sqrt a + sqrt max(a - e, 0)), and at most sqrt e."""
         with np.errstate(all="ignore"):
             value = np.sqrt(self.value)
             divisor = _size(value) + np.sqrt(np.maximum(self.value.astype(np.float64) - self.error, 0))
-            return self.rounded(value, np.fmin(self.error / divisor, np.sqrt(self.error)))
+            p = np.fmin(self.error / divisor, np.sqrt(self.error))
+            return self.rounded(value, p, self.r.division_ulps)
 
     def rsqrt(self, least: float) -> Bounded:
         """1 / sqrt a, of an a' known to be at least `least`: the derivative is steepest at the lower end."""

@@ -111,21 +111,21 @@ def _formats(item: Item, backend: str, dtypes: Iterable[str] | None, device: Dev
 
 
 def _one(item: Item, case: Case, backend: str, subject: Subject, place: Place) -> list[Result]:
-    r = rounding(place.dtype)
+    r = rounding(place.dtype, place.device)
     inputs = case.arrays(r)
     before = {name: array.copy() for name, array in inputs.items()}
     label = Label(item, case, backend, place)
     with np.errstate(all="ignore"):
         outputs = subject(inputs, case.settings, place)
-    results = judge(truth(item, case, place.dtype), outputs, label)
+    results = judge(truth(item, case, place.dtype, place.device), outputs, label)
     changed = [name for name, array in before.items() if not np.array_equal(array, inputs[name], True)]
     return results + [label.failure(name, "the input was changed in place") for name in changed]
 
 
 @lru_cache(maxsize=2048)
-def truth(item: Item, case: Case, dtype: str) -> dict[str, Bounded]:
+def truth(item: Item, case: Case, dtype: str, device: Device = "cpu") -> dict[str, Bounded]:
     """Computed once for every backend and every rerun."""
-    r = rounding(dtype)
+    r = rounding(dtype, device)
     with np.errstate(all="ignore"):
         return item.truth(case.arrays(r), case.settings, r)
 
@@ -162,7 +162,7 @@ def judge(truths: Mapping[str, Bounded], outputs: Outputs, label: Label) -> list
 
 
 def _judge_one(quantity: str, expected: Bounded, actual: Array, label: Label) -> Result:
-    r = rounding(label.place.dtype)
+    r = rounding(label.place.dtype, label.place.device)
     if actual.shape != expected.shape:
         return label.failure(quantity, f"shape {actual.shape}, expected {expected.shape}")
     if actual.dtype != r.stored:

@@ -21,11 +21,13 @@ from experiment.errors import UserError
 Array = np.ndarray[Any, Any]
 
 EXP_ULPS = 3.0
-"""NumPy's float32 exp is off by at most 2.52 ULP (numpy/core/src/umath/simd); SLEEF (torch) 1.0, CUDA 2."""
+"""NumPy's float32 exp: at most 2.52 ULP; XLA 2.0, CUDA 2, SLEEF (torch) 1.0."""
 LOG_ULPS = 4.0
-"""NumPy's float32 log is off by at most 3.83 ULP; SLEEF 1.0, CUDA 1."""
+"""NumPy's float32 log: at most 3.83 ULP; XLA 1.5, CUDA 1, SLEEF 1.0."""
 RSQRT_ULPS = 2.0
-"""CUDA's rsqrtf: 2 ULP; 1 / sqrt(x) rounds twice, less than that."""
+"""CUDA's and XLA's rsqrt: 2 ULP; 1 / sqrt(x) rounds twice, less than that."""
+GPU_DIVISION_ULPS = 1.0
+"""XLA's float32 division and square root on a GPU; on a CPU they are correctly rounded (0.5)."""
 POWER_ULPS = 4.0
 """NumPy's vectorised float64 power (SVML): below 4 ULP; glibc's pow below 1."""
 COS_ULPS = 4.0
@@ -51,6 +53,8 @@ class Rounding:
     """Of the sums inside products and reductions, where narrower numbers are summed in wider ones."""
     operand_u: float = 0.0
     """What products do to each factor first: 0, or TF32's unit roundoff."""
+    division_ulps: float = 0.5
+    """Of divisions and square roots."""
 
     @property
     def u_truth(self) -> float:
@@ -60,7 +64,9 @@ class Rounding:
     @property
     def wide(self) -> Rounding:
         """What batch norm, losses and updates compute in: at least float32."""
-        return ROUNDINGS["float32"] if self.name == "bfloat16" else self
+        if self.name != "bfloat16":
+            return self
+        return replace(ROUNDINGS["float32"], division_ulps=self.division_ulps)
 
     def nearest(self, array: Array) -> Array:
         """The representable number nearest to each element (ties to even), as a `stored` array."""
@@ -113,11 +119,12 @@ ROUNDINGS = {
 ROUNDINGS["tf32"] = replace(ROUNDINGS["float32"], name="tf32", operand_u=TF32_U)
 
 
-def rounding(name: str) -> Rounding:
-    """The arithmetic of that name; raises UserError where there is none."""
+def rounding(name: str, device: str = "cpu") -> Rounding:
+    """The arithmetic of that name on that device; raises UserError where there is none."""
     if name not in ROUNDINGS:
         raise UserError(f"dtype: expected one of {', '.join(ROUNDINGS)}, got {name!r}; change --dtype")
-    return ROUNDINGS[name]
+    found = ROUNDINGS[name]
+    return found if device == "cpu" else replace(found, division_ulps=GPU_DIVISION_ULPS)
 
 
 def truth_note() -> str:
