@@ -16,6 +16,7 @@ from experiment.errors import UserError
 from experiment.spec import BackendName
 from parity import perturbation, trajectory
 from parity.check import run as run_checks
+from parity.subjects import BACKENDS, installed
 from parity.table import render, write_json
 
 
@@ -92,6 +93,9 @@ def check(
     if not results:
         raise UserError("check: nothing to compare; this choice of --backend, --dtype and --item is empty")
     print(render(results))
+    for name in BACKENDS:
+        if not backend and not installed(name):
+            print(f"{name} is not installed and was left out.")
     if json is not None:
         write_json(results, json)
     return 0 if all(result.passed for result in results) else 1

@@ -69,7 +69,9 @@ def run(
 
     `replaced` puts another subject in the place of (backend, item). Raises UserError for unknown names.
     """
-    chosen = _known("item", items, ITEMS)
+    from parity import model  # builds on this module
+
+    chosen = _known("item", items, [*ITEMS, "model"])
     names = _known("backend", backends, (*BACKENDS, SHARED))
     formats = [rounding(name).name for name in dtypes or ()] or None
     results: list[Result] = []
@@ -84,6 +86,8 @@ def run(
                 found = {name: available[item.name]}
                 wanted = [c for c in case_table.table_of(item.name) if c.quick or not quick]
                 results += compare(item, found, wanted, formats, device, eager)
+            if "model" in chosen and name != SHARED:
+                results += model.check_models(name, formats, device, quick, progress)
     return results
 
 

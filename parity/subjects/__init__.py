@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,13 @@ def devices(name: str) -> list[Device]:
     module = importlib.import_module(f"parity.subjects.{name}_side")
     found: list[Device] = module.devices()
     return found
+
+
+def unfused(name: str) -> AbstractContextManager[Any]:
+    """Inside, the backend computes operation by operation."""
+    module = importlib.import_module(f"parity.subjects.{name}_side")
+    context: AbstractContextManager[Any] = getattr(module, "unfused", nullcontext)()
+    return context
 
 
 def started(name: BackendName, place: Place, data: TrainingData, parameters: Inputs | None = None) -> Backend:

@@ -26,6 +26,9 @@ def devices() -> list[Device]:
     return ["cpu"] if platform == "cpu" else ["cpu", platform]  # type: ignore[list-item]
 
 
+unfused = jax.disable_jit
+
+
 @contextmanager
 def _context(place: Place) -> Iterator[None]:
     precision = "tensorfloat32" if place.tf32 else "highest"
