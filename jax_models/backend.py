@@ -30,7 +30,8 @@ from experiment.layers import first_trained, is_weight
 from experiment.spec import Device, Experiment
 from jax_models import augment, conv, loss, optim
 from jax_models.conv import AnyArray
-from jax_models.model import Network, at_least_float32, bind
+from jax_models.dense import at_least_float32
+from jax_models.model import Network, bind
 
 Array = jax.Array
 Batch = tuple[Array, Array]

@@ -38,7 +38,7 @@ from flax import nnx
 
 from experiment.errors import UserError
 from experiment.layers import Window
-from jax_models import winograd
+from jax_models import dense, winograd
 
 Array = jax.Array
 AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
@@ -54,7 +54,7 @@ class Conv2d(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         y = conv2d(x, self.weight[...].astype(x.dtype), self.window)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)  # eq. 64; backward 68
+        return y if self.bias is None else dense.add_bias(y, self.bias[...])  # eq. 64; backward 68
 
 
 class MaxPool2d(nnx.Module):
@@ -220,8 +220,9 @@ def cpu_max_pool2d(x: Array, window: Window) -> tuple[Array, Array]:
 
 def cpu_max_pool2d_backward(dy: Array, first: Array, shape: tuple[int, ...], window: Window) -> Array:
     """dy (B, H', W', C) to dx of `shape`: each window's gradient goes to its first maximum."""
-    parts = {place: jnp.where(first == index, dy, 0) for index, place in enumerate(_places(window))}
-    return _overlap_add(parts, window, shape)  # eq. 78
+    wide = dy.astype(dense.at_least_float32(dy.dtype))  # sums are rounded to bfloat16 once
+    parts = {place: jnp.where(first == index, wide, 0) for index, place in enumerate(_places(window))}
+    return _overlap_add(parts, window, shape).astype(dy.dtype)  # eq. 78
 
 
 def vendor_max_pool2d(x: Array, window: Window) -> Array:

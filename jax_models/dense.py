@@ -31,8 +31,20 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_features,)))
 
     def __call__(self, x: Array) -> Array:
-        W, b = self.weight[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        return x @ W.T + b  # eq. 25; backward 30-35, 38-44
+        return add_bias(x @ self.weight[...].astype(x.dtype).T, self.bias[...])  # eq. 25; 30-35, 38-44
+
+
+def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of parameters, sums, loss and updates for a network that computes in `dtype`."""
+    return jnp.dtype(jnp.float32) if dtype == jnp.bfloat16 else dtype
+
+
+def add_bias(y: Array, b: Array) -> Array:
+    """y + b along the last axis, in at least float32: the gradient of b is a sum over all of y's places,
+    and a sum kept in bfloat16 loses every term below 1/256 of it.
+    """
+    wide = at_least_float32(y.dtype)
+    return (y.astype(wide) + b.astype(wide)).astype(y.dtype)
 
 
 class LeakyReLU(nnx.Module):

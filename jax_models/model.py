@@ -64,12 +64,7 @@ class Network(nnx.Module):
             if taps is not None:
                 x = x + taps[name]
             outputs[name] = x
-        return x.astype(at_least_float32(x.dtype)), outputs, updated
-
-
-def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype of parameters, loss and updates for a network that computes in `dtype`."""
-    return jnp.dtype(jnp.float32) if dtype == jnp.bfloat16 else dtype
+        return x.astype(dense.at_least_float32(x.dtype)), outputs, updated
 
 
 class _Flatten(nnx.Module):

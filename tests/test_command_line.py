@@ -88,6 +88,13 @@ def another(kind: Any, default: Any) -> tuple[list[str], Any]:
     return ["600", "500", "275"], (600, 500, 275)
 
 
+NEEDS: dict[str, dict[str, Any]] = {
+    "nesterov": {"momentum": 0.9},
+    "head_norm": {"channels": ("64",), "batch_norm": "manual"},
+}
+"""What a setting cannot stand without."""
+
+
 def as_words(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
 
@@ -97,10 +104,7 @@ def test_every_setting_has_its_plain_name(group: str, name: str, kind: Any, defa
     """And it alone changes, but for what it needs beside it."""
     words, value = another(kind, default)
     assert value != default
-    needs: dict[str, Any] = {
-        "nesterov": {"momentum": 0.9},
-        "head_norm": {"channels": ("64",), "batch_norm": "manual"},
-    }.get(name, {})
+    needs = NEEDS.get(name, {})
     beside = [word for key, other in needs.items() for word in (option(key), *as_words(other))]
     settings = train.parse([option(name), *words, *beside]).settings
     expected = dataclasses.replace(getattr(Experiment(), group), **{name: value}, **needs)

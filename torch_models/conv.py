@@ -49,9 +49,11 @@ class Conv2d(nn.Conv2d):
             raise UserError(
                 f"convolution: expected x (B, {self.in_channels}, H, W), got {tuple(input.shape)}"
             )
-        b = None if self.bias is None else self.bias.to(input.dtype)
-        W = self.weight.to(input.dtype)
-        return functional.conv2d(input, W, b, self.stride, self.padding)  # eq. 64; backward 66-72
+        x = _wide_on_cpu(input)
+        b = None if self.bias is None else self.bias.to(x.dtype)
+        W = self.weight.to(input.dtype).to(x.dtype)
+        y = functional.conv2d(x, W, b, self.stride, self.padding)  # eq. 64; backward 66-72
+        return y.to(input.dtype)
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -63,4 +65,11 @@ class MaxPool2d(nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
         if input.ndim != 4:
             raise UserError(f"max-pool: expected x (B, C, H, W), got {tuple(input.shape)}")
-        return super().forward(input)
+        return super().forward(_wide_on_cpu(input)).to(input.dtype)
+
+
+def _wide_on_cpu(x: Tensor) -> Tensor:
+    """bfloat16 as float32 on a CPU: there torch rounds a gradient's sum to bfloat16 at every term, and gets
+    0 for 0.0198. On a GPU sums are float32 anyway.
+    """
+    return x.float() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else x
