@@ -26,8 +26,6 @@ equations above, written in products and slices.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -39,6 +37,7 @@ from flax import nnx
 from experiment.errors import UserError
 from experiment.layers import Window
 from jax_models import dense, winograd
+from jax_models.windows import at, collect, pad, places
 
 Array = jax.Array
 AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
@@ -119,8 +118,8 @@ def cpu_conv2d_backward(dy: Array, x: Array, W: Array, window: Window) -> tuple[
     dY, M = dy.reshape(-1, dy.shape[3]), W.reshape(-1, W.shape[3])
     dM = _product(_patches(x, window).T, dY)  # eq. 67
     dP = _product(dY, M.T).reshape(*dy.shape[:3], *W.shape[:3])  # eq. 70
-    parts = {place: dP[:, :, :, *place] for place in _places(window)}
-    return _overlap_add(parts, window, x.shape).astype(x.dtype), dM.astype(W.dtype).reshape(W.shape)
+    dx = collect(lambda place, dP: dP[:, :, :, *place], (dP,), window, x.shape)  # eq. 71-72
+    return dx.astype(x.dtype), dM.astype(W.dtype).reshape(W.shape)
 
 
 def vendor_conv2d(x: Array, W: Array, window: Window) -> Array:
@@ -161,7 +160,8 @@ def _product(a: Array, b: Array) -> Array:
 
 def _patches(x: Array, window: Window) -> Array:
     """P (B H' W', kh kw C)."""
-    columns = [_at(_pad(x, window, 0), place, window, x.shape) for place in _places(window)]
+    padded, size = pad(x, window, 0), window.output(*x.shape[1:3])
+    columns = [at(padded, place, window, size) for place in places(window)]
     return jnp.concatenate(columns, axis=3).reshape(-1, len(columns) * x.shape[3])
 
 
@@ -206,23 +206,27 @@ max_pool2d.defvjp(_max_pool2d_forward, _max_pool2d_backward)
 def cpu_max_pool2d(x: Array, window: Window) -> tuple[Array, Array]:
     """x to (y, (k*, l*) of each window as k* kw + l*)."""
     size = window.output(*x.shape[1:3])
-    padded = _pad(x, window, -jnp.inf)
+    padded = pad(x, window, -jnp.inf)
     # Where every value is -inf the first place inside the image wins, not the border before it.
     first = jnp.broadcast_to(_first_inside(window, size)[:, :, None], (len(x), *size, x.shape[3]))
     y = jnp.full(first.shape, -jnp.inf, x.dtype)
-    for index, place in enumerate(_places(window)):
-        here = _at(padded, place, window, x.shape)
+    for index, place in enumerate(places(window)):
+        here = at(padded, place, window, size)
         greater = ~(here <= y) & (y == y)  # strictly, so that the first stays; a NaN wins once and for all
         first = jnp.where(greater, first.dtype.type(index), first)  # eq. 76
         y = jnp.maximum(y, here)  # eq. 75
-    return y, first
+    return jax.lax.optimization_barrier((y, first))
 
 
 def cpu_max_pool2d_backward(dy: Array, first: Array, shape: tuple[int, ...], window: Window) -> Array:
     """dy (B, H', W', C) to dx of `shape`: each window's gradient goes to its first maximum."""
     wide = dy.astype(dense.at_least_float32(dy.dtype))  # sums are rounded to bfloat16 once
-    parts = {place: jnp.where(first == index, wide, 0) for index, place in enumerate(_places(window))}
-    return _overlap_add(parts, window, shape).astype(dy.dtype)  # eq. 78
+    kw = window.kernel[1]
+
+    def part(place: tuple[int, int], dy: Array, first: Array) -> Array:
+        return jnp.where(first == place[0] * kw + place[1], dy, 0)
+
+    return collect(part, (wide, first), window, shape).astype(dy.dtype)  # eq. 78
 
 
 def vendor_max_pool2d(x: Array, window: Window) -> Array:
@@ -247,53 +251,3 @@ def _first_inside(window: Window, size: tuple[int, int]) -> np.ndarray:
 def _index_type(window: Window) -> np.dtype:
     """The smallest that numbers the places of a window."""
     return np.min_scalar_type(window.kernel[0] * window.kernel[1] - 1)
-
-
-# --- windows ---
-
-
-def _places(window: Window) -> Iterable[tuple[int, int]]:
-    """(k, l) in reading order."""
-    return itertools.product(range(window.kernel[0]), range(window.kernel[1]))
-
-
-def _pad(x: Array, window: Window, value: float) -> Array:
-    """x inside a border of `value`."""
-    border = [(0, 0, 0), *((p, p, 0) for p in window.padding), (0, 0, 0)]
-    return jax.lax.pad(x, jnp.array(value, x.dtype), border)
-
-
-def _at(padded: Array, place: tuple[int, int], window: Window, shape: tuple[int, ...]) -> Array:
-    """What all windows have at (k, l), (B, H', W', C); `shape` is the image's without its border."""
-    down, across = (
-        slice(k, k + s * (n - 1) + 1, s)
-        for k, s, n in zip(place, window.stride, window.output(*shape[1:3]), strict=True)
-    )
-    return padded[:, down, across]
-
-
-def _overlap_add(parts: dict[tuple[int, int], Array], window: Window, shape: tuple[int, ...]) -> Array:
-    """The transpose of `_at`, summed: each (k, l)'s part (B, H', W', C) back at its place in the image.
-
-    With stride s, row u of xp is row q of its phase a, u = s q + a, and window q - m saw it at k = a + s m:
-    each phase is a sum of shifted parts, and the phases interleave to xp. Nothing is scattered.
-    """
-    (kh, kw), (sh, sw) = window.kernel, window.stride
-    height, width = (
-        -(-(n + 2 * p) // s) for n, p, s in zip(shape[1:3], window.padding, window.stride, strict=True)
-    )
-    zero = jnp.zeros((), next(iter(parts.values())).dtype)
-
-    def shifted(part: Array, m: int, n: int) -> Array:
-        rest = height - m - part.shape[1], width - n - part.shape[2]
-        return jax.lax.pad(part, zero, [(0, 0, 0), (m, rest[0], 0), (n, rest[1], 0), (0, 0, 0)])
-
-    phases = []
-    for a, b in itertools.product(range(sh), range(sw)):
-        seen = itertools.product(range(a, kh, sh), range(b, kw, sw))
-        terms = [shifted(parts[place], place[0] // sh, place[1] // sw) for place in seen]
-        phases.append(sum(terms, jnp.zeros((shape[0], height, width, shape[3]), zero.dtype)))
-    xp = jnp.stack(phases, axis=3).reshape(shape[0], height, width, sh, sw, shape[3])
-    xp = xp.transpose(0, 1, 3, 2, 4, 5).reshape(shape[0], height * sh, width * sw, shape[3])
-    (top, left), (rows, columns) = window.padding, shape[1:3]
-    return xp[:, top : top + rows, left : left + columns]  # eq. 72

@@ -28,6 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_models.windows import interleave, surround
+
 Array = jax.Array
 Grid = list[list[Array]]
 """Arrays of one shape, by row and column of a tile."""
@@ -58,11 +60,12 @@ def forward(x: Array, W: Array) -> Array:
     V, U = _transforms(x, W)
     M = _each(lambda v, u: v @ u, V, U)
     rows, columns = _filters(x)
-    return _join(_apply(rows.outputs, M, columns.outputs))
+    return interleave(_apply(rows.outputs, M, columns.outputs))
 
 
 def backward(dy: Array, x: Array, W: Array) -> tuple[Array, Array]:
     """dy (B, H, W, O) to (dx, dW)."""
+    dy = jax.lax.optimization_barrier(dy)  # else computed anew for each entry of dM
     rows, columns = _filters(x)
     V, U = _transforms(x, W)
     dM = _apply(rows.outputs.T, _split(dy), columns.outputs.T)
@@ -108,20 +111,13 @@ def _split(y: Array) -> Grid:
     return [[y[:, :, i, :, j] for j in range(2)] for i in range(2)]
 
 
-def _join(phases: Grid) -> Array:
-    """The inverse of `_split`."""
-    batch, rows, columns, channels = phases[0][0].shape
-    y = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
-    return y.reshape(batch, 2 * rows, 2 * columns, channels)
-
-
 def _tiles(x: Array) -> Grid:
     """What all tiles have at (m, n): tile (i, j) starts at row 2i and column 2j of xp. No border along an
     axis of two places.
     """
     height, width = x.shape[1:3]
     top, left = int(height > 2), int(width > 2)
-    xp = jnp.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
+    xp = surround(x, (top, top), (left, left), 0)
     down, across = height - 1, width - 1  # from the first tile's start to the last's, and one
 
     def at(m: int, n: int) -> Array:
@@ -133,7 +129,7 @@ def _tiles(x: Array) -> Grid:
 def _untile(tiles: Grid) -> Array:
     """The transpose of `_tiles`."""
     rows = [tuple(_fold(column, 1)) for column in zip(*tiles, strict=True)]
-    return _join([_fold(row, 2) for row in zip(*rows, strict=True)])
+    return interleave([_fold(row, 2) for row in zip(*rows, strict=True)])
 
 
 def _fold(tiles: tuple[Array, ...], axis: int) -> list[Array]:
