@@ -1,0 +1,73 @@
+"""How differences grow, drawn: parameters on the left, losses of batches on the right."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiment.plots import BLUE, GREEN, ORANGE
+from parity.growth import TWIN, Growth
+from parity.rounding import rounding
+
+STYLES: dict[str, dict[str, Any]] = {
+    "numpy": {"color": ORANGE, "linestyle": "--"},
+    "jax": {"color": BLUE, "linestyle": "-"},
+    "torch": {"color": GREEN, "linestyle": "-."},
+    TWIN: {"color": "#666666", "linestyle": ":"},
+}
+"""Told apart by dashes where colours are not."""
+
+
+def figure(growth: Growth) -> Figure:
+    """One experiment in one format."""
+    drawn = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(drawn)
+    left, right = drawn.subplots(1, 2)
+    u = rounding(growth.dtype).u
+    for curve in growth.curves:
+        label = f"{growth.reference}'s twin, rounding alone" if curve.backend == TWIN else curve.backend
+        steps = [point.step for point in curve.points]
+        left.plot(steps, _positive(point.parameters for point in curve.points), label=label, **_style(curve))
+        running = np.maximum.accumulate(curve.losses)
+        right.plot(range(1, len(running) + 1), _positive(running), label=label, **_style(curve))
+    left.axhline(u, color="black", linewidth=0.7)
+    left.annotate(f"u = {u:.1e}", (growth.steps, u), ha="right", va="bottom", fontsize=8)
+    left.set(xlabel="step", ylabel="relative difference", title=f"parameters, against {growth.reference}")
+    right.set(xlabel="step", ylabel="nats", title="loss of a batch, largest difference so far")
+    for axes in (left, right):
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    drawn.suptitle(f"{growth.experiment}, {growth.dtype}")
+    return drawn
+
+
+def png(growth: Growth) -> bytes:
+    """As a picture."""
+    buffer = io.BytesIO()
+    figure(growth).savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def svg(growth: Growth) -> str:
+    """As an <svg> element with real text, the same bytes each time."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "triptych"}):
+        figure(growth).savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def _style(curve: Any) -> dict[str, Any]:
+    return {"linewidth": 1.4} | STYLES[curve.backend]
+
+
+def _positive(values: Iterable[float]) -> np.ndarray:
+    """Zeros cannot be drawn on a logarithmic axis: left out."""
+    array = np.array([*values], float)
+    return np.where(array > 0, array, np.nan)
