@@ -17,6 +17,7 @@ from experiment.spec import BackendName
 from parity import perturbation, trajectory
 from parity.check import run as run_checks
 from parity.growth_command import grow
+from parity.progress import show
 from parity.subjects import BACKENDS, installed
 from parity.table import render, write_json
 
@@ -84,13 +85,8 @@ def check(
         quick: The few most telling cases of each item.
         json: Also write every result to this file.
     """
-
-    def progress(line: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-
-    results = run_checks(item, backend, dtype, quick, progress=progress)
-    progress("")
+    results = run_checks(item, backend, dtype, quick, progress=show)
+    show("")
     if not results:
         raise UserError("check: nothing to compare; this choice of --backend, --dtype and --item is empty")
     print(render(results))

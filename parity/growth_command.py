@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from experiment.layers import Conv2d
 from experiment.spec import BackendName, Device, Dtype, Experiment
 from parity import growth, growth_plot
 from parity.growth import Growth, Progress
+from parity.progress import show
 from parity.subjects import BACKENDS, installed
 
 OUT = Path("runs/parity")
@@ -82,8 +82,8 @@ def grow(
     wanted = [Wanted(name, number, steps, test_images, seed) for name in experiment for number in dtype]
     for one in wanted:
         one.resolved()  # a wrong name shows before hours of work
-    found = follow(wanted, names, dataset, data_dir, device, out, _progress)
-    _progress("")
+    found = follow(wanted, names, dataset, data_dir, device, out, show)
+    show("")
     print("\n\n".join(growth.table(one) for one in found))
     return 0 if all(one.passed for one in found) else 1
 
@@ -120,11 +120,11 @@ def follow(
     return found
 
 
-def save(result: Growth, out: Path) -> None:
-    """growth-<experiment>-<dtype>.json and .png; raises UserError where they cannot be written."""
+def save(result: Growth, out: Path, prefix: str = "") -> None:
+    """<prefix>growth-<experiment>-<dtype>.json and .png; raises UserError where they cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        stem = out / f"growth-{result.experiment}-{result.dtype}"
+        stem = out / f"{prefix}growth-{result.experiment.replace(' ', '-')}-{result.dtype}"
         document = json.dumps(result.document(), allow_nan=False) + "\n"
         write_atomically(stem.with_suffix(".json"), document.encode())
         write_atomically(stem.with_suffix(".png"), growth_plot.png(result))
@@ -135,8 +135,3 @@ def save(result: Growth, out: Path) -> None:
 def _fewer(data: TrainingData, count: int) -> TrainingData:
     images, labels = ({**split, "test": split["test"][:count]} for split in (data.images, data.labels))
     return replace(data, images=images, labels=labels)
-
-
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)

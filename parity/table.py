@@ -55,17 +55,32 @@ def explain(result: Result) -> str:
 
 
 def write_json(results: Sequence[Result], path: Path) -> None:
+    """`document`, on the disk; raises UserError where it cannot be written."""
+    try:
+        path.write_text(json.dumps(document(results), indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"json: cannot write {path} ({error.strerror}); choose another file for --json"
+        ) from None
+
+
+def document(results: Sequence[Result]) -> dict[str, Any]:
     """Every result, and what float64 was judged against; infinities as strings."""
-    document = {
+    return {
         "truth": truth_note(),
         "passed": all(result.passed for result in results),
         "results": [{key: _strict(value) for key, value in asdict(result).items()} for result in results],
     }
+
+
+def read_json(path: Path) -> list[Result]:
+    """The results that `write_json` wrote; raises UserError for another file."""
     try:
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
+        rows = json.loads(path.read_text())["results"]
+        return [Result(**{key: _loose(key, value) for key, value in row.items()}) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"json: cannot write {path} ({error.strerror}); choose another file for --json"
+            f"{path}: expected the results of `python -m parity check --json` ({error}); run it again"
         ) from None
 
 
@@ -85,3 +100,10 @@ def _share(share: float) -> str:
 def _strict(value: Any) -> Any:
     """JSON has no infinities."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _loose(key: str, value: Any) -> Any:
+    """The reverse of `_strict`, and the index a tuple again."""
+    if key in ("share", "actual", "truth", "limit", "ulps") and isinstance(value, str):
+        return float(value)
+    return tuple(value) if key == "index" else value
