@@ -38,6 +38,8 @@ FOLLOWED = ("parameters/", "statistics/")
 MARKS, FORCED = 32, 10
 """How many steps of a run are looked at, and at how many of them every backend takes a step from the
 reference's state."""
+PREDICTED = 5
+"""At how many of the marks the test split is predicted."""
 
 Progress = Callable[[str], None]
 
@@ -210,7 +212,7 @@ def grow(
     backends: Sequence[BackendName],
     origin: tuple[str, str] = ("", ""),
     device: Device = "cpu",
-    predictions: int = 5,
+    predictions: int = PREDICTED,
     progress: Progress = lambda _: None,
 ) -> Growth:
     """Train `experiment` in all `backends` at once, against the first of them.
@@ -286,7 +288,7 @@ def spread(steps: int, count: int) -> list[int]:
     """About `count` of 1 .. steps, dense at the start and in equal strides later; the last included."""
     even = np.linspace(0, steps, count // 2 + 1)[1:]
     early = np.geomspace(1, max(even[0], 1), count - count // 2)
-    return sorted({round(float(step)) for step in (*early, *even)} | {steps})
+    return sorted({max(1, round(float(step))) for step in (*early, *even)} | {steps})
 
 
 def table(growth: Growth) -> str:

@@ -113,6 +113,7 @@ def follow(
             backends,
             (loaded.source, loaded.fingerprint),
             device,
+            predictions=1 if count else growth.PREDICTED,
             progress=lambda line, where=where: progress(f"{where}, {line}"),  # type: ignore[misc]
         )
         save(result, out)

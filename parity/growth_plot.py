@@ -33,18 +33,24 @@ def figure(growth: Growth) -> Figure:
     for curve in growth.curves:
         label = f"{growth.reference}'s twin, rounding alone" if curve.backend == TWIN else curve.backend
         steps = [point.step for point in curve.points]
-        left.plot(steps, _positive(point.parameters for point in curve.points), label=label, **_style(curve))
+        apart = _positive(point.parameters for point in curve.points)
+        left.plot(steps, apart, label=label, **_style(curve))
+        if curve.backend == TWIN:
+            left.plot(steps, apart * np.sqrt(steps), label="√t times that", color="#bbbbbb", linewidth=1)
         running = np.maximum.accumulate(curve.losses)
         right.plot(range(1, len(running) + 1), _positive(running), label=label, **_style(curve))
     left.axhline(u, color="black", linewidth=0.7)
     left.annotate(f"u = {u:.1e}", (growth.steps, u), ha="right", va="bottom", fontsize=8)
-    left.set(xlabel="step", ylabel="relative difference", title=f"parameters, against {growth.reference}")
+    left.set(
+        xlabel="step",
+        ylabel="relative difference",
+        title=f"{growth.experiment}, {growth.dtype}: parameters, against {growth.reference}",
+    )
     right.set(xlabel="step", ylabel="nats", title="loss of a batch, largest difference so far")
     for axes in (left, right):
         axes.set_yscale("log")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    drawn.suptitle(f"{growth.experiment}, {growth.dtype}")
     return drawn
 
 

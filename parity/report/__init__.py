@@ -1,0 +1,1 @@
+"""`python -m parity report`: every proof in one go, and one page that shows them."""
