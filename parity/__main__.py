@@ -5,6 +5,7 @@ whole runs.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import tyro
@@ -14,6 +15,7 @@ from cifar10.preprocess import prepare
 from experiment.catalogue import find
 from experiment.errors import UserError
 from experiment.spec import BackendName
+from parity import drawn as drawn_inputs
 from parity import perturbation, trajectory
 from parity.check import run as run_checks
 from parity.subjects import BACKENDS, installed
@@ -69,6 +71,8 @@ def check(
     dtype: tuple[str, ...] = (),
     item: tuple[str, ...] = (),
     quick: bool = False,
+    drawn: int | None = None,
+    seed: int = 0,
     json: Path | None = None,
 ) -> int:
     """Judge every layer, loss, optimizer and preparation step of every backend against rounding theory.
@@ -78,9 +82,13 @@ def check(
 
     Args:
         backend: Only these: numpy, jax, torch, shared (what is computed once for all three).
-        dtype: Only these: float64, float32, bfloat16, and on a GPU tf32.
+        dtype: Only these: float64, float32, bfloat16, on a GPU tf32, and shipped: float32 in the precision
+            that the framework takes products in by default (on accelerators, and on a CPU if asked for).
         item: Only these, such as linear or batch_norm_manual.
         quick: The few most telling cases of each item.
+        drawn: Inputs that hypothesis draws for each item, backend and format, beside the table's; by
+            default 20, with --quick none.
+        seed: Of the drawn inputs.
         json: Also write every result to this file.
     """
 
@@ -88,11 +96,19 @@ def check(
         if sys.stderr.isatty():
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
-    results = run_checks(item, backend, dtype, quick, progress=progress)
+    if drawn is None:
+        drawn = 0 if quick or not drawn_inputs.available() else drawn_inputs.PER_ITEM
+    elif drawn:
+        drawn_inputs.require(drawn)
+    began = time.perf_counter()
+    results = run_checks(item, backend, dtype, quick, progress=progress, drawn=drawn, seed=seed)
     progress("")
     if not results:
         raise UserError("check: nothing to compare; this choice of --backend, --dtype and --item is empty")
     print(render(results))
+    print(f"{len(results)} comparisons took {time.perf_counter() - began:.0f} s.")
+    if not quick and not drawn:
+        print("No inputs were drawn: hypothesis is not installed, or --drawn is 0.")
     for name in BACKENDS:
         if not backend and not installed(name):
             print(f"{name} is not installed and was left out.")

@@ -31,13 +31,7 @@ def softmax(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounde
 def cross_entropy(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
     """s (B, K), labels (B,) to L (B,) and ds (B, K) of the batch mean."""
     s, labels, smoothing = Bounded.exact(inputs["s"], r), inputs["labels"], settings["smoothing"]
-    shifted = s - _top(s)
-    log_p = shifted - shifted.exp().sum(axis=1, keepdims=True).log()
     t, p = _targets(labels, s, smoothing), _probabilities(s)
-    hot = _targets(labels, s, 0.0)
-    blend = -(hot * log_p).sum(axis=1) * _number(1.0 - smoothing, r)
-    uniform = -log_p.sum(axis=1) * _number(smoothing / s.shape[1], r)
-    loss = -(t * log_p).sum(axis=1)
     # Automatic differentiation keeps the factor sum t = 1, and puts 1/B first or last.
     weight = _number(1.0, r) / len(s)
     ds = either(
@@ -45,7 +39,15 @@ def cross_entropy(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, 
         weight * p * t.sum(axis=1, keepdims=True) - weight * t,
         p * (weight * t).sum(axis=1, keepdims=True) - weight * t,
     )
-    return {"L": either(loss, blend + uniform), "ds": ds}
+    return {"L": cross_entropies(s, labels, smoothing), "ds": ds}
+
+
+def cross_entropies(s: Bounded, labels: Array, smoothing: float) -> Bounded:
+    """L (B,), of logits that may carry errors."""
+    log_p, t, hot = _log_p(s), _targets(labels, s, smoothing), _targets(labels, s, 0.0)
+    blend = -(hot * log_p).sum(axis=1) * _number(1.0 - smoothing, s.r)
+    uniform = -log_p.sum(axis=1) * _number(smoothing / s.shape[1], s.r)
+    return either(-(t * log_p).sum(axis=1), blend + uniform)
 
 
 def squared_error(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
@@ -96,7 +98,14 @@ def _size(b: Bounded) -> float:
 
 
 def _top(s: Bounded) -> Bounded:
-    return Bounded.exact(s.value.max(axis=1, keepdims=True), s.r)
+    return Bounded(s.value.max(axis=1, keepdims=True), s.error.max(axis=1, keepdims=True), s.r)
+
+
+def _log_p(s: Bounded) -> Bounded:
+    shifted = s - _top(s)
+    # The largest shifted logit is 0 exactly, so that the sum is 1 or more, but for the error of exp there.
+    least = 1 - 2 * s.r.exp_ulps * s.r.u
+    return shifted - shifted.exp().sum(axis=1, keepdims=True).log(least)
 
 
 def _probabilities(s: Bounded) -> Bounded:
