@@ -189,7 +189,7 @@ class Bounded:
         with np.errstate(all="ignore"):
             value, a, e = np.exp(self.value), self.value.astype(np.float64), self.error
             p = np.where(e < 1, _size(value) * np.expm1(e), np.exp(a + e + 2.0**-51 * (np.abs(a) + e)))
-            return self.rounded(value, p, self.r.exp_ulps)
+            return self.rounded(value, np.where(np.isneginf(a), 0.0, p), self.r.exp_ulps)
 
     def log(self, least: float = 0.0) -> Bounded:
         """|log a' - log a| <= -log(1 - e / a), of an a' known to be at least `least`; infinite where a' may

@@ -128,12 +128,13 @@ def _nothing_from_sources() -> Iterator[None]:
     one; where it is gone, draws are the same for the same command only.
     """
     from hypothesis.internal.conjecture import providers
+    from hypothesis.internal.constants_ast import Constants
 
     before = getattr(providers, "_get_local_constants", None)
     if before is None:
         yield
         return
-    nothing = providers.Constants()
+    nothing = Constants()
     try:
         providers._get_local_constants = lambda: nothing
         yield

@@ -105,13 +105,13 @@ def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label:
         # Backends take the mean in float64, and report float64: rounded here to what is judged.
         value = loss.cross_entropies(s, labels, 0.0).mean()
         right = Bounded.exact(np.count_nonzero(predicted == labels), wide) / len(labels)
-    wanted = {"accuracy": right, "evaluation loss": value}
-    actual = {"accuracy": wide.nearest(np.asarray(found.accuracy)),
-              "evaluation loss": wide.nearest(np.asarray(found.loss))}  # fmt: skip
-    if not np.isfinite(value.error):
-        del wanted["evaluation loss"], actual["evaluation loss"]
-    named = [{f"{key}, {statistics} statistics": x for key, x in part.items()} for part in (wanted, actual)]
-    return [*_predictions(s, predicted, statistics, label), *judge(named[0], named[1], label)]
+    wanted = {"accuracy": right} | ({"evaluation loss": value} if np.isfinite(value.error) else {})
+    actual = {"accuracy": found.accuracy, "evaluation loss": found.loss}
+    return _predictions(s, predicted, statistics, label) + judge(
+        {f"{key}, {statistics} statistics": bound for key, bound in wanted.items()},
+        {f"{key}, {statistics} statistics": wide.nearest(np.asarray(actual[key])) for key in wanted},
+        label,
+    )
 
 
 def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:

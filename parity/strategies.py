@@ -8,7 +8,7 @@ Needs the package hypothesis: import this module where it is asked for, and nowh
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from hypothesis import strategies as st
@@ -222,8 +222,9 @@ def optimizer(draw: DrawFn, few: bool = False) -> Case:
         )
     else:
         betas = draw(st.sampled_from([(0.9, 0.999), (0.5, 0.9), (0.0, 0.99)]))
-        epsilon, kind = draw(st.sampled_from([1e-8, 1e-3])), draw(st.sampled_from(["adam", "adamw"]))
-        o = Optimization(kind, beta1=betas[0], beta2=betas[1], epsilon=epsilon, weight_decay=decay)
+        epsilon = draw(st.sampled_from([1e-8, 1e-3]))
+        kinds: SearchStrategy[Literal["adam", "adamw"]] = st.sampled_from(["adam", "adamw"])
+        o = Optimization(draw(kinds), beta1=betas[0], beta2=betas[1], epsilon=epsilon, weight_decay=decay)
     g = draw(upstream((steps, size))) * draw(st.sampled_from([1.0, 1e-12, 1e8]))
     g = np.where(np.random.default_rng(draw(SEEDS)).random(size) < 0.3, 0.0, g)
     rates = tuple(draw(st.sampled_from([0.1, 1e-3, 3e-2])) for _ in range(steps))
@@ -236,7 +237,7 @@ def augmentation(draw: DrawFn, few: bool = False) -> Case:
     """Images of any size, a border up to their own."""
     shape = (3, 2, 4, 5) if few else tuple(draw(sizes(few)) for _ in range(4))
     border, rng = 2 if few else draw(st.integers(0, 4)), np.random.default_rng(draw(SEEDS))
-    inputs = {"images": rng.integers(0, 256, shape, dtype=np.uint8)}
+    inputs: dict[str, Array] = {"images": rng.integers(0, 256, shape, dtype=np.uint8)}
     if draw(st.booleans()):
         inputs["shifts"] = rng.integers(0, 2 * border + 1, (shape[0], 2), dtype=np.int32)
     if draw(st.booleans()):

@@ -99,8 +99,11 @@ def evaluate(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bound
     """x, gamma, beta, running_mean and running_var to y."""
     wide = r.wide
     x = Bounded.exact(columns(inputs["x"]), wide)
-    rest = (Bounded.exact(inputs[name], wide) for name in ("gamma", "beta", "running_mean", "running_var"))
-    return {"y": image(by_running(x, *rest, settings["eps"]), inputs["x"].shape).to(r)}
+    gamma, beta, mean, variance = (
+        Bounded.exact(inputs[name], wide) for name in ("gamma", "beta", "running_mean", "running_var")
+    )
+    y = by_running(x, gamma, beta, mean, variance, settings["eps"])
+    return {"y": image(y, inputs["x"].shape).to(r)}
 
 
 def _variance(x: Bounded, mu: Bounded) -> Bounded:
