@@ -20,6 +20,7 @@ from parity import perturbation, trajectory
 from parity.check import run as run_checks
 from parity.subjects import BACKENDS, installed
 from parity.table import render, write_json
+from parity.ulps import ulps
 
 
 def runs(folders: tyro.conf.Positional[tuple[Path, ...]]) -> None:
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> int:
     """The command; returns its exit code: 0, 1 where something fails, or 2 for a user's mistake."""
     try:
         code = tyro.extras.subcommand_cli_from_dict(
-            {"check": check, "runs": runs, "perturb": perturb},
+            {"check": check, "runs": runs, "perturb": perturb, "ulps": ulps},
             args=argv,
             prog="python -m parity",
             description=__doc__,

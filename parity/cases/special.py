@@ -49,7 +49,8 @@ def _finite() -> Iterator[Row]:
         {"window": POOL},
         "plain",
     )
-    for layout in ("channels-last", "strided"):
+    layouts: tuple[Layout, ...] = ("channels-last", "strided")
+    for layout in layouts:
         yield (
             "conv2d_winograd",
             f"{layout} memory",
@@ -126,7 +127,7 @@ def _normal(*shape: int) -> Array:
     return generator("special", *map(str, shape)).normal(size=shape)
 
 
-def _planted(inputs: dict[str, Array], **places: Mapping[tuple[int, ...], float]) -> dict[str, Array]:
+def _planted(inputs: dict[str, Array], **places: Mapping[Any, float]) -> dict[str, Array]:
     """Copies of the inputs with numbers put in."""
     copies = {name: array.copy() for name, array in inputs.items()}
     for name, found in places.items():
@@ -159,11 +160,8 @@ def _norms(name: str, x: Array, layout: Layout = "plain") -> Iterator[Row]:
 def _norm_inputs(x: Array) -> dict[str, Array]:
     rng, channels = generator("special norm", *map(str, x.shape)), x.shape[1]
     names = ("gamma", "beta", "running_mean")
-    return {
-        "x": x,
-        **{name: rng.normal(size=channels) for name in names},
-        "running_var": 0.1 + rng.random(channels),
-    }
+    drawn = {name: rng.normal(size=channels) for name in names}
+    return {"x": x, **drawn, "running_var": 0.1 + rng.random(channels)}
 
 
 def _steps(o: Optimization) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     e = exp(s - max s),  S = sum e,  p = e / S                                        eq. 5
     softmax backward      p (dp - sum dp p), or p dp - p sum dp p                     eq. 5-18
     cross-entropy         L = -sum_i t_i ((s_i - max s) - log S);  ds = (p - t) / B   eq. 1-4, 36, 45-46
+                          there also p = exp((s - max s) - log S), as torch's backward has it
                           smoothed also as (1 - a) L_label + a / K sum_i L_i
     squared error         L = sum_i (p_i - t_i)^2;  ds = softmax backward of 2 (p - t) / B
     hinge                 L = sum_{i != y} max(0, 1 - s_y + s_i) / K;  ds counts violated margins
@@ -38,6 +39,8 @@ def cross_entropy(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, 
         (p - t) / len(s),
         weight * p * t.sum(axis=1, keepdims=True) - weight * t,
         p * (weight * t).sum(axis=1, keepdims=True) - weight * t,
+        # torch keeps log p and exponentiates it: two more roundings at the size of the exponent.
+        _log_p(s).exp() * (weight * t).sum(axis=1, keepdims=True) - weight * t,
     )
     return {"L": cross_entropies(s, labels, smoothing), "ds": ds}
 
