@@ -59,14 +59,22 @@ def test_no_limit_is_infinite() -> None:
     for case in cases.table():
         for dtype in ITEMS[case.item].dtypes:
             for quantity, bound in check.truth(ITEMS[case.item], case, dtype).items():
-                assert np.isfinite(bound.error).all(), f"{case.item} {case.name} {dtype} {quantity}"
+                limits = bound.error[np.isfinite(bound.value)]
+                assert np.isfinite(limits).all(), f"{case.item} {case.name} {dtype} {quantity}"
 
 
 STRATEGIES = strategies.table()
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        (name, backend)
+        for name in STRATEGIES
+        for backend in ("numpy", "torch")
+        if (name, backend) != ("batch_norm_autodiff", "numpy")  # NumPy derives nothing by itself
+    ],
+)
 @settings(max_examples=15)
 @given(data=st.data())
 def test_drawn_inputs_hold(name: str, backend: str, data: Any) -> None:

@@ -152,8 +152,8 @@ def _linear_norm(batch: int, scale: float = 1.0) -> dict[str, Array]:
 def _norms(name: str, x: Array, layout: Layout = "plain") -> Iterator[Row]:
     inputs = _norm_inputs(x)
     for item in ("batch_norm_manual", "batch_norm_autodiff"):
-        found = inputs | {"dy": generator("special dy", name).normal(size=x.shape)}
-        yield item, name, found, {"eps": EPS, "momentum": MOMENTUM}, layout
+        dy = np.asarray(generator("special dy", name).normal(size=x.shape))
+        yield item, name, inputs | {"dy": dy}, {"eps": EPS, "momentum": MOMENTUM}, layout
     yield "batch_norm_evaluate", name, inputs, {"eps": EPS}, layout
 
 
