@@ -97,19 +97,16 @@ def check(
         if sys.stderr.isatty():
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
-    if drawn is None:
-        drawn = 0 if quick or not drawn_inputs.available() else drawn_inputs.PER_ITEM
-    elif drawn:
-        drawn_inputs.require(drawn)
+    count = drawn_inputs.chosen(drawn, quick)
     began = time.perf_counter()
-    results = run_checks(item, backend, dtype, quick, progress=progress, drawn=drawn, seed=seed)
+    results = run_checks(item, backend, dtype, quick, progress=progress, drawn=count, seed=seed)
     progress("")
     if not results:
         raise UserError("check: nothing to compare; this choice of --backend, --dtype and --item is empty")
     print(render(results))
     print(f"{len(results)} comparisons took {time.perf_counter() - began:.0f} s.")
-    if not quick and not drawn:
-        print("No inputs were drawn: hypothesis is not installed, or --drawn is 0.")
+    if drawn is None and not quick and not count:
+        print("No inputs were drawn: hypothesis is not installed.")
     for name in BACKENDS:
         if not backend and not installed(name):
             print(f"{name} is not installed and was left out.")

@@ -43,15 +43,21 @@ def available() -> bool:
     return True
 
 
-def require(count: int) -> None:
-    """Raises UserError where so many examples cannot be drawn."""
-    if count < 0:
-        raise UserError(f"drawn: expected 0 or more inputs for each item, got {count}; change --drawn")
-    if not available():
+def chosen(asked: int | None, quick: bool) -> int:
+    """How many examples of an item: as asked, else PER_ITEM, or none with --quick or without hypothesis.
+
+    Raises UserError where so many cannot be drawn.
+    """
+    if asked is None:
+        return PER_ITEM if available() and not quick else 0
+    if asked < 0:
+        raise UserError(f"drawn: expected 0 or more inputs for each item, got {asked}; change --drawn")
+    if asked and not available():
         raise UserError(
             "drawn: inputs are drawn by the package 'hypothesis', which is not installed; install it "
             "(pip install -r requirements.txt) or set --drawn 0"
         )
+    return asked
 
 
 def check_drawn(

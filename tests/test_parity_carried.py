@@ -1,4 +1,4 @@
-"""Bounds of inputs that carry errors: what lies within the inputs' errors leads to what lies within theirs."""
+"""Bounds of inputs that carry errors: whatever lies within it leads to what lies within the result's."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ from parity.truth import norm as norm_truth
 SINGLE = rounding("float32")
 
 
+def single(array: object) -> np.ndarray:
+    return np.asarray(array, np.float32)
+
+
 def carrying(rng: np.random.Generator, *shape: int, error: float = 1e-3) -> Bounded:
     value = rng.normal(size=shape).astype(np.float32).astype(np.float64)
     return Bounded(value, error * rng.random(shape), SINGLE)
@@ -28,9 +32,9 @@ def carrying(rng: np.random.Generator, *shape: int, error: float = 1e-3) -> Boun
 def inside(b: Bounded, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """float32 arrays within the error: both ends, mixtures of them, and the value itself."""
     for sign in (-1, 0, 1):
-        yield np.float32(b.value + sign * 0.999 * b.error)
+        yield single(b.value + sign * 0.999 * b.error)
     for _ in range(20):
-        yield np.float32(b.value + 0.999 * b.error * rng.choice([-1, 1], b.shape))
+        yield single(b.value + 0.999 * b.error * rng.choice([-1, 1], b.shape))
 
 
 def test_exp_of_a_large_error_is_neither_nan_nor_too_small() -> None:
@@ -70,7 +74,7 @@ GAMMA, BETA = np.array([1.3, -0.4, 0.0]), np.array([0.2, 0.0, -1.0])
 
 
 def fixed(array: np.ndarray) -> Bounded:
-    return Bounded.exact(np.float32(array), SINGLE)
+    return Bounded.exact(single(array), SINGLE)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +84,13 @@ def test_what_lies_within_leads_within(name: str, rng: np.random.Generator) -> N
     W, b, K = rng.normal(size=(4, 9)), rng.normal(size=4), rng.normal(size=(2, 3, 3, 3))
     labels = np.array([0, 3, 2, 1, 0, 1])
     mean, variance = rng.normal(size=3), rng.random(3)
-    kernel, offset = np.float32(K), np.float32(b[:2])
-    g, beta = np.float32(GAMMA), np.float32(BETA)
+    kernel, offset = single(K), single(b[:2])
+    g, beta = single(GAMMA), single(BETA)
     cases: dict[str, tuple[Bounded, Callable[[Bounded], Bounded], Callable[[np.ndarray], np.ndarray]]] = {
         "affine": (
             carrying(rng, 6, 9),
             lambda x: dense_truth.affine(x, fixed(W), fixed(b)),
-            lambda x: dense.linear_forward(x, np.float32(W), np.float32(b))[0],
+            lambda x: dense.linear_forward(x, single(W), single(b))[0],
         ),
         "convolved": (
             carrying(rng, 2, 3, 5, 4),
@@ -113,7 +117,7 @@ def test_what_lies_within_leads_within(name: str, rng: np.random.Generator) -> N
             lambda x: norm_truth.by_running(
                 x, fixed(GAMMA), fixed(BETA), fixed(mean), fixed(variance), 1e-5
             ),
-            lambda x: norm.normalize(x, g, beta, np.float32(mean), np.float32(variance), 1e-5),
+            lambda x: norm.normalize(x, g, beta, single(mean), single(variance), 1e-5),
         ),
         "loss": (
             carrying(rng, 6, 4, error=0.3),
@@ -136,6 +140,6 @@ def test_what_lies_within_leads_within(name: str, rng: np.random.Generator) -> N
 def test_a_bias_of_a_bfloat16_layer_may_be_rounded_or_not() -> None:
     half, b = ROUNDINGS["bfloat16"], np.array([0.1, 0.5, -3.14159])
     found = bias(b, half)
-    for held in (np.float32(b), half.nearest(b)):
+    for held in (single(b), half.nearest(b)):
         assert (np.abs(held - found.value) <= found.error).all()
     assert found.error[1] == 0

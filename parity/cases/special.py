@@ -58,6 +58,17 @@ def _finite() -> Iterator[Row]:
             {"window": STUDY},
             layout,
         )
+    yield from _rearranged()
+    constant = _normal(3, 4, 3, 2)
+    constant[:, 1], constant[:, 3] = 0.0, 3.7
+    yield from _norms("image, constant channels", constant)
+    yield from _norms("one image", _normal(1, 3, 4, 5))
+    yield "batch_norm_evaluate", "one sample", _norm_inputs(_normal(1, 6)), {"eps": EPS}, "plain"
+
+
+def _rearranged() -> Iterator[Row]:
+    """One sample, and strided memory."""
+    layout: Layout
     yield "linear_norm", "not contiguous", _linear_norm(7), {"eps": EPS}, "strided"
     zeros = np.where(generator("special dropout").random((5, 6)) > 0.4, 0.0, _normal(5, 6))
     for name, x, layout in (("one sample", _normal(1, 9), "plain"), ("not contiguous", zeros, "strided")):
@@ -73,12 +84,7 @@ def _finite() -> Iterator[Row]:
             {},
             layout,
         )
-    yield from _norms("one image", _normal(1, 3, 4, 5))
-    constant = _normal(3, 4, 3, 2)
-    constant[:, 1], constant[:, 3] = 0.0, 3.7
-    yield from _norms("image, constant channels", constant)
     yield from _norms("image, not contiguous", _normal(2, 3, 4, 5), "strided")
-    yield "batch_norm_evaluate", "one sample", _norm_inputs(_normal(1, 6)), {"eps": EPS}, "plain"
     inputs = {"theta": _normal(9), "g": _normal(3, 9)}
     yield "optimizer", "adam, not contiguous", inputs, _steps(Optimization("adam")), "strided"
 
