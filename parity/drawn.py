@@ -21,7 +21,7 @@ from experiment.errors import UserError
 from experiment.spec import Device
 from parity.cases import Case
 from parity.items import Item
-from parity.subjects import Subject
+from parity.subjects import Subject, forget
 
 if TYPE_CHECKING:
     from parity.check import Result
@@ -81,6 +81,8 @@ def check_drawn(
         results += found
         if any(not result.passed for result in found):
             results += _shrunk(item.name, run, seed, few)
+    if cases:
+        forget(backend)
     return results
 
 

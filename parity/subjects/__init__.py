@@ -112,6 +112,12 @@ def carried(images: Array) -> Array:
     return images.astype(np.float32) if images.dtype == np.uint8 else images
 
 
+def forget(name: str) -> None:
+    """Let go of programs that the backend compiled: one for each operation and shape takes gigabytes."""
+    module = importlib.import_module(f"parity.subjects.{name}_side")
+    getattr(module, "forget", lambda: None)()
+
+
 def started(
     name: BackendName, place: Place, data: TrainingData, parameters: Inputs | None = None, border: int = 0
 ) -> Backend:

@@ -27,6 +27,7 @@ def devices() -> list[Device]:
 
 
 unfused = jax.disable_jit
+forget = jax.clear_caches
 
 
 def default_products(item: str, device: Device) -> str:
