@@ -21,19 +21,19 @@ from experiment.errors import UserError
 Array = np.ndarray[Any, Any]
 
 EXP_ULPS = 3.0
-"""NumPy's float32 exp: at most 2.52 ULP; XLA 2.0, CUDA 2, SLEEF (torch) 1.0."""
+"""In float32: NumPy's at most 2.52 ULP; XLA's 1.5, on a GPU 2.0; CUDA's 2; torch's on a CPU 1.0 (SLEEF)."""
 EXP64_ULPS = 4.0
-"""In float64: NumPy's (SVML, where there is AVX-512) below 4 ULP; XLA 2.0, CUDA and SLEEF 1."""
+"""In float64: NumPy's 4 where it is SVML's (AVX-512); XLA's 2.0; torch's 1.0."""
 LOG_ULPS = 4.0
-"""NumPy's float32 log: at most 3.83 ULP; XLA 1.5, CUDA 1, SLEEF 1.0."""
+"""NumPy's float32 at most 3.83 ULP, its float64 4 (SVML); XLA's 1.5, CUDA's 1, SLEEF's 1.0."""
 RSQRT_ULPS = 2.0
 """CUDA's and XLA's rsqrt: 2 ULP; 1 / sqrt(x) rounds twice, less than that."""
 GPU_DIVISION_ULPS = 1.0
-"""XLA's float32 division and square root on a GPU; on a CPU they are correctly rounded (0.5)."""
+"""XLA's float32 reciprocal and square root on a GPU; on a CPU they are correctly rounded (0.5)."""
 POWER_ULPS = 4.0
-"""NumPy's vectorised float64 power (SVML): below 4 ULP; glibc's pow below 1."""
+"""NumPy's float64 power with AVX-512 (SVML): 4 ULP; glibc's 1."""
 COS_ULPS = 4.0
-"""NumPy's vectorised float64 cosine (SVML): below 4 ULP; glibc's below 1."""
+"""NumPy's float64 cosine with AVX-512 (SVML): 4 ULP; glibc's 1."""
 
 TF32_U = 2.0**-11
 """TF32 keeps ten of float32's 23 fraction bits of each factor."""
