@@ -5,6 +5,7 @@ whole runs.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import tyro
@@ -14,12 +15,14 @@ from cifar10.preprocess import prepare
 from experiment.catalogue import find
 from experiment.errors import UserError
 from experiment.spec import BackendName
+from parity import drawn as drawn_inputs
 from parity import perturbation, trajectory
 from parity.check import run as run_checks
 from parity.growth_command import grow
 from parity.progress import show
 from parity.subjects import BACKENDS, installed
 from parity.table import render, write_json
+from parity.ulps import ulps
 
 
 def runs(folders: tyro.conf.Positional[tuple[Path, ...]]) -> None:
@@ -71,6 +74,8 @@ def check(
     dtype: tuple[str, ...] = (),
     item: tuple[str, ...] = (),
     quick: bool = False,
+    drawn: int | None = None,
+    seed: int = 0,
     json: Path | None = None,
 ) -> int:
     """Judge every layer, loss, optimizer and preparation step of every backend against rounding theory.
@@ -80,16 +85,25 @@ def check(
 
     Args:
         backend: Only these: numpy, jax, torch, shared (what is computed once for all three).
-        dtype: Only these: float64, float32, bfloat16, and on a GPU tf32.
+        dtype: Only these: float64, float32, bfloat16, on a GPU tf32, and shipped: float32 in the precision
+            that the framework takes products in by default (on accelerators, and on a CPU if asked for).
         item: Only these, such as linear or batch_norm_manual.
         quick: The few most telling cases of each item.
+        drawn: Inputs that hypothesis draws for each item, backend and format, beside the table's; by
+            default 20, with --quick none.
+        seed: Of the drawn inputs.
         json: Also write every result to this file.
     """
-    results = run_checks(item, backend, dtype, quick, progress=show)
+    count = drawn_inputs.chosen(drawn, quick)
+    began = time.perf_counter()
+    results = run_checks(item, backend, dtype, quick, progress=show, drawn=count, seed=seed)
     show("")
     if not results:
         raise UserError("check: nothing to compare; this choice of --backend, --dtype and --item is empty")
     print(render(results))
+    print(f"{len(results)} comparisons took {time.perf_counter() - began:.0f} s.")
+    if drawn is None and not quick and not count:
+        print("No inputs were drawn: hypothesis is not installed.")
     for name in BACKENDS:
         if not backend and not installed(name):
             print(f"{name} is not installed and was left out.")
@@ -102,7 +116,7 @@ def main(argv: list[str]) -> int:
     """The command; returns its exit code: 0, 1 where something fails, or 2 for a user's mistake."""
     try:
         code = tyro.extras.subcommand_cli_from_dict(
-            {"check": check, "grow": grow, "runs": runs, "perturb": perturb},
+            {"check": check, "grow": grow, "runs": runs, "perturb": perturb, "ulps": ulps},
             args=argv,
             prog="python -m parity",
             description=__doc__,

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.rounding import COS_ULPS, EXP_ULPS, LOG_ULPS, RSQRT_ULPS, Array, Rounding
+from parity.rounding import COS_ULPS, LOG_ULPS, RSQRT_ULPS, Array, Rounding
 
 Axis = int | tuple[int, ...] | None
 Operand = Any
@@ -183,17 +183,25 @@ class Bounded:
             return self.rounded(value, p, RSQRT_ULPS)
 
     def exp(self) -> Bounded:
-        """Of an error e of a remains at most e^a (e^e - 1), by the mean value of the exponential."""
+        """Of an error e of a remains at most e^a (e^e - 1), which is less than e^(a + e): the form for large
+        e, where the first may be 0 times infinity. The exponent's own rounding is paid there by 2^-51 of it.
+        """
         with np.errstate(all="ignore"):
-            value = np.exp(self.value)
-            return self.rounded(value, _size(value) * np.expm1(self.error), EXP_ULPS)
+            value, a, e = np.exp(self.value), self.value.astype(np.float64), self.error
+            p = np.where(e < 1, _size(value) * np.expm1(e), np.exp(a + e + 2.0**-51 * (np.abs(a) + e)))
+            return self.rounded(value, np.where(np.isneginf(a), 0.0, p), self.r.exp_ulps)
 
-    def log(self) -> Bounded:
-        """|log a' - log a| <= -log(1 - e / a); infinite where a' may be 0."""
+    def log(self, least: float = 0.0) -> Bounded:
+        """|log a' - log a| <= -log(1 - e / a), of an a' known to be at least `least`; infinite where a' may
+        be 0.
+        """
         with np.errstate(all="ignore"):
-            value = np.log(self.value)
-            share = self.error / self.value.astype(np.float64)
-            return self.rounded(value, np.where(share < 1, -np.log1p(-share), np.inf), LOG_ULPS)
+            value, a = np.log(self.value), self.value.astype(np.float64)
+            share = self.error / a
+            below = np.where(
+                a - self.error > least, -np.log1p(-share), np.log(a / least) if least else np.inf
+            )
+            return self.rounded(value, np.maximum(below, np.log1p(share)), LOG_ULPS)
 
     def cos(self) -> Bounded:
         """Its slope is at most 1."""
@@ -272,6 +280,20 @@ def either(first: Bounded, *others: Bounded) -> Bounded:
 def stack(parts: list[Bounded]) -> Bounded:
     """Along a new first axis."""
     return Bounded(np.stack([b.value for b in parts]), np.stack([b.error for b in parts]), parts[0].r)
+
+
+def bilinear(
+    a: Bounded, b: Bounded, sums: Callable[[Array, Array], Array], n: int, start: Bounded | None = None
+) -> Bounded:
+    """Sums of n products of an element of a and one of b, such as a convolution; `start` is one term more."""
+    a, b = a._factor(), b._factor()
+    with np.errstate(all="ignore"):
+        size_a, size_b = _size(a.value), _size(b.value)
+        p = sums(size_a, b.error) + sums(a.error, size_b) + sums(a.error, b.error)
+        value, magnitude = sums(a.value, b.value), sums(size_a, size_b)
+        if start is not None:
+            p, value, magnitude = p + start.error, value + start.value, magnitude + _size(start.value)
+        return a._accumulated(value, p, magnitude, n + (start is not None))
 
 
 def from_terms(value: Array, magnitude: Array, n: int, r: Rounding) -> Bounded:

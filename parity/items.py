@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parity.truth import Truth, conv, data, dense, loss, norm, optim, winograd
+from parity.truth import Truth, augment, conv, data, dense, loss, norm, optim, winograd
 
 NETWORK = ("float64", "float32", "bfloat16")
 """What layers compute in."""
 LOSS = ("float64", "float32")
 """Losses and updates of a bfloat16 network are float32's."""
+INTEGERS = ("float32",)
+"""What moves integers below 2^24, which float32 carries as they are."""
 HOST = ("float64",)
 """What is computed once, on the host."""
 
@@ -50,6 +52,8 @@ ITEMS = {
         Item("learning_rate", data.learning_rates, HOST, elementwise=True),
         Item("initial_draws", data.draws, HOST),
         Item("initial_parameters", data.start, NETWORK, elementwise=True),
+        Item("augmentation", augment.augment, INTEGERS, elementwise=True),
+        Item("augmentation_draws", data.augmentation_draws, HOST),
         Item("preprocessing", data.pixels, NETWORK, elementwise=True),
     )
 }

@@ -1,4 +1,4 @@
-"""Whole networks, layer by layer under teacher forcing, and their predictions.
+"""Whole networks, layer by layer under teacher forcing, and their evaluation.
 
 Every layer of a traced training step is judged on the inputs and upstream gradients that the backend itself
 handed to it: what an earlier layer got wrong is not held against a later one, and a layer that is wired to
@@ -17,14 +17,15 @@ from itertools import pairwise
 import numpy as np
 
 from cifar10.preprocess import fit
-from experiment.backend import Backend, Steps, TrainingData, create, plan_steps
+from experiment.backend import Steps, TrainingData, create, plan_steps
 from experiment.init import initial_parameters
 from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
 from experiment.network import Model
 from experiment.spec import Data, Device, Experiment, Initialization, Objective, Training
-from parity.bounded import Bounded
+from parity.bounded import Bounded, either
 from parity.cases import Case, generator
 from parity.check import Label, Result, judge
+from parity.evaluation import judge_evaluation
 from parity.items import Item
 from parity.rounding import Array, Rounding, rounding
 from parity.subjects import Place, unfused
@@ -33,24 +34,28 @@ from parity.truth import Inputs, Settings, Truth, conv, dense, loss, norm
 MODEL = Item("model", dense.linear)
 """Its truth is each layer's own."""
 CASES = {
+    "one layer": Model(hidden=()),
     "MLP": Model(hidden=(12, 8), slope=0.02),
     "MLP, batch norm, dropout": Model(hidden=(12, 8), slope=0.1, dropout=0.3, batch_norm="manual"),
+    "shallow CNN": Model(channels=("4", "M"), batch_norm="manual", slope=0.02),
     "CNN": Model(channels=("4", "M", "5"), batch_norm="autodiff", head_norm=True, slope=0.0),
 }
-BATCH, TEST = 6, 40
+BATCH, TEST = 6, 20
 
 
 def check_models(
     backend: str, dtypes: list[str] | None, device: Device, quick: bool, progress: Callable[[str], None]
 ) -> list[Result]:
-    """Every model in float64 and float32 on one backend and device; quick: the second alone, in float32, and
-    not in JAX, which compiles for long.
+    """Every model in every format on one backend and device; quick: one of them, in float32, and not in JAX,
+    which compiles for long.
     """
     if quick and backend == "jax":
         return []
     results: list[Result] = []
+    formats = ("float64", "float32", *(() if backend == "numpy" else ("bfloat16",)))
+    formats += ("tf32",) if device == "gpu" else ()
     for name, model in CASES.items():
-        for dtype in ("float64", "float32"):
+        for dtype in formats:
             fast = (dtype, name) == ("float32", "MLP, batch norm, dropout")
             if (dtypes is None or dtype in dtypes) and (fast or not quick):
                 progress(f"model {name}, {backend} on {device}")
@@ -65,7 +70,7 @@ def _check(model: Model, label: Label) -> list[Result]:
         initialization=Initialization("framework"),
         objective=Objective(label_smoothing=0.1),
         data=Data(batch_size=BATCH),
-        training=Training(steps=1, dtype=label.place.number),
+        training=Training(steps=1, dtype=label.place.number, tf32=label.place.tf32),
     )
     data, parameters = _data(), _parameters(spec)
     running = create(label.backend, spec, data, label.place.device)  # type: ignore[arg-type]
@@ -75,19 +80,22 @@ def _check(model: Model, label: Label) -> list[Result]:
     with unfused(label.backend):
         trace = running.trace(steps)
     results = judge_trace(spec, parameters, trace, labels, steps, label)
-    return results + _predictions(spec, parameters, data, running, label)
+    return results + judge_evaluation(spec, data, running, label)
 
 
 def judge_trace(
     spec: Experiment, parameters: Inputs, trace: Inputs, labels: Array, steps: Steps, label: Label
 ) -> list[Result]:
-    """One step's trace (see experiment.backend) under `parameters`; quantities are `<layer> <y, dx, ...>`."""
-    layers, results = spec.layers(), []
+    """One step's trace (see experiment.backend) under `parameters`; quantities are `<layer> <y, dx, ...>`.
+
+    A bfloat16 network keeps float32 parameters: products see them rounded, batch norm as they are.
+    """
+    layers, results, r = spec.layers(), [], rounding(label.place.dtype)
     for before, layer in pairwise((None, *layers)):
         assert layer is not None
-        inputs, settings, truth = _layer(layer, parameters, steps, rounding(label.place.dtype))
+        inputs, settings, truth = _layer(layer, parameters, steps, r)
         came = "input" if before is None else f"activation/{before.name}"
-        inputs["x"] = trace[came]
+        inputs["x"] = r.nearest(trace[came])  # the images come in float32, and the network rounds them
         named = {f"activation/{layer.name}": "y"}
         if before is not None and f"gradient/{before.name}" in trace:
             named[f"gradient/{before.name}"] = "dx"
@@ -98,6 +106,8 @@ def judge_trace(
         # Before the first trained layer there are no gradients; what y asks of dy is its shape.
         inputs["dy"] = trace.get(f"gradient/{layer.name}", np.zeros_like(trace[f"activation/{layer.name}"]))
         found = _truth(truth, inputs, settings, label)
+        if label.place.dtype == "bfloat16" and "b" in inputs:
+            found["y"] = _with_either_bias(found["y"], truth, inputs, settings, label)
         wanted = {f"{layer.name} {name}": found[name] for name in named.values()}
         actual = {f"{layer.name} {name}": np.asarray(trace[key]) for key, name in named.items()}
         results += judge(wanted, actual, label)
@@ -112,9 +122,12 @@ def _loss(spec: Experiment, trace: Inputs, labels: Array, label: Label) -> list[
         "hinge": loss.hinge,
     }
     inputs = {"s": trace[f"activation/{last}"], "labels": labels.astype(np.int64)}
-    found = _truth(kinds[objective.loss], inputs, {"smoothing": objective.label_smoothing}, label)
-    wanted = {"loss": found["L"].mean(), "loss ds": found["ds"]}
-    value = rounding(label.place.dtype).nearest(trace["loss"])  # NumPy takes the mean in float64
+    r = rounding(label.place.dtype, label.place.device)
+    with np.errstate(all="ignore"):
+        found = kinds[objective.loss](inputs, {"smoothing": objective.label_smoothing}, r.wide)
+    # The loss of a bfloat16 network is float32's; its gradient enters the network rounded.
+    wanted = {"loss": found["L"].mean(), "loss ds": found["ds"].to(r)}
+    value = r.wide.nearest(trace["loss"])  # NumPy takes the mean in float64
     return judge(wanted, {"loss": value, "loss ds": trace[f"gradient/{last}"]}, label)
 
 
@@ -123,16 +136,24 @@ def _truth(truth: Truth, inputs: Inputs, settings: Settings, label: Label) -> di
         return truth(inputs, settings, rounding(label.place.dtype, label.place.device))
 
 
+def _with_either_bias(y: Bounded, truth: Truth, inputs: Inputs, settings: Settings, label: Label) -> Bounded:
+    """A bfloat16 layer's output with its bias rounded, as `y` has it, or added in float32 as it is."""
+    exact = _truth(truth, {**inputs, "b": inputs["exact_b"]}, settings, label)["y"]
+    return either(y, exact)
+
+
 def _layer(
     layer: Layer, parameters: Inputs, steps: Steps, r: Rounding
 ) -> tuple[dict[str, Array], Settings, Truth]:
     """Its inputs but for x and dy, its settings and its truth."""
-    own = {key.rpartition(".")[2]: r.nearest(array) for key, array in _own(layer, parameters).items()}
+    wide = {key.rpartition(".")[2]: r.wide.nearest(array) for key, array in _own(layer, parameters).items()}
+    own = {key: r.nearest(array) for key, array in wide.items()}
     match layer:
         case Linear():
-            return {"W": own["weight"], "b": own["bias"]}, {}, dense.linear
+            return {"W": own["weight"], "b": own["bias"], "exact_b": wide["bias"]}, {}, dense.linear
         case Conv2d(_, _, _, window, bias):
-            inputs = {"W": own["weight"]} | ({"b": own["bias"]} if bias else {})
+            inputs = {"W": own["weight"]}
+            inputs |= {"b": own["bias"], "exact_b": wide["bias"]} if bias else {}
             return inputs, {"window": window}, conv.conv2d
         case MaxPool2d(_, window):
             return {}, {"window": window}, conv.max_pool2d
@@ -144,58 +165,11 @@ def _layer(
             return {"keep": steps.masks[name][0]}, {"rate": rate}, dense.dropout
         case BatchNorm(_, features, eps, momentum):
             fresh = {"running_mean": np.zeros(features), "running_var": np.ones(features)}
-            return own | fresh, {"eps": eps, "momentum": momentum}, norm.train
+            return wide | fresh, {"eps": eps, "momentum": momentum}, norm.train
 
 
 def _own(layer: Layer, parameters: Inputs) -> Inputs:
     return {key: array for key, array in parameters.items() if key.rpartition(".")[0] == layer.name}
-
-
-# --- predictions ---
-
-
-def _predictions(
-    spec: Experiment, parameters: Inputs, data: TrainingData, running: Backend, label: Label
-) -> list[Result]:
-    """Wherever the largest true logit leads by more than both limits, it must be the one predicted."""
-    if any(isinstance(layer, Conv2d) for layer in spec.layers()):
-        return []
-    found = running.evaluate("test").predictions
-    with np.errstate(all="ignore"):
-        s = _logits(spec, parameters, data, rounding(label.place.dtype, label.place.device))
-    rows, first = np.arange(len(found)), s.value.argmax(axis=1)
-    rivals = s.value.astype(np.float64) + s.error
-    rivals[rows, first] = -np.inf
-    lead = (s.value[rows, first] - s.error[rows, first]).astype(np.float64) - rivals.max(axis=1)
-    wrong = int(np.count_nonzero((lead > 0) & (first != found)))
-    sure = int(np.count_nonzero(lead > 0))
-    if sure == 0:
-        return [label.failure("predictions", "no image has a logit that leads beyond rounding")]
-    if wrong:
-        return [label.failure("predictions", f"{wrong} of {sure} sure ones are wrong")]
-    return [label.result("predictions", True, 0.0, note=f"{sure} of {len(found)} sure, all right")]
-
-
-def _logits(spec: Experiment, parameters: Inputs, data: TrainingData, r: Rounding) -> Bounded:
-    """Evaluation of an MLP on the test images, errors carried from the pixels on."""
-    mean = Bounded.constant(data.mean, r)
-    x = (Bounded.exact(data.images["test"], r) - mean).reshape(len(data.labels["test"]), -1)
-    for layer in spec.layers():
-        own = {key.rpartition(".")[2]: r.nearest(array) for key, array in _own(layer, parameters).items()}
-        exact = {name: Bounded.exact(array, r) for name, array in own.items()}
-        match layer:
-            case Linear():
-                x = x @ exact["weight"].T + exact["bias"]
-            case LeakyReLU(_, slope):
-                steepest = Bounded(x.value, x.error * max(1.0, slope), r)
-                scaled = x * slope
-                value = np.where(x.value > 0, x.value, scaled.value)
-                x = Bounded(value, np.maximum(steepest.error, scaled.error), r)
-            case BatchNorm(_, _, eps):
-                # Running mean 0 and variance 1, as they start.
-                scale = exact["gamma"] * (Bounded.exact(1.0, r) + eps).rsqrt(least=1.0)
-                x = x * scale + exact["beta"]
-    return x
 
 
 def _data() -> TrainingData:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from experiment.errors import UserError
 from numpy_ref import dense
-from parity import cases, check
+from parity import cases, check, strategies
 from parity.__main__ import main
 from parity.bounded import Bounded
 from parity.check import Result, compare
@@ -22,7 +22,6 @@ from parity.items import ITEMS, Item
 from parity.rounding import ROUNDINGS, Rounding
 from parity.subjects import Inputs, Outputs, Place, Settings, subjects
 from parity.table import write_json
-from tests import parity_strategies
 
 
 def failures(results: list[Result]) -> list[str]:
@@ -60,22 +59,23 @@ def test_no_limit_is_infinite() -> None:
     for case in cases.table():
         for dtype in ITEMS[case.item].dtypes:
             for quantity, bound in check.truth(ITEMS[case.item], case, dtype).items():
-                assert np.isfinite(bound.error).all(), f"{case.item} {case.name} {dtype} {quantity}"
+                limits = bound.error[np.isfinite(bound.value)]
+                assert np.isfinite(limits).all(), f"{case.item} {case.name} {dtype} {quantity}"
 
 
-STRATEGIES = {
-    "linear": parity_strategies.linear(),
-    "leaky_relu": parity_strategies.leaky_relu(),
-    "conv2d": parity_strategies.conv2d(),
-    "max_pool2d": parity_strategies.max_pool2d(),
-    "batch_norm": parity_strategies.batch_norm(),
-    "loss": parity_strategies.losses(),
-}
+STRATEGIES = strategies.table()
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
-@pytest.mark.parametrize("name", STRATEGIES)
-@settings(max_examples=40)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        (name, backend)
+        for name in STRATEGIES
+        for backend in ("numpy", "torch")
+        if (name, backend) != ("batch_norm_autodiff", "numpy")  # NumPy derives nothing by itself
+    ],
+)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_drawn_inputs_hold(name: str, backend: str, data: Any) -> None:
     case = data.draw(STRATEGIES[name])
@@ -199,7 +199,10 @@ def test_the_command_fails_where_something_is_wrong(
     [
         (["--item", "lineal"], "item: expected one of linear, "),
         (["--backend", "tensorflow"], "backend: expected one of numpy, jax, torch, shared, got 'tensorflow'"),
-        (["--dtype", "float16"], "dtype: expected one of float64, float32, bfloat16, tf32, got 'float16'"),
+        (
+            ["--dtype", "float16"],
+            "dtype: expected one of float64, float32, bfloat16, tf32, shipped, got 'float16'",
+        ),
         (["--backend", "numpy", "--dtype", "bfloat16"], "nothing to compare"),
     ],
 )

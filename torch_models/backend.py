@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from experiment.layers import Conv2d, is_weight
 from experiment.spec import Device, Experiment
 from torch_models import augment, loss, optim
 from torch_models.model import Network
+from torch_models.precision import pinned
 
 
 class Batch(NamedTuple):
@@ -207,16 +208,8 @@ class TorchBackend:
         hits = (logits.argmax(dim=1) == labels).sum()
         return value, hits, statistics, x, outputs
 
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        """TF32 only where asked for, in products and convolutions alike; scoped to our calls."""
-        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-        before = products.allow_tf32, convolutions.allow_tf32
-        try:
-            products.allow_tf32 = convolutions.allow_tf32 = self.experiment.training.tf32
-            yield
-        finally:
-            products.allow_tf32, convolutions.allow_tf32 = before
+    def _precision(self) -> AbstractContextManager[None]:
+        return pinned(self.experiment.training.tf32)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

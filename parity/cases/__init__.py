@@ -66,9 +66,9 @@ def planted(array: Array, rng: np.random.Generator, value: float, share: float =
 @cache
 def table() -> tuple[Case, ...]:
     """Every case, made once."""
-    from parity.cases import layers, others
+    from parity.cases import augmentation, layers, others, special
 
-    return (*layers.cases(), *others.cases())
+    return (*layers.cases(), *others.cases(), *augmentation.cases(), *special.cases())
 
 
 def table_of(item: str) -> list[Case]:

@@ -37,6 +37,7 @@ def _losses() -> Iterator[Case]:
         "huge": 1e4 * rng.normal(size=(5, 10)),
         "tiny": 1e-30 * rng.normal(size=(5, 10)),
         "the study's batch": rng.normal(size=(200, 10)),
+        "far apart, yet above underflow": rng.uniform(-70, 0, (60, 10)),
         "not contiguous": rng.normal(size=(6, 7)),
     }
     quick = {"cross_entropy": "near 1000", "squared_error": "ordinary", "hinge": "whole numbers"}

@@ -20,6 +20,7 @@ from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.network import Model
 from experiment.spec import BackendName, Data, Device, Dtype, Experiment, Training
+from parity.rounding import SHIPPED
 
 Array = np.ndarray[Any, Any]
 Inputs = Mapping[str, Array]
@@ -32,7 +33,8 @@ class Place:
     """In which numbers, and where."""
 
     dtype: str
-    """float64, float32, bfloat16; or tf32: float32 whose products may use TF32."""
+    """float64, float32, bfloat16; tf32: float32 whose products may use TF32; shipped-...: float32 whose
+    products the framework takes as it likes (see parity.rounding.SHIPPED)."""
     device: Device = "cpu"
     eager: bool = False
     """JAX operation by operation: slower once, and much faster when the same shapes come again."""
@@ -40,12 +42,17 @@ class Place:
     @property
     def number(self) -> Dtype:
         """The dtype of arrays."""
-        return "float32" if self.dtype == "tf32" else self.dtype  # type: ignore[return-value]
+        return "float32" if self.tf32 or self.shipped else self.dtype  # type: ignore[return-value]
 
     @property
     def tf32(self) -> bool:
         """Whether products may use TF32."""
         return self.dtype == "tf32"
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the framework's own default precision is left alone."""
+        return self.dtype.startswith(SHIPPED)
 
 
 Subject = Callable[[Inputs, Settings, Place], Outputs]
@@ -84,6 +91,15 @@ def devices(name: str) -> list[Device]:
     return found
 
 
+def shipped(name: str, item: str, device: Device) -> str | None:
+    """The format that an item's products have by the framework's documented default, without anything pinned;
+    None for a backend without such modes.
+    """
+    module = importlib.import_module(f"parity.subjects.{name}_side")
+    found: Callable[[str, Device], str] | None = getattr(module, "default_products", None)
+    return None if found is None else f"{SHIPPED}-{found(item, device)}"
+
+
 def unfused(name: str) -> AbstractContextManager[Any]:
     """Inside, the backend computes operation by operation."""
     module = importlib.import_module(f"parity.subjects.{name}_side")
@@ -91,11 +107,24 @@ def unfused(name: str) -> AbstractContextManager[Any]:
     return context
 
 
-def started(name: BackendName, place: Place, data: TrainingData, parameters: Inputs | None = None) -> Backend:
-    """A whole backend with one Linear on the images, at its start."""
+def carried(images: Array) -> Array:
+    """uint8 as float32, which holds every one of them; anything else as it is, to be found out."""
+    return images.astype(np.float32) if images.dtype == np.uint8 else images
+
+
+def forget(name: str) -> None:
+    """Let go of programs that the backend compiled: one for each operation and shape takes gigabytes."""
+    module = importlib.import_module(f"parity.subjects.{name}_side")
+    getattr(module, "forget", lambda: None)()
+
+
+def started(
+    name: BackendName, place: Place, data: TrainingData, parameters: Inputs | None = None, border: int = 0
+) -> Backend:
+    """A whole backend with one Linear on the images, at its start; `border` is the random crop's."""
     spec = Experiment(
         model=Model(hidden=()),
-        data=Data(batch_size=len(data.labels["train"])),
+        data=Data(batch_size=len(data.labels["train"]), random_crop=border, random_flip=border > 0),
         training=Training(steps=1, dtype=place.number, tf32=place.tf32),
     )
     backend = create(name, spec, data, place.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -13,9 +13,9 @@ from flax import nnx
 
 from experiment.layers import Flatten, MaxPool2d, Window
 from experiment.spec import Device
-from jax_models import conv, dense, loss, norm, optim
+from jax_models import augment, conv, dense, loss, norm, optim
 from jax_models.model import Network
-from parity.subjects import Inputs, Outputs, Place, Settings, Subject, whole
+from parity.subjects import Inputs, Outputs, Place, Settings, Subject, carried, whole
 
 Array = jax.Array
 
@@ -27,14 +27,23 @@ def devices() -> list[Device]:
 
 
 unfused = jax.disable_jit
+forget = jax.clear_caches
+
+
+def default_products(item: str, device: Device) -> str:
+    """JAX's default: TF32 on a GPU that has it, bfloat16 on a TPU, and plain on a CPU
+    (docs.jax.dev/en/latest/201/precision.html).
+    """
+    return {"gpu": "tf32", "tpu": "bfloat16"}.get(device, "float32")
 
 
 @contextmanager
 def _context(place: Place) -> Iterator[None]:
+    """Pinned precision, unless JAX's default is what is judged; 64-bit types for float64 alone."""
     precision = "tensorfloat32" if place.tf32 else "highest"
     with (
         jax.enable_x64(place.number == "float64"),
-        jax.default_matmul_precision(precision),
+        nullcontext() if place.shipped else jax.default_matmul_precision(precision),
         jax.default_device(jax.devices(place.device)[0]),
     ):
         yield
@@ -259,6 +268,16 @@ def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return found
 
 
+def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """uint8 images, carried as floating numbers."""
+
+    def run(images: Array, places: dict[str, Array]) -> Array:
+        return augment.augment(images, places.get("shifts"), places.get("flips"), settings.get("border", 0))
+
+    places = {key: inputs[key] for key in ("shifts", "flips") if key in inputs}
+    return {"y": carried(_call(place, run, inputs["images"], places))}
+
+
 SUBJECTS: dict[str, Subject] = {
     "linear": linear,
     "leaky_relu": leaky_relu,
@@ -278,5 +297,6 @@ SUBJECTS: dict[str, Subject] = {
     "l2": l2,
     "optimizer": optimizer,
     "initial_parameters": whole.initial_parameters("jax"),
+    "augmentation": augmentation,
     "preprocessing": whole.preprocessing("jax"),
 }

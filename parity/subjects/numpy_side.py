@@ -6,9 +6,9 @@ import numpy as np
 
 from experiment.layers import Conv2d, Flatten, Window
 from experiment.spec import Device
-from numpy_ref import conv, dense, loss, norm, optim
+from numpy_ref import augment, conv, dense, loss, norm, optim
 from numpy_ref.model import Network
-from parity.subjects import Inputs, Outputs, Place, Settings, Subject, whole
+from parity.subjects import Inputs, Outputs, Place, Settings, Subject, carried, whole
 
 
 def devices() -> list[Device]:
@@ -130,6 +130,12 @@ def flatten(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"y": y, "dx": network.backward(dy, cache)[1]["conv"]}
 
 
+def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """uint8 images, carried as floating numbers."""
+    shifts, flips = inputs.get("shifts"), inputs.get("flips")
+    return {"y": carried(augment.augment(inputs["images"], shifts, flips, settings.get("border", 0)))}
+
+
 SUBJECTS: dict[str, Subject] = {
     "linear": linear,
     "leaky_relu": leaky_relu,
@@ -147,5 +153,6 @@ SUBJECTS: dict[str, Subject] = {
     "l2": l2,
     "optimizer": optimizer,
     "initial_parameters": whole.initial_parameters("numpy"),
+    "augmentation": augmentation,
     "preprocessing": whole.preprocessing("numpy"),
 }

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from experiment import init, schedule
+from experiment.backend import plan_steps
 from experiment.layers import is_weight
 from experiment.network import Model
-from experiment.spec import Device, Experiment, Initialization, Optimization, Training
+from experiment.spec import Data, Device, Experiment, Initialization, Optimization, Training
 from parity.subjects import Inputs, Outputs, Place, Settings, Subject
 
 
@@ -50,4 +51,25 @@ def initial_draws(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     }
 
 
-SUBJECTS: dict[str, Subject] = {"learning_rate": learning_rate, "initial_draws": initial_draws}
+def augmentation_draws(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """Mean and mean square about the middle of the shifts or flips of many steps, and how many lie beyond."""
+    batch, places = 100, settings["places"]
+    data = Data(batch_size=batch, random_crop=settings["border"], random_flip=True)
+    steps = plan_steps(Experiment(data=data), np.zeros((settings["count"] // batch, batch), np.int32), 0)
+    drawn = {"flips": steps.flips}
+    if steps.shifts is not None:
+        drawn |= {"rows": steps.shifts[..., 0], "columns": steps.shifts[..., 1]}
+    found = np.asarray(drawn[settings["of"]]).astype(np.int64)
+    around = found - (places - 1) / 2
+    return {
+        "mean": np.array([around.mean()]),
+        "variance": np.array([np.square(around).mean()]),
+        "beyond": np.array([float(np.count_nonzero((found < 0) | (found >= places)))]),
+    }
+
+
+SUBJECTS: dict[str, Subject] = {
+    "learning_rate": learning_rate,
+    "initial_draws": initial_draws,
+    "augmentation_draws": augmentation_draws,
+}

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from experiment.spec import Device
-from parity.subjects import Inputs, Outputs, Place, Settings, Subject, whole
-from torch_models import conv, dense, loss, norm, optim
+from parity.subjects import Inputs, Outputs, Place, Settings, Subject, carried, whole
+from torch_models import augment, conv, dense, loss, norm, optim
+from torch_models.precision import pinned
 
 
 def devices() -> list[Device]:
@@ -20,15 +21,21 @@ def devices() -> list[Device]:
     return ["cpu", "gpu"] if torch.cuda.is_available() else ["cpu"]
 
 
+def default_products(item: str, device: Device) -> str:
+    """torch's default on a GPU: TF32 in cuDNN's convolutions, not in other products
+    (docs.pytorch.org/docs/stable/notes/numerical_accuracy.html).
+    """
+    return "tf32" if device == "gpu" and item.startswith("conv2d") else "float32"
+
+
 @contextmanager
 def _context(place: Place) -> Iterator[None]:
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    try:
-        products.allow_tf32 = convolutions.allow_tf32 = place.tf32
+    """Pinned precision, unless torch's default is what is judged."""
+    if place.shipped:
         yield
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
+    else:
+        with pinned(place.tf32):
+            yield
 
 
 def _put(array: np.ndarray, place: Place) -> Tensor:
@@ -205,6 +212,13 @@ def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {name: np.stack([row[name] for row in history]) for name in history[0]}
 
 
+def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """uint8 images, carried as floating numbers."""
+    shifts, flips = (None if key not in inputs else _put(inputs[key], place) for key in ("shifts", "flips"))
+    y = augment.augment(_put(inputs["images"], place), shifts, flips, settings.get("border", 0))
+    return {"y": carried(_take(y))}
+
+
 SUBJECTS: dict[str, Subject] = {
     "linear": linear,
     "leaky_relu": leaky_relu,
@@ -223,5 +237,6 @@ SUBJECTS: dict[str, Subject] = {
     "l2": l2,
     "optimizer": optimizer,
     "initial_parameters": whole.initial_parameters("torch"),
+    "augmentation": augmentation,
     "preprocessing": whole.preprocessing("torch"),
 }

@@ -31,6 +31,8 @@ def preprocessing(name: BackendName) -> Subject:
         mean, scale = fit(images, settings["preprocess"])
         data = TrainingData({"train": images, "test": images}, {"train": labels, "test": labels}, mean, scale)
         rows = np.arange(len(images), dtype=np.int32)[None]
-        return {"x": started(name, place, data).trace(Steps(0, rows, np.ones(1)))["input"]}
+        shifts, flips = (None if key not in inputs else inputs[key][None] for key in ("shifts", "flips"))
+        steps = Steps(0, rows, np.ones(1), {}, shifts, flips)
+        return {"x": started(name, place, data, border=settings.get("border", 0)).trace(steps)["input"]}
 
     return subject

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiment.layers import Window
-from parity.bounded import Bounded, either, from_terms
+from parity.bounded import Bounded, bilinear, either, from_terms
 from parity.rounding import Array, Rounding
 from parity.truth import Inputs, Settings
 
@@ -43,6 +43,25 @@ def conv2d(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded
         quantities["y"] = either(quantities["y"] + b, among)
         quantities["db"] = Bounded.exact(inputs["dy"], r).sum(axis=(0, 2, 3))
     return quantities
+
+
+def convolved(x: Bounded, W: Bounded, b: Bounded | None, window: Window) -> Bounded:
+    """y, of an x that may carry errors."""
+    y = bilinear(x, W, lambda a, c: _forward(a, c, window), W[0].size)
+    if b is None:
+        return y
+    along = b.reshape(-1, 1, 1)
+    among = bilinear(x, W, lambda a, c: _forward(a, c, window), W[0].size, start=along)
+    return either(y + along, among)
+
+
+def pooled(x: Bounded, window: Window) -> Bounded:
+    """y, of an x that may carry errors: the largest moves by no more than the largest error in its window."""
+    xp, ep = _padded(x.value, window, -np.inf), _padded(x.error, window, 0)
+    value, error = (
+        np.stack([array[place] for _, place in _places(window, x.shape)]).max(axis=0) for array in (xp, ep)
+    )
+    return Bounded(value, error, x.r)
 
 
 def max_pool2d(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:

@@ -3,7 +3,8 @@
 rates      the formulas of experiment.schedule, in float64
 initial    each backend's start is the float64 draw rounded once to its format
 draws      uniform ones inside +-c; mean and variance of n draws within SIGMAS standard errors
-pixels     (pixel - mean) scale; mean = sum / n and scale = 1 / sqrt(variance) in float64, rounded once
+pixels     (pixel - mean) scale; mean = sum / n and scale = 1 / sqrt(variance) in float64, rounded once;
+           cropped and flipped, if at all, before that (parity.truth.augment)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from experiment.spec import Schedule
 from parity.bounded import Bounded, either, stack
 from parity.rounding import POWER_ULPS, ROUNDINGS, Array, Rounding
 from parity.truth import Inputs, Settings
+from parity.truth.augment import moved
 
 SIGMAS = 6.2
 """A normal deviate is farther out with probability 6e-10: one false alarm in a billion comparisons. The
@@ -58,10 +60,22 @@ def draws(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]
     Of n draws with standard deviation s and kurtosis k the mean has standard error s / sqrt(n) and the mean
     square s^2 sqrt((k - 1) / n).
     """
-    deviation, n = settings["standard_deviation"], settings["count"]
-    uniform = settings["bound"] is not None
-    kurtosis = 1.8 if uniform else 3.0
+    kurtosis = 1.8 if settings["bound"] is not None else 3.0
+    return _moments(settings["standard_deviation"], kurtosis, settings["count"], r)
 
+
+def augmentation_draws(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """Setting places, the number of equally likely whole numbers 0..places-1 (two: flips), and count, to
+    `mean` and `variance` about the middle and `beyond` (1,).
+
+    Their variance is (m^2 - 1) / 12 and their kurtosis 3/5 (3 m^2 - 7) / (m^2 - 1) of m places.
+    """
+    square = settings["places"] ** 2
+    kurtosis = 0.6 * (3 * square - 7) / (square - 1)
+    return _moments(math.sqrt((square - 1) / 12), kurtosis, settings["count"], r)
+
+
+def _moments(deviation: float, kurtosis: float, n: int, r: Rounding) -> dict[str, Bounded]:
     def around(value: float, error: float) -> Bounded:
         return Bounded(np.array([value], r.truth), np.array([error]), r)
 
@@ -73,18 +87,19 @@ def draws(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]
 
 
 def pixels(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """images uint8 (N, 3, 32, 32) to x, the prepared images."""
+    """images uint8 (N, 3, 32, 32), perhaps shifts (N, 2) and flips (N,), to x, the prepared images."""
     host, wide, images = ROUNDINGS["float64"], r.wide, inputs["images"]
+    seen = Bounded.exact(moved(inputs, settings.get("border", 0)), wide)
     n = len(images)
     total = images.sum(axis=0, dtype=np.int64)
     if settings["preprocess"] == "mean-image":
         mean = (Bounded.exact(total, host) / n).to(wide)
-        return {"x": Bounded.exact(images, wide) - mean}
+        return {"x": seen - mean}
     count = n * images[0, 0].size
     channel = total.sum(axis=(1, 2)).reshape(-1, 1, 1)
     mean = (Bounded.exact(channel, host) / count).to(wide)
     scale = (1 / (_variance(images, channel, count, host)).sqrt()).to(wide)
-    return {"x": (Bounded.exact(images, wide) - mean) * scale}
+    return {"x": (seen - mean) * scale}
 
 
 def _variance(images: Array, channel: Array, count: int, host: Rounding) -> Bounded:

@@ -21,10 +21,14 @@ from parity.truth import Inputs, Settings
 def linear(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
     """x (B, d_in), W (d_out, d_in), b (d_out,), dy (B, d_out) to y, dx, dW, db."""
     x, W, b, dy = (Bounded.exact(inputs[name], r) for name in ("x", "W", "b", "dy"))
+    return {"y": affine(x, W, b), "dx": dy @ W, "dW": dy.T @ x, "db": dy.sum(axis=0)}
+
+
+def affine(x: Bounded, W: Bounded, b: Bounded) -> Bounded:
+    """x W^T + b, of an x that may carry errors."""
     after = x @ W.T + b
     # A sum that starts from the bias has one term more.
-    among = Bounded(after.value, _with_bias(x, W, b), r)
-    return {"y": either(after, among), "dx": dy @ W, "dW": dy.T @ x, "db": dy.sum(axis=0)}
+    return either(after, Bounded(after.value, _with_bias(x, W, b), x.r))
 
 
 def _with_bias(x: Bounded, W: Bounded, b: Bounded) -> Array:
@@ -46,6 +50,15 @@ def leaky_relu(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bou
     slope = Bounded.constant(settings["slope"], r)
     positive = inputs["x"] > 0
     return {"y": where(positive, x, slope * x), "dx": where(positive, dy, slope * dy)}
+
+
+def rectified(x: Bounded, slope: float) -> Bounded:
+    """LeakyReLU of an x that carries errors, and may lie on either side of 0: on both it is no steeper than
+    the larger of 1 and the slope.
+    """
+    scaled = x * slope
+    value = np.where(x.value > 0, x.value, scaled.value)
+    return Bounded(value, np.maximum(x.error * max(1.0, slope), scaled.error), x.r)
 
 
 def dropout(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:

@@ -3,6 +3,7 @@
     e = exp(s - max s),  S = sum e,  p = e / S                                        eq. 5
     softmax backward      p (dp - sum dp p), or p dp - p sum dp p                     eq. 5-18
     cross-entropy         L = -sum_i t_i ((s_i - max s) - log S);  ds = (p - t) / B   eq. 1-4, 36, 45-46
+                          there also p = exp((s - max s) - log S), as torch's backward has it
                           smoothed also as (1 - a) L_label + a / K sum_i L_i
     squared error         L = sum_i (p_i - t_i)^2;  ds = softmax backward of 2 (p - t) / B
     hinge                 L = sum_{i != y} max(0, 1 - s_y + s_i) / K;  ds counts violated margins
@@ -31,21 +32,25 @@ def softmax(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounde
 def cross_entropy(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
     """s (B, K), labels (B,) to L (B,) and ds (B, K) of the batch mean."""
     s, labels, smoothing = Bounded.exact(inputs["s"], r), inputs["labels"], settings["smoothing"]
-    shifted = s - _top(s)
-    log_p = shifted - shifted.exp().sum(axis=1, keepdims=True).log()
     t, p = _targets(labels, s, smoothing), _probabilities(s)
-    hot = _targets(labels, s, 0.0)
-    blend = -(hot * log_p).sum(axis=1) * _number(1.0 - smoothing, r)
-    uniform = -log_p.sum(axis=1) * _number(smoothing / s.shape[1], r)
-    loss = -(t * log_p).sum(axis=1)
     # Automatic differentiation keeps the factor sum t = 1, and puts 1/B first or last.
     weight = _number(1.0, r) / len(s)
     ds = either(
         (p - t) / len(s),
         weight * p * t.sum(axis=1, keepdims=True) - weight * t,
         p * (weight * t).sum(axis=1, keepdims=True) - weight * t,
+        # torch keeps log p and exponentiates it: two more roundings at the size of the exponent.
+        _log_p(s).exp() * (weight * t).sum(axis=1, keepdims=True) - weight * t,
     )
-    return {"L": either(loss, blend + uniform), "ds": ds}
+    return {"L": cross_entropies(s, labels, smoothing), "ds": ds}
+
+
+def cross_entropies(s: Bounded, labels: Array, smoothing: float) -> Bounded:
+    """L (B,), of logits that may carry errors."""
+    log_p, t, hot = _log_p(s), _targets(labels, s, smoothing), _targets(labels, s, 0.0)
+    blend = -(hot * log_p).sum(axis=1) * _number(1.0 - smoothing, s.r)
+    uniform = -log_p.sum(axis=1) * _number(smoothing / s.shape[1], s.r)
+    return either(-(t * log_p).sum(axis=1), blend + uniform)
 
 
 def squared_error(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
@@ -96,7 +101,14 @@ def _size(b: Bounded) -> float:
 
 
 def _top(s: Bounded) -> Bounded:
-    return Bounded.exact(s.value.max(axis=1, keepdims=True), s.r)
+    return Bounded(s.value.max(axis=1, keepdims=True), s.error.max(axis=1, keepdims=True), s.r)
+
+
+def _log_p(s: Bounded) -> Bounded:
+    shifted = s - _top(s)
+    # The largest shifted logit is 0 exactly, so that the sum is 1 or more, but for the error of exp there.
+    least = 1 - 2 * s.r.exp_ulps * s.r.u
+    return shifted - shifted.exp().sum(axis=1, keepdims=True).log(least)
 
 
 def _probabilities(s: Bounded) -> Bounded:

@@ -17,10 +17,12 @@ does not get through.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from parity.bounded import UP, Bounded, either
-from parity.rounding import Array, Rounding
+from parity.rounding import Rounding
 from parity.truth import Inputs, Settings
 
 
@@ -29,9 +31,9 @@ def train(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]
     the new running statistics. In bfloat16 computes in float32 and rounds y and dx.
     """
     wide, shape = r.wide, inputs["x"].shape
-    x, dy = (Bounded.exact(_columns(inputs[name]), wide) for name in ("x", "dy"))
+    x, dy = (Bounded.exact(columns(inputs[name]), wide) for name in ("x", "dy"))
     found = normalized(x, dy, inputs, settings)
-    quantities = {key: _image(found[key], shape).to(r) for key in ("y", "dx")}
+    quantities = {key: image(found[key], shape).to(r) for key in ("y", "dx")}
     quantities |= {key: found[key] for key in ("dgamma", "dbeta")}
     n, mu, variance = len(x), found["mu"], found["variance"]
     more, less = Bounded.constant(n / (n - 1), wide), Bounded.constant((n - 1) / n, wide)
@@ -56,9 +58,7 @@ def normalized(x: Bounded, dy: Bounded, inputs: Inputs, settings: Settings) -> d
     """y, dx (n, C), dgamma, dbeta, mu and variance (C,) of columns that may themselves carry errors."""
     r, n = x.r, len(x)
     gamma, beta = (Bounded.exact(inputs[name], r) for name in ("gamma", "beta"))
-    mu = x.mean(axis=0)
-    centred, variance = x - mu, _variance(x, mu)
-    i = (variance + Bounded.constant(settings["eps"], r)).rsqrt(least=settings["eps"] * (1 - 3 * r.u))
+    mu, centred, variance, i = _statistics(x, settings["eps"])
     xhat, scale = centred * i, gamma * i
     dgamma = either(dy.inner(xhat, axis=0), i * dy.inner(centred, axis=0))
     dbeta = dy.sum(axis=0)
@@ -67,21 +67,43 @@ def normalized(x: Bounded, dy: Bounded, inputs: Inputs, settings: Settings) -> d
         scale * (dy - dbeta / n - xhat * (dgamma / n)),
         _step_by_step(dy, gamma, centred, i, n),
     )
-    y = either(gamma * xhat + beta, x * scale + (beta - mu * scale))
+    y = by_batch(x, gamma, beta, settings["eps"])
     return {"y": y, "dx": dx, "dgamma": dgamma, "dbeta": dbeta, "mu": mu, "variance": variance}
+
+
+def by_batch(x: Bounded, gamma: Bounded, beta: Bounded, eps: float) -> Bounded:
+    """y of columns (n, C), that may carry errors, by their own statistics."""
+    mu, centred, _, i = _statistics(x, eps)
+    scale = gamma * i
+    return either(gamma * (centred * i) + beta, x * scale + (beta - mu * scale))
+
+
+def by_running(
+    x: Bounded, gamma: Bounded, beta: Bounded, mean: Bounded, variance: Bounded, eps: float
+) -> Bounded:
+    """y of columns (n, C), that may carry errors, by given statistics."""
+    i = (variance + Bounded.constant(eps, x.r)).rsqrt(least=eps * (1 - 3 * x.r.u))
+    scale = gamma * i
+    return either(x * scale + (beta - mean * scale), (x - mean) * i * gamma + beta)
+
+
+def _statistics(x: Bounded, eps: float) -> tuple[Bounded, Bounded, Bounded, Bounded]:
+    """mu, x - mu, sigma^2 and i."""
+    mu = x.mean(axis=0)
+    variance = _variance(x, mu)
+    i = (variance + Bounded.constant(eps, x.r)).rsqrt(least=eps * (1 - 3 * x.r.u))
+    return mu, x - mu, variance, i
 
 
 def evaluate(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
     """x, gamma, beta, running_mean and running_var to y."""
     wide = r.wide
-    x = Bounded.exact(_columns(inputs["x"]), wide)
+    x = Bounded.exact(columns(inputs["x"]), wide)
     gamma, beta, mean, variance = (
         Bounded.exact(inputs[name], wide) for name in ("gamma", "beta", "running_mean", "running_var")
     )
-    i = (variance + Bounded.constant(settings["eps"], wide)).rsqrt(least=settings["eps"] * (1 - 3 * wide.u))
-    scale = gamma * i
-    y = either(x * scale + (beta - mean * scale), (x - mean) * i * gamma + beta)
-    return {"y": _image(y, inputs["x"].shape).to(r)}
+    y = by_running(x, gamma, beta, mean, variance, settings["eps"])
+    return {"y": image(y, inputs["x"].shape).to(r)}
 
 
 def _variance(x: Bounded, mu: Bounded) -> Bounded:
@@ -112,13 +134,14 @@ def _running(running: Bounded, now: Bounded, momentum: float) -> Bounded:
     return kept * running + taken * now
 
 
-def _columns(x: Array) -> Array:
-    """One column for each channel: (B, C), or (B, C, H, W) as (B H W, C)."""
+def columns(x: Any) -> Any:
+    """One column for each channel, of an array or a Bounded: (B, C), or (B, C, H, W) as (B H W, C)."""
     return x if x.ndim == 2 else x.transpose(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _image(columns: Bounded, shape: tuple[int, ...]) -> Bounded:
+def image(y: Bounded, shape: tuple[int, ...]) -> Bounded:
+    """The inverse of `columns`, for an array of that shape."""
     if len(shape) == 2:
-        return columns
+        return y
     batch, channels, height, width = shape
-    return columns.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)
+    return y.reshape(batch, height, width, channels).transpose(0, 3, 1, 2)

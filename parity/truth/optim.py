@@ -12,6 +12,8 @@ which is no admitted form.
 
 from __future__ import annotations
 
+import numpy as np
+
 from experiment.spec import Optimization
 from parity.bounded import Bounded, either, stack
 from parity.rounding import POWER_ULPS, ROUNDINGS, Rounding
@@ -24,7 +26,7 @@ def steps(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]
     """theta (N,), g (T, N) and settings optimization, learning_rates (T,) to theta and moments (T, N)."""
     o: Optimization = settings["optimization"]
     theta = Bounded.exact(inputs["theta"], r)
-    zero = Bounded.exact(0 * inputs["theta"], r)
+    zero = Bounded.exact(np.zeros_like(inputs["theta"]), r)
     slots = {"first_moment": zero, "second_moment": zero}
     if o.optimizer == "sgd":
         slots = {"momentum": zero} if o.momentum else {}

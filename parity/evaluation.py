@@ -1,0 +1,134 @@
+"""Evaluation of a whole network: predictions, accuracy and loss, by running and by batch statistics.
+
+The truth is carried from the pixels to the logits, every layer's errors on top of those of its input. Where
+the largest true logit of an image leads by more than both limits, it must be the one predicted. Worst cases
+multiply from layer to layer: in bfloat16 behind more than one, and in float32 behind two batch norms by the
+batch's own statistics, no image is sure, and nothing is said. In float64 nearly all are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from experiment.backend import Backend, Evaluation, Statistics, TrainingData
+from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, LeakyReLU, Linear, MaxPool2d
+from experiment.spec import Experiment
+from parity.bounded import Bounded
+from parity.cases import generator
+from parity.check import Label, Result, judge
+from parity.rounding import Array, Rounding, rounding
+from parity.truth import conv, dense, loss, norm
+
+State = Mapping[str, Array]
+STATISTICS: tuple[Statistics, ...] = ("running", "batch")
+
+
+def judge_evaluation(spec: Experiment, data: TrainingData, running: Backend, label: Label) -> list[Result]:
+    """The test split under the backend's parameters, its running statistics moved away from their start.
+
+    The split must fit one slice of `experiment.backend.evaluation_slices`. Judges cross-entropy only.
+    """
+    state = {key: _moved(key, array) for key, array in running.export_state().items()}
+    running.import_state(state)
+    norms = any(isinstance(layer, BatchNorm) for layer in spec.layers())
+    results: list[Result] = []
+    for statistics in STATISTICS if norms else STATISTICS[:1]:
+        s = logits(spec, state, data, rounding(label.place.dtype, label.place.device), statistics == "batch")
+        found = running.evaluate("test", statistics)
+        results += _judge(s, data.labels["test"].astype(np.int64), found, statistics, label)
+    return results
+
+
+def logits(spec: Experiment, state: State, data: TrainingData, r: Rounding, by_batch: bool) -> Bounded:
+    """Of the test images (N, 10), in at least float32."""
+    with np.errstate(all="ignore"):
+        x = Bounded.exact(data.images["test"], r.wide) - Bounded.constant(data.mean, r.wide)
+        if data.scale is not None:
+            x = x * Bounded.constant(data.scale, r.wide)
+        x = x.to(r)
+        for layer in spec.layers():
+            own = _own(layer.name, state)
+            match layer:
+                case Linear():
+                    x = dense.affine(x, _weight(own["weight"], r), bias(own["bias"], r))
+                case Conv2d(_, _, _, window, with_bias):
+                    b = bias(own["bias"], r) if with_bias else None
+                    x = conv.convolved(x, _weight(own["weight"], r), b, window)
+                case MaxPool2d(_, window):
+                    x = conv.pooled(x, window)
+                case Flatten():
+                    x = x.reshape(len(x.value), -1)
+                case LeakyReLU(_, slope):
+                    x = dense.rectified(x, slope)
+                case BatchNorm(_, _, eps):
+                    x = _normalized(x, own, eps, by_batch)
+                case Dropout():
+                    pass
+        return x.to(r.wide)
+
+
+def _own(name: str, state: State) -> State:
+    """A layer's parameters and statistics, by their last names."""
+    layers = {key.partition("/")[2]: array for key, array in state.items() if not key.startswith("optimizer")}
+    return {key.rpartition(".")[2]: a for key, a in layers.items() if key.rpartition(".")[0] == name}
+
+
+def bias(b: Array, r: Rounding) -> Bounded:
+    """A bias in bfloat16: rounded to it, or added as the float32 number that it is."""
+    held = Bounded.exact(r.wide.nearest(b), r)
+    return Bounded(held.value, held.error + np.abs(r.nearest(b) - held.value).astype(np.float64), r)
+
+
+def _weight(W: Array, r: Rounding) -> Bounded:
+    return Bounded.exact(r.nearest(W), r)
+
+
+def _normalized(x: Bounded, own: State, eps: float, by_batch: bool) -> Bounded:
+    wide, r = x.r.wide, x.r
+    columns = norm.columns(x.to(wide))
+    gamma, beta, mean, variance = (
+        Bounded.exact(wide.nearest(own[name]), wide)
+        for name in ("gamma", "beta", "running_mean", "running_var")
+    )
+    if by_batch:
+        y = norm.by_batch(columns, gamma, beta, eps)
+    else:
+        y = norm.by_running(columns, gamma, beta, mean, variance, eps)
+    return norm.image(y, x.shape).to(r)
+
+
+def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label: Label) -> list[Result]:
+    predicted, wide = found.predictions.astype(np.int64), s.r
+    with np.errstate(all="ignore"):
+        # Backends take the mean in float64, and report float64: rounded here to what is judged.
+        value = loss.cross_entropies(s, labels, 0.0).mean()
+        right = Bounded.exact(np.count_nonzero(predicted == labels), wide) / len(labels)
+    wanted = {"accuracy": right} | ({"evaluation loss": value} if np.isfinite(value.error) else {})
+    actual = {"accuracy": found.accuracy, "evaluation loss": found.loss}
+    return _predictions(s, predicted, statistics, label) + judge(
+        {f"{key}, {statistics} statistics": bound for key, bound in wanted.items()},
+        {f"{key}, {statistics} statistics": wide.nearest(np.asarray(actual[key])) for key in wanted},
+        label,
+    )
+
+
+def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:
+    rows, first = np.arange(len(found)), s.value.argmax(axis=1)
+    rivals = s.value.astype(np.float64) + s.error
+    rivals[rows, first] = -np.inf
+    lead = (s.value[rows, first] - s.error[rows, first]).astype(np.float64) - rivals.max(axis=1)
+    sure = int(np.count_nonzero(lead > 0))
+    wrong = int(np.count_nonzero((lead > 0) & (first != found)))
+    quantity = f"predictions, {statistics} statistics"
+    if wrong:
+        return [label.failure(quantity, f"{wrong} of {sure} sure ones are wrong")]
+    return [label.result(quantity, True, 0.0, note=f"{sure} of {len(found)} sure, all right")] if sure else []
+
+
+def _moved(key: str, array: Array) -> Array:
+    rng = generator("evaluation", key)
+    if key.endswith("running_mean"):
+        return array + 0.3 * rng.normal(size=array.shape)
+    return array + rng.random(array.shape) if key.endswith("running_var") else array
