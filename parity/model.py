@@ -19,7 +19,7 @@ import numpy as np
 from cifar10.preprocess import fit
 from experiment.backend import Backend, Steps, TrainingData, create, plan_steps
 from experiment.init import initial_parameters
-from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
+from experiment.layers import BatchNorm, Conv2d, Layer, LeakyReLU, Linear, initial_statistics, is_weight
 from experiment.network import Model
 from experiment.spec import Data, Device, Experiment, Initialization, Objective, Training
 from parity.bounded import Bounded
@@ -28,7 +28,7 @@ from parity.check import Label, Result, judge
 from parity.items import Item
 from parity.rounding import Array, Rounding, rounding
 from parity.subjects import Place, unfused
-from parity.truth import Inputs, Settings, Truth, conv, dense, loss, norm
+from parity.truth import Inputs, dense, network
 
 MODEL = Item("model", dense.linear)
 """Its truth is each layer's own."""
@@ -82,73 +82,76 @@ def judge_trace(
     spec: Experiment, parameters: Inputs, trace: Inputs, labels: Array, steps: Steps, label: Label
 ) -> list[Result]:
     """One step's trace (see experiment.backend) under `parameters`; quantities are `<layer> <y, dx, ...>`."""
-    layers, results = spec.layers(), []
-    for before, layer in pairwise((None, *layers)):
+    r = rounding(label.place.dtype, label.place.device)
+    fresh = initial_statistics(spec.layers())
+    winograd_too = label.backend == "jax" and label.place.device == "cpu"
+    wanted, keys = trace_truths(spec, parameters, fresh, trace, labels, steps, r, winograd_too)
+    actual = {name: traced(trace, key, r) for name, key in keys.items() if key in trace}
+    return judge({name: wanted[name] for name in keys}, actual, label)
+
+
+def traced(trace: Inputs, key: str, r: Rounding) -> Array:
+    """One array of a trace. NumPy takes the mean of the loss in float64."""
+    return r.wide.nearest(trace[key]) if key == "loss" else np.asarray(trace[key])
+
+
+def trace_truths(
+    spec: Experiment,
+    parameters: Inputs,
+    statistics: Inputs,
+    trace: Inputs,
+    labels: Array,
+    steps: Steps,
+    r: Rounding,
+    winograd_too: bool = False,
+) -> tuple[dict[str, Bounded], dict[str, str]]:
+    """`<layer> <quantity>`, `loss` and `loss ds` to truths on what the trace says each layer was given, and
+    to the trace's keys. Behind batch norm also `<layer> running_mean` and `running_var`, which no trace has.
+    """
+    found: dict[str, Bounded] = {}
+    keys: dict[str, str] = {}
+    for before, layer in pairwise((None, *spec.layers())):
         assert layer is not None
-        inputs, settings, truth = _layer(layer, parameters, steps, rounding(label.place.dtype))
         came = "input" if before is None else f"activation/{before.name}"
-        inputs["x"] = trace[came]
         named = {f"activation/{layer.name}": "y"}
         if before is not None and f"gradient/{before.name}" in trace:
             named[f"gradient/{before.name}"] = "dx"
-        names = {"weight": "dW", "bias": "db", "gamma": "dgamma", "beta": "dbeta"}
-        for key in parameters:
-            if key.rpartition(".")[0] == layer.name:
-                named[f"gradient/{key}"] = names[key.rpartition(".")[2]]
+        own = [key for key in parameters if key.rpartition(".")[0] == layer.name]
+        named |= {f"gradient/{key}": network.GRADIENTS[key.rpartition(".")[2]] for key in own}
+        masks = {name: mask[0] for name, mask in steps.masks.items()}
+        inputs, settings, truth = network.of_layer(layer, parameters, statistics, masks, r, winograd_too)
         # Before the first trained layer there are no gradients; what y asks of dy is its shape.
-        inputs["dy"] = trace.get(f"gradient/{layer.name}", np.zeros_like(trace[f"activation/{layer.name}"]))
-        found = _truth(truth, inputs, settings, label)
-        wanted = {f"{layer.name} {name}": found[name] for name in named.values()}
-        actual = {f"{layer.name} {name}": np.asarray(trace[key]) for key, name in named.items()}
-        results += judge(wanted, actual, label)
-    return results + _loss(spec, trace, labels, label)
+        nothing = np.zeros_like(trace[f"activation/{layer.name}"])
+        given = {**inputs, "x": trace[came], "dy": trace.get(f"gradient/{layer.name}", nothing)}
+        with np.errstate(all="ignore"):
+            quantities = truth(given, {**settings, "need_dx": "dx" in named.values()}, r)
+            for key in own:
+                if is_weight(key):
+                    name = named[f"gradient/{key}"]
+                    quantities[name] = network.with_penalty(quantities[name], parameters[key], spec.objective)
+        for key, name in named.items():
+            found[f"{layer.name} {name}"], keys[f"{layer.name} {name}"] = quantities[name], key
+        found |= {f"{layer.name} {name}": quantities[name] for name in STATISTICS if name in quantities}
+    last = spec.layers()[-1].name
+    keys |= {"loss": "loss", "loss ds": f"gradient/{last}"}
+    return found | _loss(spec, parameters, trace[f"activation/{last}"], labels, r), keys
 
 
-def _loss(spec: Experiment, trace: Inputs, labels: Array, label: Label) -> list[Result]:
-    last, objective = spec.layers()[-1].name, spec.objective
-    kinds: dict[str, Truth] = {
-        "cross_entropy": loss.cross_entropy,
-        "squared_error": loss.squared_error,
-        "hinge": loss.hinge,
-    }
-    inputs = {"s": trace[f"activation/{last}"], "labels": labels.astype(np.int64)}
-    found = _truth(kinds[objective.loss], inputs, {"smoothing": objective.label_smoothing}, label)
-    wanted = {"loss": found["L"].mean(), "loss ds": found["ds"]}
-    value = rounding(label.place.dtype).nearest(trace["loss"])  # NumPy takes the mean in float64
-    return judge(wanted, {"loss": value, "loss ds": trace[f"gradient/{last}"]}, label)
+STATISTICS = ("running_mean", "running_var")
 
 
-def _truth(truth: Truth, inputs: Inputs, settings: Settings, label: Label) -> dict[str, Bounded]:
+def _loss(
+    spec: Experiment, parameters: Inputs, logits: Array, labels: Array, r: Rounding
+) -> dict[str, Bounded]:
+    """The loss and its gradient by the logits, of a bfloat16 network in float32."""
+    objective = spec.objective
+    inputs = {"s": logits, "labels": labels.astype(np.int64)}
     with np.errstate(all="ignore"):
-        return truth(inputs, settings, rounding(label.place.dtype, label.place.device))
-
-
-def _layer(
-    layer: Layer, parameters: Inputs, steps: Steps, r: Rounding
-) -> tuple[dict[str, Array], Settings, Truth]:
-    """Its inputs but for x and dy, its settings and its truth."""
-    own = {key.rpartition(".")[2]: r.nearest(array) for key, array in _own(layer, parameters).items()}
-    match layer:
-        case Linear():
-            return {"W": own["weight"], "b": own["bias"]}, {}, dense.linear
-        case Conv2d(_, _, _, window, bias):
-            inputs = {"W": own["weight"]} | ({"b": own["bias"]} if bias else {})
-            return inputs, {"window": window}, conv.conv2d
-        case MaxPool2d(_, window):
-            return {}, {"window": window}, conv.max_pool2d
-        case Flatten():
-            return {}, {}, dense.flatten
-        case LeakyReLU(_, slope):
-            return {}, {"slope": slope}, dense.leaky_relu
-        case Dropout(name, _, rate):
-            return {"keep": steps.masks[name][0]}, {"rate": rate}, dense.dropout
-        case BatchNorm(_, features, eps, momentum):
-            fresh = {"running_mean": np.zeros(features), "running_var": np.ones(features)}
-            return own | fresh, {"eps": eps, "momentum": momentum}, norm.train
-
-
-def _own(layer: Layer, parameters: Inputs) -> Inputs:
-    return {key: array for key, array in parameters.items() if key.rpartition(".")[0] == layer.name}
+        found = network.LOSSES[objective.loss](inputs, {"smoothing": objective.label_smoothing}, r.wide)
+        value = found["L"].mean()
+        if objective.l2:
+            value = value + network.penalty(parameters, objective, r.wide)
+        return {"loss": value, "loss ds": found["ds"].to(r)}
 
 
 # --- predictions ---
@@ -196,6 +199,10 @@ def _logits(spec: Experiment, parameters: Inputs, data: TrainingData, r: Roundin
                 scale = exact["gamma"] * (Bounded.exact(1.0, r) + eps).rsqrt(least=1.0)
                 x = x * scale + exact["beta"]
     return x
+
+
+def _own(layer: Layer, parameters: Inputs) -> Inputs:
+    return {key: array for key, array in parameters.items() if key.rpartition(".")[0] == layer.name}
 
 
 def _data() -> TrainingData:

@@ -71,7 +71,7 @@ def compare(first: FinishedRun, other: FinishedRun) -> Difference:
     since = evaluations[-2] if len(evaluations) > 1 else 0
     means = [run.losses[since:].mean() for run in (first, other)]
     parameters = {
-        key.removeprefix("parameters/"): _relative(array, other.state[key])
+        key.removeprefix("parameters/"): relative(array, other.state[key])
         for key, array in first.state.items()
         if key.startswith("parameters/")
     }
@@ -84,7 +84,8 @@ def compare(first: FinishedRun, other: FinishedRun) -> Difference:
     )
 
 
-def _relative(left: np.ndarray, right: np.ndarray) -> float:
+def relative(left: np.ndarray, right: np.ndarray) -> float:
+    """Largest absolute difference over the largest magnitude on the left."""
     scale = max(float(np.abs(left).max()), float(np.finfo(left.dtype).tiny))
     return float(np.abs(left.astype(np.float64) - right).max() / scale)
 

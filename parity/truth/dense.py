@@ -19,12 +19,18 @@ from parity.truth import Inputs, Settings
 
 
 def linear(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """x (B, d_in), W (d_out, d_in), b (d_out,), dy (B, d_out) to y, dx, dW, db."""
-    x, W, b, dy = (Bounded.exact(inputs[name], r) for name in ("x", "W", "b", "dy"))
+    """x (B, d_in), W (d_out, d_in), b (d_out,) to y, and with dy (B, d_out) also dx, dW, db."""
+    x, W, b = (Bounded.exact(inputs[name], r) for name in ("x", "W", "b"))
     after = x @ W.T + b
     # A sum that starts from the bias has one term more.
     among = Bounded(after.value, _with_bias(x, W, b), r)
-    return {"y": either(after, among), "dx": dy @ W, "dW": dy.T @ x, "db": dy.sum(axis=0)}
+    found = {"y": either(after, among)}
+    if "dy" in inputs:
+        dy = Bounded.exact(inputs["dy"], r)
+        found |= {"dW": dy.T @ x, "db": dy.sum(axis=0)}
+        if settings.get("need_dx", True):
+            found["dx"] = dy @ W
+    return found
 
 
 def _with_bias(x: Bounded, W: Bounded, b: Bounded) -> Array:
@@ -41,11 +47,19 @@ def _joined(a: Bounded, b: Bounded) -> Bounded:
 
 
 def leaky_relu(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """x and dy of any shape to y, dx; the slope counts at exactly 0."""
+    """x and dy of any shape to y, dx; the slope counts at exactly 0.
+
+    An x that is known no better than to lie around 0 may have either derivative.
+    """
     x, dy = Bounded.exact(inputs["x"], r), Bounded.exact(inputs["dy"], r)
     slope = Bounded.constant(settings["slope"], r)
-    positive = inputs["x"] > 0
-    return {"y": where(positive, x, slope * x), "dx": where(positive, dy, slope * dy)}
+    positive = x.value > 0
+    y, dx = where(positive, x, slope * x), where(positive, dy, slope * dy)
+    if isinstance(inputs["x"], Bounded):
+        unsure = np.abs(x.value).astype(np.float64) <= x.error
+        y = where(unsure, either(y, where(positive, slope * x, x)), y)
+        dx = where(unsure, either(dx, where(positive, slope * dy, dy)), dx)
+    return {"y": y, "dx": dx}
 
 
 def dropout(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
