@@ -1,7 +1,7 @@
 """The first step, layer and kind in which two trainings differ by more than rounding: docs/locate.md.
 
-    report = locate(Side("numpy", ...), Side("torch", ...), steps=100)
-    report.divergence  # None, or what, where, whose, by how much
+report = locate(Side("numpy", ...), Side("torch", ...), steps=100)
+report.divergence  # None, or what, where, whose, by how much
 """
 
 from __future__ import annotations

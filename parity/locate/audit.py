@@ -155,7 +155,7 @@ def _reported(
 def _updated(
     step: Step, own: State, trace: Mapping[str, Array], after: Outcome, wanted: Steps
 ) -> Iterable[Finding]:
-    """Optimizer state from the traced gradients, then parameters from the optimizer state stored with them."""
+    """Optimizer state from the traced gradients, then parameters from the state stored with them."""
     spec, r = step.reference.experiment, step.r.wide
     names, updates = optimizer_slots(spec), int(own["optimizer/updates"])
     yield _count(step, (SLOTS, -1), "optimizer state", after.state, updates + 1)
@@ -228,7 +228,7 @@ def compiled(step: Step, own: State, after: Outcome, wanted: Steps) -> Iterable[
 
 
 def outcome_truths(step: Step, own: State, wanted: Steps) -> dict[str, Bounded]:
-    """`loss` and a state's keys to what the whole step may make of them, errors carried from the pixels on."""
+    """`loss` and a state's keys to what the whole step may make of them, errors carried all the way."""
     spec, reference, r = step.reference.experiment, step.reference, step.r
     parameters = _part(own, "parameters/")
     statistics = initial_statistics(spec.layers()) | dict(_part(own, "statistics/"))

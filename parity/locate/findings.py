@@ -22,7 +22,7 @@ Kind = Literal[
     "record",
 ]
 """start: initial parameters. state: what was put in does not come out again. data: the batch as the first
-layer sees it. schedule: learning rates. record: what a run wrote down is not what its own backend computes."""
+layer sees it. schedule: learning rates. record: what a run wrote down is not what its backend computes."""
 
 
 @dataclass(frozen=True, eq=False)

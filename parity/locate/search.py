@@ -17,8 +17,9 @@ from experiment.backend import State
 from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.layers import parameter_shapes
-from experiment.run_dir import flat
 from experiment.plain import to_dict
+from experiment.run_dir import flat
+from parity.bounded import Bounded
 from parity.locate.audit import Step, audit, failed, outcome_truths, shares
 from parity.locate.findings import Divergence, Finding, Report
 from parity.locate.hints import hint
@@ -43,12 +44,14 @@ class Search:
     judged: int = 0
     share: float = 0.0
     share_at: str = ""
+    screens: bool = True
+    """Whether steps are skipped between two that are judged."""
     screen: dict[str, float] = field(default_factory=dict)
     """State's key to how far apart two outcomes may be, by the last judged step's limits."""
 
     def run(self, state: State, first: int, last: int, every: int) -> Divergence | None:
         """Steps first + 1 .. last from LEFT's `state`."""
-        good, since = state, first
+        good, since, self.screens = state, first, every > 1
         for step in range(first, last):
             self.progress(f"step {step + 1} of {last}")
             outcomes = self._take(state, step)
@@ -81,7 +84,8 @@ class Search:
             if share > self.share:
                 what = f"{worst.layer} {worst.quantity}".strip()
                 self.share, self.share_at = share, f"{what}, step {step + 1}, {name} ({sides[name].name})"
-        self._set_screen(state, step)
+        if self.screens:
+            self._set_screen(state, step)
         return None
 
     def _take(self, state: State, step: int) -> tuple[Outcome, Outcome]:
@@ -109,11 +113,10 @@ class Search:
 
     def _set_screen(self, state: State, step: int) -> None:
         """Each array's largest limit in this step, for both sides together."""
-        self.screen = {}
+        self.screen, truths = {}, dict[str, Bounded]()
         for side in (self.left, self.right):
-            side.put(state)
-            judged = self._step(side, state, step, exact=False)
-            truths = outcome_truths(judged, side.backend.export_state(), self.reference.plan(step))
+            if side is self.left or side.place != self.left.place:
+                truths = one_step_limits(side, state, step, self.reference)
             for key, truth in truths.items():
                 limit = float(truth.error.max(initial=0.0))
                 self.screen[key] = self.screen.get(key, 0.0) + (limit if np.isfinite(limit) else np.inf)
@@ -127,7 +130,9 @@ class Search:
         for key, a, b in pairs:
             with np.errstate(invalid="ignore", over="ignore"):
                 gap = np.abs(a.astype(np.float64) - b).max(initial=0.0)
-            if not gap <= self.screen.get(key, 0.0) and not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            if not gap <= self.screen.get(key, 0.0) and not np.array_equal(
+                a, b, equal_nan=a.dtype.kind == "f"
+            ):
                 return True
         return False
 
@@ -147,10 +152,10 @@ class Search:
         if finding.compiled:
             note = "; ".join(filter(None, (note, "of the compiled step; operation by operation it is right")))
         result = finding.result
-        also = [_name(f) for f in wrong[where][1:]]
+        also = tuple(_name(f) for f in wrong[where][1:])
         return Divergence(
             step + 1, finding.kind, finding.layer, finding.quantity, name, result.share, result.index,
-            result.actual, result.truth, result.limit, self._local(found, finding), note=note, also=tuple(also),
+            result.actual, result.truth, result.limit, self._local(found, finding), note=note, also=also,
         )  # fmt: skip
 
     def _local(self, found: Mapping[str, list[Finding]], wanted: Finding) -> float:
@@ -196,7 +201,7 @@ def locate(
     """
     _require_alike(left, right)
     last = first + steps
-    search = Search(left, right, Reference(left), progress)
+    search = Search(left, right, left.reference, progress)
     begun = start if start is not None else begin(left)
     found = _begun(left, right, begun) if start is None else None
     planned = None if found else planned_difference(left, right, first, last)
@@ -211,6 +216,16 @@ def locate(
         left.name, right.name, first, last, found, tuple(differing_settings(left, right)), search.judged,
         search.share, search.share_at, inherited, name,
     )  # fmt: skip
+
+
+def one_step_limits(
+    side: Side, state: State, step: int, reference: Reference | None = None
+) -> dict[str, Bounded]:
+    """`loss` and a state's keys to their true values after one more step and how far rounding may put each."""
+    reference = reference or side.reference
+    side.put(state)
+    judged = Step(side, reference, state, step, at_blas_speed(side.rounding))
+    return outcome_truths(judged, side.backend.export_state(), reference.plan(step))
 
 
 def begin(side: Side) -> State:

@@ -60,6 +60,11 @@ class Side:
         return rounding(self.place.dtype, self.place.device)
 
     @cached_property
+    def reference(self) -> Reference:
+        """Its own settings and data as what steps are held to."""
+        return Reference(self)
+
+    @cached_property
     def order(self) -> BatchOrder:
         """Which images each step sees."""
         spec = self.experiment
