@@ -92,8 +92,8 @@ def _kind(name: str) -> str:
     if path.is_file():
         return "file"
     raise UserError(
-        f"locate: expected a backend ({', '.join(BACKENDS)}), a run folder or a checkpoint file, got {name!r}: "
-        "there is none; see ./runs"
+        f"locate: expected a backend ({', '.join(BACKENDS)}), a run folder or a checkpoint file, got "
+        f"{name!r}, which does not exist; see ./runs"
     )
 
 
@@ -115,8 +115,8 @@ def _files(left: str, right: str, kinds: list[str]) -> Report:
         found = read(paths[number]).checkpoints
         if step not in found:
             raise UserError(
-                f"locate: {paths[number]} has no checkpoint of step {step}, as {paths[1 - number]} is; it has "
-                f"{', '.join(map(str, found)) or 'none'}"
+                f"locate: {paths[number]} has no checkpoint of step {step}, as {paths[1 - number]} is; it "
+                f"has {', '.join(map(str, found)) or 'none'}"
             )
         paths[number] = found[step]
     return compare_files(*paths)

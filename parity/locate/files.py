@@ -39,7 +39,7 @@ def compare_files(left: Path, right: Path) -> Report:
             spec = from_dict(config["experiment"], str(path))
             order = order or list(parameter_shapes(spec.layers()))
     if configs[0] is not None and configs[1] is not None:
-        a, b = (flat(config["experiment"]) for config in configs)
+        a, b = flat(configs[0]["experiment"]), flat(configs[1]["experiment"])
         settings = tuple(f"{key}: {a.get(key)!r}, {b.get(key)!r}" for key in a if a.get(key) != b.get(key))
     steps = [file.step for file in files]
     notes = (

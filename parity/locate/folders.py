@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -87,11 +88,11 @@ def locate_runs(
     settings = tuple(differing_settings(*sides))
     last = min(side.experiment.training.steps for side in sides)
     if other is not None and other.fingerprint != left.fingerprint:
-        found = Divergence(
+        other_data = Divergence(
             1, "data", "", "fingerprint", "right", float("inf"),
             note=f"the runs trained on other data: {left.fingerprint} and {other.fingerprint}",
         )  # fmt: skip
-        return Report(sides[0].name, sides[1].name, 0, last, found, settings)
+        return Report(sides[0].name, sides[1].name, 0, last, other_data, settings)
     notes = [] if other is None else _losses(left, other)
     own: list[Divergence] = []
     recorded = [(left, sides[0])] + ([(other, sides[1])] if other is not None else [])
@@ -115,8 +116,8 @@ def locate_runs(
 def _require_data(run: Recorded, fingerprint: str) -> None:
     if run.fingerprint not in (None, fingerprint):
         raise UserError(
-            f"{run.path} was trained on data {str(run.fingerprint)[:19]}..., this is {fingerprint[:19]}...; give "
-            "the same data with --data-dir or --dataset"
+            f"{run.path} was trained on data {str(run.fingerprint)[:19]}..., this is {fingerprint[:19]}...; "
+            "give the same data with --data-dir or --dataset"
         )
 
 
@@ -181,7 +182,7 @@ def follow(run: Recorded, side: Side, every: int, progress: Progress) -> tuple[D
     if len(marks) < 2:
         return None, "one checkpoint only: nothing to follow"
     exact = True
-    for (first, state), (last, wanted) in zip(marks, marks[1:], strict=False):
+    for (first, state), (last, wanted) in pairwise(marks):
         progress(f"{run.path}: steps {first + 1} to {last} again")
         segment = Segment(side, state, first, last, run.losses, every)
         found, same = differs_beyond_rounding(segment, wanted)

@@ -150,8 +150,8 @@ def bits(actual: float, expected: float) -> str:
     """Says so where two numbers differ in one bit."""
     for name, kind, whole in (("float64", np.float64, np.uint64), ("float32", np.float32, np.uint32)):
         if np.asarray(actual).dtype == kind:
-            a, b = (np.asarray(x, kind).view(whole) for x in (actual, expected))
-            changed = int(a ^ b)
+            a, b = (int(np.asarray(x, kind).view(whole)) for x in (actual, expected))
+            changed = a ^ b
             if changed.bit_count() == 1:
                 return f", one bit of it ({name} bit {changed.bit_length() - 1})"
     return ""

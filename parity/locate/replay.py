@@ -36,7 +36,7 @@ class Segment:
 
 
 def differs_beyond_rounding(segment: Segment, wanted: State) -> tuple[Divergence | None, bool]:
-    """What of the recorded end, if anything, no rounding explains; and whether all is bit for bit the same."""
+    """What of the recorded end, if anything, no rounding explains; and whether all is the same bits."""
     losses, end = _again(segment)
     recorded = segment.losses[segment.first : segment.last]
     lossless = len(recorded) == len(losses) and np.array_equal(recorded, losses)
@@ -54,10 +54,9 @@ def differs_beyond_rounding(segment: Segment, wanted: State) -> tuple[Divergence
     apart = _first_apart(losses, recorded, spread)
     if apart is not None:
         step = segment.first + apart + 1
-        return Divergence(
-            step, "record", "", "loss", "left", float("inf"), (), float(recorded[apart]), float(losses[apart]),
-            float(spread[apart]), note="the recorded loss is not the run's own",
-        ), False  # fmt: skip
+        numbers = float(recorded[apart]), float(losses[apart]), float(spread[apart])
+        note = "the recorded loss is not the run's own"
+        return Divergence(step, "record", "", "loss", "left", float("inf"), (), *numbers, note=note), False
     return None, False
 
 

@@ -221,7 +221,7 @@ def locate(
 def one_step_limits(
     side: Side, state: State, step: int, reference: Reference | None = None
 ) -> dict[str, Bounded]:
-    """`loss` and a state's keys to their true values after one more step and how far rounding may put each."""
+    """`loss` and a state's keys to their true values after one more step, and how far rounding reaches."""
     reference = reference or side.reference
     side.put(state)
     judged = Step(side, reference, state, step, at_blas_speed(side.rounding))
@@ -292,19 +292,18 @@ def planned_difference(left: Side, right: Side, first: int, last: int) -> Diverg
             ("learning rate", plans[0].learning_rates, plans[1].learning_rates),
         ]
         rows = [(_first_row(a, b), name, a, b) for name, a, b in columns]
-        differing = [row for row in rows if row[0] is not None]
-        if differing:
-            row, name, a, b = min(differing, key=lambda item: item[0])  # type: ignore[type-var, return-value]
-            assert row is not None
+        row, name, a, b = min(rows, key=lambda item: item[0])
+        if row < CALL:
             return _planned(start + row, name, None if a is None else a[row], None if b is None else b[row])
     return None
 
 
-def _first_row(a: Array | None, b: Array | None) -> int | None:
+def _first_row(a: Array | None, b: Array | None) -> int:
+    """The first row in which two columns differ, or CALL."""
     if a is None or b is None or a.shape != b.shape:
-        return None if a is None and b is None else 0
+        return CALL if a is None and b is None else 0
     rows = (a != b).reshape(len(a), -1).any(axis=1)
-    return int(np.argmax(rows)) if rows.any() else None
+    return int(np.argmax(rows)) if rows.any() else CALL
 
 
 def _planned(step: int, name: str, a: Array | None, b: Array | None) -> Divergence:

@@ -79,7 +79,7 @@ def pixels(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded
 
 
 def fitted(images: Array, preprocess: str) -> tuple[Bounded, Bounded | None]:
-    """The map that training images uint8 (N, 3, 32, 32) call for: mean and scale, as the host computes them."""
+    """The map that training images uint8 (N, 3, 32, 32) call for: mean and scale, as on the host."""
     host, n = ROUNDINGS["float64"], len(images)
     total = images.sum(axis=0, dtype=np.int64)
     if preprocess == "mean-image":
@@ -96,7 +96,7 @@ def prepared(images: Array, mean: Bounded, scale: Bounded | None, r: Rounding) -
 
 
 def augmented(images: Array, shifts: Array | None, flips: Array | None, border: int) -> Array:
-    """Each image cut from itself inside `border` black pixels, then mirrored: one at a time, as it is said."""
+    """Each image cut from itself inside `border` black pixels, then mirrored: one at a time."""
     done = []
     for i, image in enumerate(images):
         size = image.shape[1:]
