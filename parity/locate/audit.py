@@ -20,6 +20,8 @@ from parity.truth import network, optim
 
 STATE, DATA, FORWARD, LOSS, BACKWARD, SLOTS, PARAMETERS, RUNNING, COMPILED = range(9)
 """Stages in the order of computation."""
+PARTS = ("dW", "db", "dgamma", "dbeta", "dx")
+"""Of one layer's backward pass; nothing but dx reaches the layer before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +133,7 @@ def _layers(
         elif quantity == "y":
             order = (FORWARD, names.index(layer))
         else:
-            order = (BACKWARD, -names.index(layer), int(quantity == "dx"))
+            order = (BACKWARD, -names.index(layer), PARTS.index(quantity))
         if key not in trace:
             yield step.missing(order, kind, layer, quantity)
         else:

@@ -42,9 +42,9 @@ def compare_files(left: Path, right: Path) -> Report:
         a, b = flat(configs[0]["experiment"]), flat(configs[1]["experiment"])
         settings = tuple(f"{key}: {a.get(key)!r}, {b.get(key)!r}" for key in a if a.get(key) != b.get(key))
     steps = [file.step for file in files]
-    notes = (
-        () if steps[0] == steps[1] else (f"steps differ: {steps[0]} on the left, {steps[1]} on the right",)
-    )
+    notes: tuple[str, ...] = ()
+    if steps[0] != steps[1]:
+        notes = (f"steps differ: {steps[0]} on the left, {steps[1]} on the right",)
     found = differences(files[0].state, files[1].state, steps[1], order)
     notes += tuple(f"differs: {line}" for line in table(files[0].state, files[1].state, order))
     first = found[0] if found else None

@@ -22,7 +22,7 @@ def hint(finding: Finding, step: Step, trace: Mapping[str, Array], wanted: Steps
     if finding.kind == "data":
         return _images(finding, step, wanted)
     if finding.kind == "loss":
-        return _labels(finding, step, trace, wanted)
+        return _labels(finding, step, trace, wanted) or _array(finding.actual, finding.expected, None)
     if finding.kind == "forward" and finding.layer in wanted.masks:
         return _mask(finding, trace, wanted, step)
     before = step.state.get(_key(finding))
@@ -126,7 +126,7 @@ def _array(actual: Array, expected: Array, before: Array | None) -> str:
     for what, a, b in _scales(found, truth, before):
         factor = _constant(a, b)
         if factor is not None and abs(factor - 1) > 1e-12:
-            return f"{what} {factor:.6g} times what it should be, in every element"
+            return f"{what} {factor:.6g} times what it should be, in every element".strip()
     return ""
 
 

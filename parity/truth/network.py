@@ -143,10 +143,10 @@ def one_step(
     if spec.objective.l2:
         found["loss"] = found["loss"] + penalty(parameters, spec.objective, r.wide)
     dy, first = ends["ds"].to(r), first_trained(layers)
-    for layer, inputs in zip(reversed(layers), reversed(given), strict=True):
+    for layer, known in zip(reversed(layers), reversed(given), strict=True):
         _, settings, truth = of_layer(layer, parameters, statistics, masks, r, winograd_too)
         needed = dict(settings) | {"need_dx": layer.name != first}
-        quantities = truth({**inputs, "dy": dy}, needed, r)
+        quantities = truth(known | {"dy": dy}, needed, r)
         for key, array in _own(layer, parameters).items():
             gradient = quantities[GRADIENTS[key.rpartition(".")[2]]].to(r.wide)
             found[f"gradient/{key}"] = (
