@@ -1,4 +1,4 @@
-"""`python -m parity locate` on planted divergences: the right step, layer and kind, and nothing where nothing is."""
+"""The search between two backends: a planted divergence is named, and nothing where nothing is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from experiment.backend import State, Steps
 from experiment.errors import UserError
 from experiment.layers import Flatten
 from experiment.network import Model
-from experiment.spec import Data, Experiment, Objective, Optimization, Schedule, Training
+from experiment.spec import Data, Experiment, Objective, Optimization, Schedule
 from numpy_ref import conv, dense, loss, norm, optim
+from parity.locate import begin
 from tests import planted, test_parity_wrong
 from tests.planted import STEP, Wrong
 
@@ -131,7 +132,8 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("forward", "linear2", "y"), "",
     ),
     "float32 inside float64": (
-        PLAIN, Wrong(((dense, "linear_forward", rounded_product(np.float32)),)), ("forward", "linear2", "y"), "",
+        PLAIN, Wrong(((dense, "linear_forward", rounded_product(np.float32)),)),
+        ("forward", "linear2", "y"), "",
     ),
     "pooling ties split": (
         CNN,
@@ -142,10 +144,12 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("backward", "pool1", "dx"), "",
     ),
     "flatten order": (
-        PLAIN, Wrong(((numpy_ref.model.Network, "_layer_forward", other_order),)), ("forward", "flatten", "y"), "",
+        PLAIN, Wrong(((numpy_ref.model.Network, "_layer_forward", other_order),)),
+        ("forward", "flatten", "y"), "",
     ),
     "gradient clipped": (
-        BN, Wrong(((optim, "update", clipped),)), ("optimizer state", "linear1", "first_moment of weight"), "",
+        BN, Wrong(((optim, "update", clipped),)),
+        ("optimizer state", "linear1", "first_moment of weight"), "",
     ),
     "gradients of the batch not averaged": (
         PLAIN, Wrong(((loss, "softmax_cross_entropy_backward", not_averaged),)),
@@ -166,3 +170,179 @@ def test_step_layer_and_kind_are_named(name: str) -> None:
     assert note in found.note
     assert found.inherited == 0, "both ran the same code until then"
     assert found.local > 0
+
+
+def changed(training: planted.TrainingData, row: int, what: str) -> planted.TrainingData:
+    """The data with one label raised, one image mirrored, or another mean."""
+    images, labels = dict(training.images), dict(training.labels)
+    if what == "label":
+        labels["train"] = labels["train"].copy()
+        labels["train"][row] = (labels["train"][row] + 1) % 10
+    if what == "image":
+        images["train"] = images["train"].copy()
+        images["train"][row] = images["train"][row][:, :, ::-1]
+    mean = training.mean + 0.25 if what == "mean" else training.mean
+    return replace(training, images=images, labels=labels, mean=mean)
+
+
+@pytest.mark.parametrize(
+    ("what", "step", "place", "note"),
+    [
+        ("label", STEP + 1, ("loss", "", "loss"), "sample 3 is labelled"),
+        ("image", STEP + 1, ("data", "", "input"), "row 3 is mirrored"),
+        ("mean", 1, ("data", "", "input"), "another mean image"),
+    ],
+)
+def test_wrong_data_is_named(what: str, step: int, place: tuple[str, str, str], note: str) -> None:
+    left = planted.side("numpy", PLAIN)
+    row = int(left.plan(STEP).indices[0, 3])
+    wrong = changed(left.data, row, what)
+    found = planted.search(left, planted.side("torch", PLAIN, wrong)).divergence
+    assert found is not None
+    assert (found.step, found.kind, found.layer, found.quantity, found.side) == (step, *place, "right")
+    assert note in found.note
+    assert found.inherited < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "place", "setting"),
+    [
+        ({"training": replace(BN.training, seed=1)}, 0, ("start", "linear1", "weight"), "seed"),
+        (
+            {"schedule": Schedule("step", decay_every=2), "optimization": BN.optimization},
+            3, ("schedule", "", "learning rate"), "schedule",
+        ),
+        (
+            {"optimization": Optimization("adamw", 1e-3, weight_decay=0.1)},
+            1, ("parameters", "linear1", "weight"), "weight_decay",
+        ),
+        (
+            {"optimization": Optimization("adam", 1e-3, weight_decay=0.1)},
+            1, ("optimizer state", "linear1", "first_moment of weight"), "weight_decay",
+        ),
+        ({"data": Data(batch_size=8, random_flip=True)}, 1, ("data", "", "flip"), "random_flip"),
+        ({"objective": Objective(label_smoothing=0.1)}, 1, ("loss", "", "loss"), "label_smoothing"),
+        ({"model": replace(BN.model, slope=0.2)}, 1, ("forward", "leaky_relu1", "y"), "slope"),
+        ({"model": replace(BN.model, dropout=0.0)}, 1, ("forward", "dropout1", "y"), "dropout"),
+    ],
+)  # fmt: skip
+def test_other_settings_show_where_they_first_matter(
+    change: dict[str, Any], step: int, place: tuple[str, str, str], setting: str
+) -> None:
+    left, right = planted.side("numpy", BN), planted.side("numpy", replace(BN, **change))
+    report = planted.search(left, right)
+    found = report.divergence
+    assert found is not None
+    assert (found.step, found.kind, found.layer, found.quantity, found.side) == (step, *place, "right")
+    assert any(line.startswith(f"{setting}: ") for line in report.settings)
+
+
+def test_decay_into_the_gradient_or_beside_it() -> None:
+    """Adam and AdamW with one weight decay part in the first moment."""
+    specs = [
+        replace(BN, optimization=Optimization(kind, 1e-3, weight_decay=0.1)) for kind in ("adamw", "adam")
+    ]  # type: ignore[arg-type]
+    found = planted.search(*(planted.side("numpy", spec) for spec in specs)).divergence
+    assert found is not None
+    assert (found.step, found.kind, found.layer) == (1, "optimizer state", "linear1")
+
+
+def test_a_left_side_that_is_wrong_is_said_to_be() -> None:
+    wrong = Wrong(((dense, "linear_backward", scaled_bias),))
+    found = planted.search(planted.side("numpy", PLAIN, wrong=wrong), planted.side("torch", PLAIN)).divergence
+    assert found is not None
+    assert (found.step, found.layer, found.quantity, found.side) == (3, "linear2", "db", "left")
+
+
+def test_lost_moments_show_at_the_state() -> None:
+    right = planted.side("numpy", BN, wrong=Wrong(given=without_moments))
+    left = planted.side("numpy", BN)
+    found = planted.search(left, right, 1, start=after(left, 2), first=2).divergence
+    assert found is not None
+    assert (found.step, found.kind, found.layer) == (3, "state", "linear1")
+    assert found.quantity == "optimizer/first_moment/linear1.weight"
+
+
+def after(side: planted.Side, steps: int) -> State:
+    begin(side)
+    side.backend.train(side.plan(0, steps))
+    return side.backend.export_state()
+
+
+# --- nothing is found where nothing is ---
+
+CLEAN = {
+    "batch norm, dropout, Adam": BN,
+    "float32": planted.spec("float32"),
+    "momentum, l2, smoothing, crop, flip": planted.spec(
+        model=Model(hidden=(5,)),
+        optimization=Optimization(learning_rate=1e-4, momentum=0.9, nesterov=True, weight_decay=0.01),
+        objective=Objective(l2=0.01, label_smoothing=0.1),
+        data=Data(batch_size=8, preprocess="standardize", random_crop=4, random_flip=True),
+        schedule=Schedule("cosine", warmup_steps=2),
+    ),
+    "hinge": planted.spec(model=Model(hidden=(5,)), objective=Objective("hinge")),
+    "squared error, AdamW": planted.spec(
+        model=Model(hidden=(5,)),
+        objective=Objective("squared_error"),
+        optimization=Optimization("adamw", 1e-3, weight_decay=0.1),
+    ),
+    "convolutions": replace(CNN, model=replace(CNN.model, channels=("2", "M", "2"), batch_norm="autodiff")),
+}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_numpy_and_torch_do_not_diverge(name: str) -> None:
+    left, right = (planted.side(backend, CLEAN[name]) for backend in ("numpy", "torch"))
+    report = planted.search(left, right, 4, every=2)
+    assert report.divergence is None
+    assert 0 < report.share <= 1
+    assert report.judged == 3, "the first, the third, and the last"
+    assert report.inherited < 1e-2
+
+
+def test_jax_is_right_until_it_is_made_wrong() -> None:
+    """Judged operation by operation, and as one program."""
+    what = planted.spec(model=Model(hidden=(4,), batch_norm="manual"))
+    wrong = Wrong(outcome=kept("statistics/norm1.running_var"), step=1)
+    left, right = planted.side("numpy", what), planted.side("jax", what, wrong=wrong)
+    found = planted.search(left, right, 2).divergence
+    assert found is not None
+    assert (found.step, found.kind, found.layer) == (2, "running statistics", "norm1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_jax_does_not_diverge(dtype: str) -> None:
+    what = planted.spec(dtype)
+    report = planted.search(planted.side("jax", what), planted.side("torch", what), 12, every=6)
+    assert report.divergence is None
+    assert report.judged == 3
+
+
+# --- steps that are not judged layer by layer ---
+
+
+def test_the_screen_sends_to_the_right_step() -> None:
+    """Judged every 50 steps: the outcome alone gives the seventh away."""
+    wrong = Wrong(((norm, "batch_norm_backward", without_xhat),), step=6)
+    left, right = planted.side("numpy", BN), planted.side("numpy", BN, wrong=wrong)
+    report = planted.search(left, right, 12, every=50)
+    assert report.divergence is not None
+    assert (report.divergence.step, report.divergence.layer) == (7, "norm2")
+    assert report.judged == 7, "the first, the seventh, and then those between"
+
+
+def test_what_the_screen_overlooks_is_searched_for_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parity.locate.search.Search._apart", lambda *_: False)
+    wrong = Wrong(((norm, "batch_norm_backward", without_xhat),), step=4)
+    left, right = planted.side("numpy", BN), planted.side("numpy", BN, wrong=wrong)
+    report = planted.search(left, right, 12, every=8)
+    assert report.divergence is not None
+    assert report.divergence.step == 5
+
+
+def test_other_networks_are_refused() -> None:
+    other = replace(BN, model=replace(BN.model, hidden=(6, 4)))
+    with pytest.raises(UserError, match=r"linear1.weight is \(5, 3072\).*give two runs of one network"):
+        planted.search(planted.side("numpy", BN), planted.side("numpy", other))
