@@ -147,14 +147,15 @@ _IDENTITY = ("name", "experiment", "backend", "resumed_from")
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    a, b = (_flat({key: config.get(key) for key in _IDENTITY}) for config in (there, here))
+    a, b = (flat({key: config.get(key) for key in _IDENTITY}) for config in (there, here))
     return [f"{key}: {a.get(key)!r} there, {b.get(key)!r} here" for key in b | a if a.get(key) != b.get(key)]
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of nested dictionaries by their own names."""
     if not isinstance(value, dict):
         return {name: value}
-    return {key: leaf for part, inner in value.items() for key, leaf in _flat(inner, part).items()}
+    return {key: leaf for part, inner in value.items() for key, leaf in flat(inner, part).items()}
 
 
 def _line(record: Record) -> str:

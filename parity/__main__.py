@@ -19,6 +19,7 @@ from parity import drawn as drawn_inputs
 from parity import perturbation, trajectory
 from parity.check import run as run_checks
 from parity.growth_command import grow
+from parity.locate.command import locate
 from parity.progress import show
 from parity.subjects import BACKENDS, installed
 from parity.table import render, write_json
@@ -116,7 +117,14 @@ def main(argv: list[str]) -> int:
     """The command; returns its exit code: 0, 1 where something fails, or 2 for a user's mistake."""
     try:
         code = tyro.extras.subcommand_cli_from_dict(
-            {"check": check, "grow": grow, "runs": runs, "perturb": perturb, "ulps": ulps},
+            {
+                "check": check,
+                "grow": grow,
+                "locate": locate,
+                "runs": runs,
+                "perturb": perturb,
+                "ulps": ulps,
+            },
             args=argv,
             prog="python -m parity",
             description=__doc__,

@@ -45,7 +45,12 @@ class Bounded:
 
     @staticmethod
     def exact(array: Any, r: Rounding) -> Bounded:
-        """An input that the backend is handed as it is; a subnormal one it may read as zero."""
+        """An input that the backend is handed as it is; a subnormal one it may read as zero.
+
+        A `Bounded` keeps its error: so a truth serves inputs that earlier layers computed, too.
+        """
+        if isinstance(array, Bounded):
+            return array if array.r == r else array.to(r)
         value = np.asarray(array).astype(r.truth)
         magnitude = np.abs(value).astype(np.float64)
         return Bounded(value, np.where(magnitude < r.tiny, magnitude, 0.0), r)
@@ -105,6 +110,14 @@ class Bounded:
             p = np.where(room > 0, (self.error + _size(value) * b.error) / room, np.inf)
             return self.rounded(value, p, self.r.division_ulps)
 
+    def over(self, other: Bounded, least: float) -> Bounded:
+        """self / other, of a divisor known to be at least `least` > 0 whatever its error."""
+        with np.errstate(all="ignore"):
+            value = self.value / other.value
+            room = np.maximum(_size(other.value) - other.error, least)
+            p = (self.error + _size(value) * other.error) / room
+            return self.rounded(value, p, self.r.division_ulps)
+
     def __rtruediv__(self, other: Operand) -> Bounded:
         return self._lift(other) / self
 
@@ -113,7 +126,11 @@ class Bounded:
         a, b = self._factor(), self._lift(other)._factor()
         with np.errstate(all="ignore"):
             size_a, size_b = _size(a.value), _size(b.value)
-            p = size_a @ b.error + a.error @ size_b + a.error @ b.error
+            p = np.zeros((), np.float64)
+            if b.error.any():
+                p = p + (size_a + a.error) @ b.error
+            if a.error.any():
+                p = p + a.error @ size_b
             return self._accumulated(a.value @ b.value, p, size_a @ size_b, a.value.shape[-1])
 
     def __rmatmul__(self, other: Operand) -> Bounded:
@@ -214,7 +231,10 @@ class Bounded:
 
     def to(self, r: Rounding) -> Bounded:
         """Converted to another format: exact into a wider one, one rounding into a narrower."""
-        moved = Bounded(self.value.astype(r.truth), self.error, r)
+        error = self.error
+        if r.u_truth > self.r.u_truth:  # the truth itself is rounded on the way
+            error = (error + r.u_truth * _size(self.value)) * UP
+        moved = Bounded(self.value.astype(r.truth), error, r)
         return moved if r.u <= self.r.u else moved.rounded(moved.value, moved.error)
 
     # --- shape: exact ---
@@ -282,28 +302,18 @@ def stack(parts: list[Bounded]) -> Bounded:
     return Bounded(np.stack([b.value for b in parts]), np.stack([b.error for b in parts]), parts[0].r)
 
 
-def bilinear(
-    a: Bounded, b: Bounded, sums: Callable[[Array, Array], Array], n: int, start: Bounded | None = None
+def from_terms(
+    value: Array, magnitude: Array, n: int, r: Rounding, inherited: Array | float = 0.0
 ) -> Bounded:
-    """Sums of n products of an element of a and one of b, such as a convolution; `start` is one term more."""
-    a, b = a._factor(), b._factor()
-    with np.errstate(all="ignore"):
-        size_a, size_b = _size(a.value), _size(b.value)
-        p = sums(size_a, b.error) + sums(a.error, size_b) + sums(a.error, b.error)
-        value, magnitude = sums(a.value, b.value), sums(size_a, size_b)
-        if start is not None:
-            p, value, magnitude = p + start.error, value + start.value, magnitude + _size(start.value)
-        return a._accumulated(value, p, magnitude, n + (start is not None))
-
-
-def from_terms(value: Array, magnitude: Array, n: int, r: Rounding) -> Bounded:
-    """A sum of n products of exact inputs, in any order, from its value and the sum of their sizes.
+    """A sum of n products, in any order, from its value, the sum of their sizes and what the factors' own
+    errors may do to it.
 
     For sums that are gathered rather than written as one product: a convolution's gradients.
     """
     slack = 2 * r.operand_u + r.operand_u**2
     size = magnitude.astype(np.float64) * UP
-    return Bounded.exact(0.0, r)._accumulated(value, slack * size, size, n)
+    moved = inherited * (1 + slack) * UP + slack * size
+    return Bounded.exact(0.0, r)._accumulated(value, moved, size, n)
 
 
 def _size(array: Array) -> Array:

@@ -52,9 +52,9 @@ def logits(spec: Experiment, state: State, data: TrainingData, r: Rounding, by_b
             own = _own(layer.name, state)
             match layer:
                 case Linear():
-                    x = dense.affine(x, _weight(own["weight"], r), bias(own["bias"], r))
+                    x = dense.affine(x, _weight(own["weight"], r), dense.bias(own["bias"], r))
                 case Conv2d(_, _, _, window, with_bias):
-                    b = bias(own["bias"], r) if with_bias else None
+                    b = dense.bias(own["bias"], r) if with_bias else None
                     x = conv.convolved(x, _weight(own["weight"], r), b, window)
                 case MaxPool2d(_, window):
                     x = conv.pooled(x, window)
@@ -73,12 +73,6 @@ def _own(name: str, state: State) -> State:
     """A layer's parameters and statistics, by their last names."""
     layers = {key.partition("/")[2]: array for key, array in state.items() if not key.startswith("optimizer")}
     return {key.rpartition(".")[2]: a for key, a in layers.items() if key.rpartition(".")[0] == name}
-
-
-def bias(b: Array, r: Rounding) -> Bounded:
-    """A bias in bfloat16: rounded to it, or added as the float32 number that it is."""
-    held = Bounded.exact(r.wide.nearest(b), r)
-    return Bounded(held.value, held.error + np.abs(r.nearest(b) - held.value).astype(np.float64), r)
 
 
 def _weight(W: Array, r: Rounding) -> Bounded:

@@ -1,8 +1,10 @@
-"""Whole networks, layer by layer under teacher forcing, and their evaluation.
+"""Whole networks, layer by layer under teacher forcing, their first update, and their evaluation.
 
 Every layer of a traced training step is judged on the inputs and upstream gradients that the backend itself
 handed to it: what an earlier layer got wrong is not held against a later one, and a layer that is wired to
-the wrong neighbour, order or label shows. `judge_trace` serves any trace of any experiment.
+the wrong neighbour, order or label shows. So is the update: new parameters are judged on the gradients
+of the trace, new running statistics on each batch norm's own input. `judge_trace` and `judge_update` serve
+any trace of any experiment's first step.
 
 JAX is traced operation by operation. In a compiled program a value that two kernels need may be computed in
 both, with and without fused multiply-add: the one that leaves the program need not be the one that was used.
@@ -17,19 +19,19 @@ from itertools import pairwise
 import numpy as np
 
 from cifar10.preprocess import fit
-from experiment.backend import Steps, TrainingData, create, plan_steps
+from experiment.backend import State, Steps, TrainingData, create, plan_steps
 from experiment.init import initial_parameters
-from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
+from experiment.layers import initial_statistics, is_weight
 from experiment.network import Model
-from experiment.spec import Data, Device, Experiment, Initialization, Objective, Training
-from parity.bounded import Bounded, either
+from experiment.spec import Data, Device, Experiment, Initialization, Objective, Optimization, Training
+from parity.bounded import Bounded
 from parity.cases import Case, generator
 from parity.check import Label, Result, judge
 from parity.evaluation import judge_evaluation
 from parity.items import Item
 from parity.rounding import Array, Rounding, rounding
 from parity.subjects import Place, unfused
-from parity.truth import Inputs, Settings, Truth, conv, dense, loss, norm
+from parity.truth import Inputs, dense, network, optim
 
 MODEL = Item("model", dense.linear)
 """Its truth is each layer's own."""
@@ -44,12 +46,17 @@ BATCH, TEST = 6, 20
 
 
 def check_models(
-    backend: str, dtypes: list[str] | None, device: Device, quick: bool, progress: Callable[[str], None]
+    backend: str,
+    dtypes: list[str] | None,
+    device: Device,
+    quick: bool,
+    progress: Callable[[str], None],
+    eager: bool = False,
 ) -> list[Result]:
-    """Every model in every format on one backend and device; quick: one of them, in float32, and not in JAX,
-    which compiles for long.
+    """Every model in every format on one backend and device; quick: one of them, in float32, and unless
+    `eager` not in JAX, which compiles for long the first time.
     """
-    if quick and backend == "jax":
+    if quick and backend == "jax" and not eager:
         return []
     results: list[Result] = []
     formats = ("float64", "float32", *(() if backend == "numpy" else ("bfloat16",)))
@@ -64,112 +71,145 @@ def check_models(
     return results
 
 
-def _check(model: Model, label: Label) -> list[Result]:
-    spec = Experiment(
+def described(model: Model, place: Place) -> Experiment:
+    """The experiment whose first step is judged."""
+    return Experiment(
         model=model,
         initialization=Initialization("framework"),
-        objective=Objective(label_smoothing=0.1),
+        objective=Objective(label_smoothing=0.1, l2=0.01),
+        optimization=Optimization("adamw", 1e-3, weight_decay=0.01),
         data=Data(batch_size=BATCH),
-        training=Training(steps=1, dtype=label.place.number, tf32=label.place.tf32),
+        training=Training(steps=1, dtype=place.number, tf32=place.tf32),
     )
-    data, parameters = _data(), _parameters(spec)
+
+
+def first_step(spec: Experiment) -> tuple[TrainingData, Mapping[str, Array], Steps]:
+    """Its data, parameters and batch."""
+    return _data(), _parameters(spec), plan_steps(spec, np.arange(BATCH, dtype=np.int32)[None], 0)
+
+
+def _check(model: Model, label: Label) -> list[Result]:
+    spec = described(model, label.place)
+    data, parameters, steps = first_step(spec)
     running = create(label.backend, spec, data, label.place.device)  # type: ignore[arg-type]
     running.start(parameters)
-    steps = plan_steps(spec, np.arange(BATCH, dtype=np.int32)[None], 0)
     labels = data.labels["train"][:BATCH]
     with unfused(label.backend):
         trace = running.trace(steps)
     results = judge_trace(spec, parameters, trace, labels, steps, label)
+    with unfused(label.backend):
+        running.train(steps)
+    results += judge_update(spec, parameters, trace, labels, running.export_state(), steps, label)
     return results + judge_evaluation(spec, data, running, label)
 
 
 def judge_trace(
     spec: Experiment, parameters: Inputs, trace: Inputs, labels: Array, steps: Steps, label: Label
 ) -> list[Result]:
-    """One step's trace (see experiment.backend) under `parameters`; quantities are `<layer> <y, dx, ...>`.
+    """One step's trace (see experiment.backend) under `parameters`; quantities are `<layer> <y, dx, ...>`."""
+    r = rounding(label.place.dtype, label.place.device)
+    fresh = initial_statistics(spec.layers())
+    winograd_too = label.backend == "jax" and label.place.device == "cpu"
+    wanted, keys = trace_truths(spec, parameters, fresh, trace, labels, steps, r, winograd_too)
+    actual = {name: traced(trace, key, r) for name, key in keys.items() if key in trace}
+    return judge({name: wanted[name] for name in keys}, actual, label)
 
-    A bfloat16 network keeps float32 parameters: products see them rounded, batch norm as they are.
+
+def traced(trace: Inputs, key: str, r: Rounding) -> Array:
+    """One array of a trace. NumPy takes the mean of the loss in float64."""
+    return r.wide.nearest(trace[key]) if key == "loss" else np.asarray(trace[key])
+
+
+def trace_truths(
+    spec: Experiment,
+    parameters: Inputs,
+    statistics: Inputs,
+    trace: Inputs,
+    labels: Array,
+    steps: Steps,
+    r: Rounding,
+    winograd_too: bool = False,
+) -> tuple[dict[str, Bounded], dict[str, str]]:
+    """`<layer> <quantity>`, `loss` and `loss ds` to truths on what the trace says each layer was given, and
+    to the trace's keys. Behind batch norm also `<layer> running_mean` and `running_var`, which no trace has.
     """
-    layers, results, r = spec.layers(), [], rounding(label.place.dtype)
-    for before, layer in pairwise((None, *layers)):
+    found: dict[str, Bounded] = {}
+    keys: dict[str, str] = {}
+    for before, layer in pairwise((None, *spec.layers())):
         assert layer is not None
-        inputs, settings, truth = _layer(layer, parameters, steps, r)
         came = "input" if before is None else f"activation/{before.name}"
-        inputs["x"] = r.nearest(trace[came])  # the images come in float32, and the network rounds them
         named = {f"activation/{layer.name}": "y"}
         if before is not None and f"gradient/{before.name}" in trace:
             named[f"gradient/{before.name}"] = "dx"
-        names = {"weight": "dW", "bias": "db", "gamma": "dgamma", "beta": "dbeta"}
-        for key in parameters:
-            if key.rpartition(".")[0] == layer.name:
-                named[f"gradient/{key}"] = names[key.rpartition(".")[2]]
+        own = [key for key in parameters if key.rpartition(".")[0] == layer.name]
+        named |= {f"gradient/{key}": network.GRADIENTS[key.rpartition(".")[2]] for key in own}
+        masks = {name: mask[0] for name, mask in steps.masks.items()}
+        inputs, settings, truth = network.of_layer(layer, parameters, statistics, masks, r, winograd_too)
         # Before the first trained layer there are no gradients; what y asks of dy is its shape.
-        inputs["dy"] = trace.get(f"gradient/{layer.name}", np.zeros_like(trace[f"activation/{layer.name}"]))
-        found = _truth(truth, inputs, settings, label)
-        if label.place.dtype == "bfloat16" and "b" in inputs:
-            found["y"] = _with_either_bias(found["y"], truth, inputs, settings, label)
-        wanted = {f"{layer.name} {name}": found[name] for name in named.values()}
-        actual = {f"{layer.name} {name}": np.asarray(trace[key]) for key, name in named.items()}
-        results += judge(wanted, actual, label)
-    return results + _loss(spec, trace, labels, label)
+        nothing = np.zeros_like(trace[f"activation/{layer.name}"])
+        # The images come in float32, and a bfloat16 network rounds them.
+        given = {**inputs, "x": r.nearest(trace[came]), "dy": trace.get(f"gradient/{layer.name}", nothing)}
+        with np.errstate(all="ignore"):
+            quantities = truth(given, {**settings, "need_dx": "dx" in named.values()}, r)
+            for key in own:
+                if is_weight(key):
+                    name = named[f"gradient/{key}"]
+                    gradient = quantities[name].to(r.wide)
+                    quantities[name] = network.with_penalty(gradient, parameters[key], spec.objective)
+        for key, name in named.items():
+            found[f"{layer.name} {name}"], keys[f"{layer.name} {name}"] = quantities[name], key
+        found |= {f"{layer.name} {name}": quantities[name] for name in STATISTICS if name in quantities}
+    last = spec.layers()[-1].name
+    keys |= {"loss": "loss", "loss ds": f"gradient/{last}"}
+    return found | _loss(spec, parameters, trace[f"activation/{last}"], labels, r), keys
 
 
-def _loss(spec: Experiment, trace: Inputs, labels: Array, label: Label) -> list[Result]:
-    last, objective = spec.layers()[-1].name, spec.objective
-    kinds: dict[str, Truth] = {
-        "cross_entropy": loss.cross_entropy,
-        "squared_error": loss.squared_error,
-        "hinge": loss.hinge,
-    }
-    inputs = {"s": trace[f"activation/{last}"], "labels": labels.astype(np.int64)}
+STATISTICS = ("running_mean", "running_var")
+
+
+def _loss(
+    spec: Experiment, parameters: Inputs, logits: Array, labels: Array, r: Rounding
+) -> dict[str, Bounded]:
+    """The loss and its gradient by the logits, of a bfloat16 network in float32."""
+    objective = spec.objective
+    inputs = {"s": logits, "labels": labels.astype(np.int64)}
+    with np.errstate(all="ignore"):
+        found = network.LOSSES[objective.loss](inputs, {"smoothing": objective.label_smoothing}, r.wide)
+        value = found["L"].mean()
+        if objective.l2:
+            value = value + network.penalty(parameters, objective, r.wide)
+        return {"loss": value, "loss ds": found["ds"].to(r)}
+
+
+def judge_update(
+    spec: Experiment,
+    parameters: Inputs,
+    trace: Inputs,
+    labels: Array,
+    after: State,
+    steps: Steps,
+    label: Label,
+) -> list[Result]:
+    """The state after the traced step: `<parameter> updated`, its moments, and running statistics."""
     r = rounding(label.place.dtype, label.place.device)
-    with np.errstate(all="ignore"):
-        found = kinds[objective.loss](inputs, {"smoothing": objective.label_smoothing}, r.wide)
-    # The loss of a bfloat16 network is float32's; its gradient enters the network rounded.
-    wanted = {"loss": found["L"].mean(), "loss ds": found["ds"].to(r)}
-    value = r.wide.nearest(trace["loss"])  # NumPy takes the mean in float64
-    return judge(wanted, {"loss": value, "loss ds": trace[f"gradient/{last}"]}, label)
-
-
-def _truth(truth: Truth, inputs: Inputs, settings: Settings, label: Label) -> dict[str, Bounded]:
-    with np.errstate(all="ignore"):
-        return truth(inputs, settings, rounding(label.place.dtype, label.place.device))
-
-
-def _with_either_bias(y: Bounded, truth: Truth, inputs: Inputs, settings: Settings, label: Label) -> Bounded:
-    """A bfloat16 layer's output with its bias rounded, as `y` has it, or added in float32 as it is."""
-    exact = _truth(truth, {**inputs, "b": inputs["exact_b"]}, settings, label)["y"]
-    return either(y, exact)
-
-
-def _layer(
-    layer: Layer, parameters: Inputs, steps: Steps, r: Rounding
-) -> tuple[dict[str, Array], Settings, Truth]:
-    """Its inputs but for x and dy, its settings and its truth."""
-    wide = {key.rpartition(".")[2]: r.wide.nearest(array) for key, array in _own(layer, parameters).items()}
-    own = {key: r.nearest(array) for key, array in wide.items()}
-    match layer:
-        case Linear():
-            return {"W": own["weight"], "b": own["bias"], "exact_b": wide["bias"]}, {}, dense.linear
-        case Conv2d(_, _, _, window, bias):
-            inputs = {"W": own["weight"]}
-            inputs |= {"b": own["bias"], "exact_b": wide["bias"]} if bias else {}
-            return inputs, {"window": window}, conv.conv2d
-        case MaxPool2d(_, window):
-            return {}, {"window": window}, conv.max_pool2d
-        case Flatten():
-            return {}, {}, dense.flatten
-        case LeakyReLU(_, slope):
-            return {}, {"slope": slope}, dense.leaky_relu
-        case Dropout(name, _, rate):
-            return {"keep": steps.masks[name][0]}, {"rate": rate}, dense.dropout
-        case BatchNorm(_, features, eps, momentum):
-            fresh = {"running_mean": np.zeros(features), "running_var": np.ones(features)}
-            return wide | fresh, {"eps": eps, "momentum": momentum}, norm.train
-
-
-def _own(layer: Layer, parameters: Inputs) -> Inputs:
-    return {key: array for key, array in parameters.items() if key.rpartition(".")[0] == layer.name}
+    wanted: dict[str, Bounded] = {}
+    actual: dict[str, Array] = {}
+    how = {"optimization": spec.optimization, "learning_rates": steps.learning_rates}
+    for name, theta in parameters.items():
+        inputs = {"theta": r.wide.nearest(theta), "g": trace[f"gradient/{name}"][None]}
+        with np.errstate(all="ignore"):
+            found = optim.steps(inputs, how, r.wide)
+        keys = {slot: f"optimizer/{slot}/{name}" for slot in found} | {"theta": f"parameters/{name}"}
+        for slot, value in found.items():
+            quantity = f"{name} {'updated' if slot == 'theta' else slot}"
+            wanted[quantity], actual[quantity] = value[0], after[keys[slot]]
+    fresh = initial_statistics(spec.layers())
+    truths, _ = trace_truths(spec, parameters, fresh, trace, labels, steps, r)
+    for key in fresh:
+        layer, _, which = key.rpartition(".")
+        wanted[f"{layer} {which}"] = truths[f"{layer} {which}"]
+        actual[f"{layer} {which}"] = after[f"statistics/{key}"]
+    return judge(wanted, actual, label)
 
 
 def _data() -> TrainingData:

@@ -19,13 +19,13 @@ def augment(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounde
     """images uint8 (B, C, H, W), perhaps shifts (B, 2) and flips (B,), setting border, to y, the same type
     of numbers carried as floating ones.
     """
-    y = moved(inputs, settings.get("border", 0)).astype(r.truth)
+    given = (inputs["images"], inputs.get("shifts"), inputs.get("flips"))
+    y = moved(*given, settings.get("border", 0)).astype(r.truth)
     return {"y": Bounded(y, np.zeros(y.shape), r)}
 
 
-def moved(inputs: Inputs, border: int) -> Array:
+def moved(images: Array, shifts: Array | None, flips: Array | None, border: int) -> Array:
     """The images cut and mirrored; as they are where neither shifts nor flips are given."""
-    images, shifts, flips = inputs["images"], inputs.get("shifts"), inputs.get("flips")
     return np.stack(
         [
             _one(

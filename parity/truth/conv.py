@@ -19,40 +19,57 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiment.layers import Window
-from parity.bounded import Bounded, bilinear, either, from_terms
+from parity.bounded import Bounded, either, from_terms
 from parity.rounding import Array, Rounding
 from parity.truth import Inputs, Settings
 
 
 def conv2d(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """x (B, C, H, W), W (O, C, kh, kw), dy (B, O, H', W') and perhaps b (O,) to y, dx, dW and perhaps db."""
+    """x (B, C, H, W), W (O, C, kh, kw), dy (B, O, H', W') and perhaps b (O,) to y, and with
+    dy also dx, dW and perhaps db.
+    """
     window: Window = settings["window"]
-    x, W, dy = (inputs[name].astype(r.truth) for name in ("x", "W", "dy"))
-    y, size_y = (_forward(a, c, window) for a, c in ((x, W), (abs(x), abs(W))))
-    dx, size_dx = (_by_input(g, c, x.shape, window) for g, c in ((dy, W), (abs(dy), abs(W))))
-    dW, size_dW = (_by_weight(g, a, window) for g, a in ((dy, x), (abs(dy), abs(x))))
-    terms = W[0].size, W[:, 0].size, dy[:, 0].size
-    quantities = {
-        "y": from_terms(y, size_y, terms[0], r),
-        "dx": from_terms(dx, size_dx, terms[1], r),
-        "dW": from_terms(dW, size_dW, terms[2], r),
-    }
+    x, W = Bounded.exact(inputs["x"], r), inputs["W"].astype(r.truth)
+    b = Bounded.exact(inputs["b"], r) if "b" in inputs else None
+    quantities = {"y": convolved(x, Bounded.exact(inputs["W"], r), b, window)}
+    if "dy" not in inputs:
+        return quantities
+    dy = Bounded.exact(inputs["dy"], r)
+    terms = W[:, 0].size, dy.value[:, 0].size
+    g, size_g, e_g = _parts(dy, inputs["dy"])
+    a, size_a, e_a = _parts(x, inputs["x"])
+    if settings.get("need_dx", True):
+        dx, size_dx = _by_input(g, W, x.shape, window), _by_input(size_g, abs(W), x.shape, window)
+        moved = 0.0 if e_g is None else _by_input(e_g, abs(W), x.shape, window)
+        quantities["dx"] = from_terms(dx, size_dx, terms[0], r, moved)
+    moved = 0.0
+    if e_g is not None:
+        moved = moved + _by_weight(e_g, size_a, window)
+    if e_a is not None:
+        moved = moved + _by_weight(size_g if e_g is None else size_g + e_g, e_a, window)
+    quantities["dW"] = from_terms(
+        _by_weight(g, a, window), _by_weight(size_g, size_a, window), terms[1], r, moved
+    )
     if "b" in inputs:
-        b = Bounded.exact(inputs["b"], r).reshape(-1, 1, 1)
-        among = from_terms(y + b.value, size_y + abs(b.value), terms[0] + 1, r)
-        quantities["y"] = either(quantities["y"] + b, among)
-        quantities["db"] = Bounded.exact(inputs["dy"], r).sum(axis=(0, 2, 3))
+        quantities["db"] = dy.sum(axis=(0, 2, 3))
     return quantities
 
 
 def convolved(x: Bounded, W: Bounded, b: Bounded | None, window: Window) -> Bounded:
-    """y, of an x that may carry errors."""
-    y = bilinear(x, W, lambda a, c: _forward(a, c, window), W[0].size)
+    """y, of numbers that may carry errors."""
+    c, size_c = W.value, abs(W.value)
+    y, size = _forward(x.value, c, window), _forward(abs(x.value), size_c, window)
+    inherited: Array | float = 0.0
+    if x.error.any():
+        inherited = inherited + _forward(x.error, size_c, window)
+    if W.error.any():
+        inherited = inherited + _forward(abs(x.value) + x.error, W.error, window)
+    after = from_terms(y, size, W[0].size, x.r, inherited)
     if b is None:
-        return y
-    along = b.reshape(-1, 1, 1)
-    among = bilinear(x, W, lambda a, c: _forward(a, c, window), W[0].size, start=along)
-    return either(y + along, among)
+        return after
+    b = b.reshape(-1, 1, 1)
+    among = from_terms(y + b.value, size + abs(b.value), W[0].size + 1, x.r, inherited + b.error)
+    return either(after + b, among)
 
 
 def pooled(x: Bounded, window: Window) -> Bounded:
@@ -64,9 +81,16 @@ def pooled(x: Bounded, window: Window) -> Bounded:
     return Bounded(value, error, x.r)
 
 
+def _parts(x: Bounded, given: Array | Bounded) -> tuple[Array, Array, Array | None]:
+    """Values, their sizes, and their errors where they were computed (None: they are the backend's own)."""
+    return x.value, abs(x.value), x.error if isinstance(given, Bounded) else None
+
+
 def max_pool2d(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
     """x (B, C, H, W), dy (B, C, H', W') to y, which is not rounded, and dx, a sum of at most kh kw."""
     window: Window = settings["window"]
+    if isinstance(inputs["x"], Bounded):
+        return _pooled_with_errors(inputs["x"], Bounded.exact(inputs["dy"], r), window)
     x, dy = (inputs[name].astype(r.truth) for name in ("x", "dy"))
     y, first = _first_maxima(x, window)
     dx, size, count = (_routed(d, first, x.shape, window) for d in (dy, abs(dy), np.ones_like(dy)))
@@ -76,6 +100,23 @@ def max_pool2d(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bou
     copied = np.where(abs(dx) < r.tiny, abs(dx), 0).astype(np.float64)
     error = np.where(alone, copied, total.error)
     return {"y": Bounded.exact(y, r), "dx": Bounded(dx, error, r)}
+
+
+def _pooled_with_errors(x: Bounded, dy: Bounded, window: Window) -> dict[str, Bounded]:
+    """The same of an x that is known within its errors: y is off by at most the largest error in its
+    window, and dy may go to any place that could hold the maximum.
+    """
+    y, (_, first) = pooled(x, window), _first_maxima(x.value, window)
+    lowest, sent = y.value.astype(np.float64) - y.error, np.abs(dy.value).astype(np.float64) + dy.error
+    highest = _padded(x.value.astype(np.float64) + x.error, window, -np.inf)
+    dx, size = (_routed(d, first, x.shape, window) for d in (dy.value, np.abs(dy.value)))
+    moved = np.zeros(highest.shape)
+    for index, (_, place) in enumerate(_places(window, x.shape)):
+        rivals = np.sum([highest[other] >= lowest for _, other in _places(window, x.shape)], axis=0) > 1
+        candidate = (highest[place] >= lowest) & rivals
+        moved[place] += np.where(candidate, sent, np.where(first == index, dy.error, 0))
+    total = from_terms(dx, size, window.kernel[0] * window.kernel[1], x.r, _inside(moved, window))
+    return {"y": y, "dx": total}
 
 
 def _forward(x: Array, W: Array, window: Window) -> Array:

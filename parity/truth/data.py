@@ -88,22 +88,40 @@ def _moments(deviation: float, kurtosis: float, n: int, r: Rounding) -> dict[str
 
 def pixels(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
     """images uint8 (N, 3, 32, 32), perhaps shifts (N, 2) and flips (N,), to x, the prepared images."""
-    host, wide, images = ROUNDINGS["float64"], r.wide, inputs["images"]
-    seen = Bounded.exact(moved(inputs, settings.get("border", 0)), wide)
-    n = len(images)
+    mean, scale = fitted(inputs["images"], settings["preprocess"])
+    seen = moved(inputs["images"], inputs.get("shifts"), inputs.get("flips"), settings.get("border", 0))
+    return {"x": prepared(seen, mean, scale, r)}
+
+
+def fitted(images: Array, preprocess: str) -> tuple[Bounded, Bounded | None]:
+    """The map that training images uint8 (N, 3, 32, 32) call for: mean and scale, as on the host."""
+    host, n = ROUNDINGS["float64"], len(images)
     total = images.sum(axis=0, dtype=np.int64)
-    if settings["preprocess"] == "mean-image":
-        mean = (Bounded.exact(total, host) / n).to(wide)
-        return {"x": seen - mean}
+    if preprocess == "mean-image":
+        return Bounded.exact(total, host) / n, None
     count = n * images[0, 0].size
     channel = total.sum(axis=(1, 2)).reshape(-1, 1, 1)
-    mean = (Bounded.exact(channel, host) / count).to(wide)
-    scale = (1 / (_variance(images, channel, count, host)).sqrt()).to(wide)
-    return {"x": (seen - mean) * scale}
+    return Bounded.exact(channel, host) / count, 1 / (_variance(images, channel, count, host)).sqrt()
+
+
+def prepared(images: Array, mean: Bounded, scale: Bounded | None, r: Rounding) -> Bounded:
+    """(pixel - mean) scale of uint8 images (N, 3, 32, 32)."""
+    x = Bounded.exact(images, r.wide) - mean.to(r.wide)
+    return x if scale is None else x * scale.to(r.wide)
 
 
 def _variance(images: Array, channel: Array, count: int, host: Rounding) -> Bounded:
     """(n sum x^2 - (sum x)^2) / n^2 from exact integers, divided once."""
-    squares = np.square(images, dtype=np.int64).sum(axis=(0, 2, 3)).reshape(-1, 1, 1)
-    assert count * int(squares.max()) < 2**62, "the integers of so many images do not fit"
-    return Bounded.exact(count * squares - channel**2, host) / float(count**2)
+    squares = np.zeros((images.shape[1], 1, 1), np.int64)
+    for part in np.array_split(images, max(1, len(images) // 2000)):
+        squares += np.square(part, dtype=np.int64).sum(axis=(0, 2, 3)).reshape(-1, 1, 1)
+    limit = count * int(squares.max())
+    exact = [count * int(q) - int(s) ** 2 for q, s in zip(squares.ravel(), channel.ravel(), strict=True)]
+    if limit < 2**62:
+        return Bounded.exact(np.array(exact).reshape(-1, 1, 1), host) / float(count**2)
+    # Integers beyond NumPy's: the nearest numbers of the truth's format, one rounding each.
+    value = np.array([host.truth(e // 2**40) * 2**40 + host.truth(e % 2**40) for e in exact])
+    rounded = Bounded.exact(0.0, host).rounded(
+        value.reshape(-1, 1, 1), 0 * value.reshape(-1, 1, 1).astype(float)
+    )
+    return rounded / Bounded.exact(0.0, host).rounded(host.truth(count) ** 2, 0.0)

@@ -19,9 +19,15 @@ from parity.truth import Inputs, Settings
 
 
 def linear(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """x (B, d_in), W (d_out, d_in), b (d_out,), dy (B, d_out) to y, dx, dW, db."""
-    x, W, b, dy = (Bounded.exact(inputs[name], r) for name in ("x", "W", "b", "dy"))
-    return {"y": affine(x, W, b), "dx": dy @ W, "dW": dy.T @ x, "db": dy.sum(axis=0)}
+    """x (B, d_in), W (d_out, d_in), b (d_out,) to y, and with dy (B, d_out) also dx, dW, db."""
+    x, W, b = (Bounded.exact(inputs[name], r) for name in ("x", "W", "b"))
+    found = {"y": affine(x, W, b)}
+    if "dy" in inputs:
+        dy = Bounded.exact(inputs["dy"], r)
+        found |= {"dW": dy.T @ x, "db": dy.sum(axis=0)}
+        if settings.get("need_dx", True):
+            found["dx"] = dy @ W
+    return found
 
 
 def affine(x: Bounded, W: Bounded, b: Bounded) -> Bounded:
@@ -29,6 +35,12 @@ def affine(x: Bounded, W: Bounded, b: Bounded) -> Bounded:
     after = x @ W.T + b
     # A sum that starts from the bias has one term more.
     return either(after, Bounded(after.value, _with_bias(x, W, b), x.r))
+
+
+def bias(b: Array, r: Rounding) -> Bounded:
+    """A bias in bfloat16: rounded to it, or added as the float32 number that it is."""
+    held = Bounded.exact(r.wide.nearest(b), r)
+    return Bounded(held.value, held.error + np.abs(r.nearest(b) - held.value).astype(np.float64), r)
 
 
 def _with_bias(x: Bounded, W: Bounded, b: Bounded) -> Array:
@@ -45,11 +57,19 @@ def _joined(a: Bounded, b: Bounded) -> Bounded:
 
 
 def leaky_relu(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """x and dy of any shape to y, dx; the slope counts at exactly 0."""
+    """x and dy of any shape to y, dx; the slope counts at exactly 0.
+
+    An x that is known no better than to lie around 0 may have either derivative.
+    """
     x, dy = Bounded.exact(inputs["x"], r), Bounded.exact(inputs["dy"], r)
     slope = Bounded.constant(settings["slope"], r)
-    positive = inputs["x"] > 0
-    return {"y": where(positive, x, slope * x), "dx": where(positive, dy, slope * dy)}
+    positive = x.value > 0
+    y, dx = where(positive, x, slope * x), where(positive, dy, slope * dy)
+    if isinstance(inputs["x"], Bounded):
+        unsure = np.abs(x.value).astype(np.float64) <= x.error
+        y = where(unsure, either(y, where(positive, slope * x, x)), y)
+        dx = where(unsure, either(dx, where(positive, slope * dy, dy)), dx)
+    return {"y": y, "dx": dx}
 
 
 def rectified(x: Bounded, slope: float) -> Bounded:

@@ -68,7 +68,8 @@ def hinge(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]
     rows, K = np.arange(len(s)), s.shape[1]
     true = s[rows, labels].reshape(-1, 1)
     margin = either(1 - true + s, 1 + (s - true), (1 + s) - true)
-    margin = Bounded(margin.value, np.where(_never_rounded(s.value, true.value, r), 0, margin.error), r)
+    known = (s.error == 0) & (true.error == 0) & _never_rounded(s.value, true.value, r)
+    margin = Bounded(margin.value, np.where(known, 0, margin.error), r)
     others = np.arange(K) != labels[:, None]
     loss = where(others, margin.maximum(0.0), 0.0).sum(axis=1) / K
     # Each violated margin adds 1/(K B) to its class and takes it from the label's.
@@ -101,6 +102,7 @@ def _size(b: Bounded) -> float:
 
 
 def _top(s: Bounded) -> Bounded:
+    """The row's maximum; a maximum of numbers with errors is off by no more than the largest of them."""
     return Bounded(s.value.max(axis=1, keepdims=True), s.error.max(axis=1, keepdims=True), s.r)
 
 

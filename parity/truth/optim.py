@@ -22,6 +22,9 @@ from parity.truth import Inputs, Settings
 HOST = ROUNDINGS["float64"]
 
 
+Slots = dict[str, Bounded]
+
+
 def steps(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
     """theta (N,), g (T, N) and settings optimization, learning_rates (T,) to theta and moments (T, N)."""
     o: Optimization = settings["optimization"]
@@ -32,43 +35,61 @@ def steps(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]
         slots = {"momentum": zero} if o.momentum else {}
     history: list[dict[str, Bounded]] = []
     for t, eta in enumerate(settings["learning_rates"], start=1):
-        g = Bounded.exact(inputs["g"][t - 1], r)
-        if o.weight_decay and o.optimizer != "adamw":
-            g = g + o.weight_decay * theta
-        step = _sgd if o.optimizer == "sgd" else _adam
-        theta, slots = step(theta, g, slots, o, float(eta), t)
+        theta, slots = one_step(theta, Bounded.exact(inputs["g"][t - 1], r), slots, o, float(eta), t)
         history.append({"theta": theta, **slots})
     return {name: stack([row[name] for row in history]) for name in history[0]}
 
 
-Slots = dict[str, Bounded]
+def one_step(
+    theta: Bounded,
+    g: Bounded,
+    slots: Slots,
+    o: Optimization,
+    eta: float,
+    t: int,
+    stored: Slots | None = None,
+) -> tuple[Bounded, Slots]:
+    """theta and slots after update number t with rate eta.
+
+    `stored`: the slots that the backend holds after the step, where theta is to be judged on these.
+    """
+    if o.weight_decay and o.optimizer != "adamw":
+        g = g + o.weight_decay * theta
+    if o.optimizer == "sgd":
+        return _sgd(theta, g, slots, o, eta, stored)
+    return _adam(theta, g, slots, o, eta, t, stored)
 
 
 def _sgd(
-    theta: Bounded, g: Bounded, slots: Slots, o: Optimization, eta: float, t: int
+    theta: Bounded, g: Bounded, slots: Slots, o: Optimization, eta: float, stored: Slots | None
 ) -> tuple[Bounded, Slots]:
     if o.momentum:
         slots = {"momentum": o.momentum * slots["momentum"] + g}
-        g = g + o.momentum * slots["momentum"] if o.nesterov else slots["momentum"]
+        buffer = (stored or slots)["momentum"]
+        g = g + o.momentum * buffer if o.nesterov else buffer
     return theta - eta * g, slots
 
 
 def _adam(
-    theta: Bounded, g: Bounded, slots: Slots, o: Optimization, eta: float, t: int
+    theta: Bounded, g: Bounded, slots: Slots, o: Optimization, eta: float, t: int, stored: Slots | None
 ) -> tuple[Bounded, Slots]:
     m, v = slots["first_moment"], slots["second_moment"]
     m = either(o.beta1 * m + (1.0 - o.beta1) * g, m + (1.0 - o.beta1) * (g - m))
     v = o.beta2 * v + (1.0 - o.beta2) * (g * g)
+    slots = {"first_moment": m, "second_moment": v}
+    m, v = ((stored or slots)[name] for name in ("first_moment", "second_moment"))
     c1, c2 = _correction(o.beta1, t), _correction(o.beta2, t)
     root = either((v / c2.to(g.r)).sqrt(), v.sqrt() / c2.sqrt().to(g.r)) + o.epsilon
     rate = (Bounded.constant(eta, HOST) / c1).to(g.r)
-    direction = m / c1.to(g.r) / root
-    slots = {"first_moment": m, "second_moment": v}
+    # A root is never negative, so its sum with eps never less than eps, rounded.
+    least = o.epsilon * (1 - 4 * g.r.u)
+    direction = (m / c1.to(g.r)).over(root, least)
+    scaled = (rate * m).over(root, least)
     if not (o.weight_decay and o.optimizer == "adamw"):
-        return either(theta - rate * m / root, theta - eta * direction), slots
+        return either(theta - scaled, theta - eta * direction), slots
     shrunk = either(theta * _kept(eta, o, g.r), theta - eta * (o.weight_decay * theta))
     both = theta - eta * (direction + o.weight_decay * theta)
-    return either(shrunk - rate * m / root, shrunk - eta * direction, both), slots
+    return either(shrunk - scaled, shrunk - eta * direction, both), slots
 
 
 def _correction(beta: float, t: int) -> Bounded:

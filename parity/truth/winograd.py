@@ -45,7 +45,7 @@ def conv2d(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded
     dV = _products(dM, U.transpose(0, 1, 3, 2))
     dx = _untile(_apply(rows[1].T, dV, columns[1].T))
     found = {"y": y.transpose(0, 3, 1, 2), "dx": dx.transpose(0, 3, 1, 2), "dW": dW.transpose(3, 2, 0, 1)}
-    return {name: either(direct[name], form) for name, form in found.items()}
+    return {name: either(direct[name], form) for name, form in found.items() if name in direct}
 
 
 def _apply(left: Array, grid: Bounded, right: Array) -> Bounded:
