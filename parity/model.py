@@ -1,8 +1,10 @@
-"""Whole networks, layer by layer under teacher forcing, and their predictions.
+"""Whole networks, layer by layer under teacher forcing, their first update, and their predictions.
 
 Every layer of a traced training step is judged on the inputs and upstream gradients that the backend itself
 handed to it: what an earlier layer got wrong is not held against a later one, and a layer that is wired to
-the wrong neighbour, order or label shows. `judge_trace` serves any trace of any experiment.
+the wrong neighbour, order or label shows. So is the update: new parameters are judged on the gradients
+of the trace, new running statistics on each batch norm's own input. `judge_trace` and `judge_update` serve
+any trace of any experiment's first step.
 
 JAX is traced operation by operation. In a compiled program a value that two kernels need may be computed in
 both, with and without fused multiply-add: the one that leaves the program need not be the one that was used.
@@ -17,18 +19,28 @@ from itertools import pairwise
 import numpy as np
 
 from cifar10.preprocess import fit
-from experiment.backend import Backend, Steps, TrainingData, create, plan_steps
+from experiment.backend import Backend, State, Steps, TrainingData, create, plan_steps
 from experiment.init import initial_parameters
-from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
+from experiment.layers import (
+    BatchNorm,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Layer,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    is_weight,
+)
 from experiment.network import Model
-from experiment.spec import Data, Device, Experiment, Initialization, Objective, Training
-from parity.bounded import Bounded
+from experiment.spec import Data, Device, Experiment, Initialization, Objective, Optimization, Training
+from parity.bounded import Bounded, either
 from parity.cases import Case, generator
 from parity.check import Label, Result, judge
 from parity.items import Item
 from parity.rounding import Array, Rounding, rounding
 from parity.subjects import Place, unfused
-from parity.truth import Inputs, Settings, Truth, conv, dense, loss, norm
+from parity.truth import Inputs, Settings, Truth, conv, dense, loss, norm, optim
 
 MODEL = Item("model", dense.linear)
 """Its truth is each layer's own."""
@@ -59,23 +71,36 @@ def check_models(
     return results
 
 
-def _check(model: Model, label: Label) -> list[Result]:
-    spec = Experiment(
+def described(model: Model, place: Place) -> Experiment:
+    """The experiment whose first step is judged."""
+    return Experiment(
         model=model,
         initialization=Initialization("framework"),
-        objective=Objective(label_smoothing=0.1),
+        objective=Objective(label_smoothing=0.1, l2=0.01),
+        optimization=Optimization("adamw", 1e-3, weight_decay=0.01),
         data=Data(batch_size=BATCH),
-        training=Training(steps=1, dtype=label.place.number),
+        training=Training(steps=1, dtype=place.number),
     )
-    data, parameters = _data(), _parameters(spec)
+
+
+def first_step(spec: Experiment) -> tuple[TrainingData, Mapping[str, Array], Steps]:
+    """Its data, parameters and batch."""
+    return _data(), _parameters(spec), plan_steps(spec, np.arange(BATCH, dtype=np.int32)[None], 0)
+
+
+def _check(model: Model, label: Label) -> list[Result]:
+    spec = described(model, label.place)
+    data, parameters, steps = first_step(spec)
     running = create(label.backend, spec, data, label.place.device)  # type: ignore[arg-type]
     running.start(parameters)
-    steps = plan_steps(spec, np.arange(BATCH, dtype=np.int32)[None], 0)
     labels = data.labels["train"][:BATCH]
     with unfused(label.backend):
         trace = running.trace(steps)
     results = judge_trace(spec, parameters, trace, labels, steps, label)
-    return results + _predictions(spec, parameters, data, running, label)
+    results += _predictions(spec, parameters, data, running, label)
+    with unfused(label.backend):
+        running.train(steps)
+    return results + judge_update(spec, parameters, trace, running.export_state(), steps, label)
 
 
 def judge_trace(
@@ -98,13 +123,50 @@ def judge_trace(
         # Before the first trained layer there are no gradients; what y asks of dy is its shape.
         inputs["dy"] = trace.get(f"gradient/{layer.name}", np.zeros_like(trace[f"activation/{layer.name}"]))
         found = _truth(truth, inputs, settings, label)
+        if spec.objective.l2 and "dW" in found:
+            found["dW"] = _with_penalty(found["dW"], inputs["W"], spec.objective.l2)
         wanted = {f"{layer.name} {name}": found[name] for name in named.values()}
         actual = {f"{layer.name} {name}": np.asarray(trace[key]) for key, name in named.items()}
         results += judge(wanted, actual, label)
-    return results + _loss(spec, trace, labels, label)
+    return results + _loss(spec, parameters, trace, labels, label)
 
 
-def _loss(spec: Experiment, trace: Inputs, labels: Array, label: Label) -> list[Result]:
+def _with_penalty(dW: Bounded, W: Array, l2: float) -> Bounded:
+    """dW + l2 W, or the penalty's two factors one after the other."""
+    W_, half = Bounded.exact(W, dW.r), Bounded.constant(0.5 * l2, dW.r)
+    return either(dW + l2 * W_, dW + half * W_ + half * W_)
+
+
+def judge_update(
+    spec: Experiment, parameters: Inputs, trace: Inputs, after: State, steps: Steps, label: Label
+) -> list[Result]:
+    """The state after the traced step: `<parameter> updated`, its moments, and running statistics."""
+    r = rounding(label.place.dtype, label.place.device).wide
+    wanted: dict[str, Bounded] = {}
+    actual: dict[str, Array] = {}
+    settings = {"optimization": spec.optimization, "learning_rates": steps.learning_rates}
+    for name, theta in parameters.items():
+        inputs = {"theta": r.nearest(theta), "g": trace[f"gradient/{name}"][None]}
+        with np.errstate(all="ignore"):
+            found = optim.steps(inputs, settings, r)
+        keys = {slot: f"optimizer/{slot}/{name}" for slot in found} | {"theta": f"parameters/{name}"}
+        for slot, value in found.items():
+            quantity = f"{name} {'updated' if slot == 'theta' else slot}"
+            wanted[quantity], actual[quantity] = value[0], after[keys[slot]]
+    for before, layer in pairwise(spec.layers()):
+        if isinstance(layer, BatchNorm):
+            inputs, settings, truth = _layer(layer, parameters, steps, rounding(label.place.dtype))
+            x = trace[f"activation/{before.name}"]
+            found = _truth(truth, inputs | {"x": x, "dy": np.zeros_like(x)}, settings, label)
+            for key in ("running_mean", "running_var"):
+                wanted[f"{layer.name} {key}"] = found[key]
+                actual[f"{layer.name} {key}"] = after[f"statistics/{layer.name}.{key}"]
+    return judge(wanted, actual, label)
+
+
+def _loss(
+    spec: Experiment, parameters: Inputs, trace: Inputs, labels: Array, label: Label
+) -> list[Result]:
     last, objective = spec.layers()[-1].name, spec.objective
     kinds: dict[str, Truth] = {
         "cross_entropy": loss.cross_entropy,
@@ -113,9 +175,16 @@ def _loss(spec: Experiment, trace: Inputs, labels: Array, label: Label) -> list[
     }
     inputs = {"s": trace[f"activation/{last}"], "labels": labels.astype(np.int64)}
     found = _truth(kinds[objective.loss], inputs, {"smoothing": objective.label_smoothing}, label)
-    wanted = {"loss": found["L"].mean(), "loss ds": found["ds"]}
+    wanted = {"loss": _objective(found["L"], spec, parameters), "loss ds": found["ds"]}
     value = rounding(label.place.dtype).nearest(trace["loss"])  # NumPy takes the mean in float64
     return judge(wanted, {"loss": value, "loss ds": trace[f"gradient/{last}"]}, label)
+
+
+def _objective(L: Bounded, spec: Experiment, parameters: Inputs) -> Bounded:
+    """The mean loss and the L2 penalty of all weights."""
+    flat = [Bounded.exact(L.r.nearest(W), L.r).reshape(-1) for key, W in parameters.items() if is_weight(key)]
+    squares = [W.inner(W, axis=0) for W in flat]
+    return L.mean() + sum(squares[1:], squares[0]) * (0.5 * spec.objective.l2)
 
 
 def _truth(truth: Truth, inputs: Inputs, settings: Settings, label: Label) -> dict[str, Bounded]:

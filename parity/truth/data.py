@@ -73,7 +73,7 @@ def draws(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]
 
 
 def pixels(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """images uint8 (N, 3, 32, 32) to x, the prepared images."""
+    """images uint8 (N, 3, 32, 32) to x, the prepared images; test_images, as many, have no say."""
     host, wide, images = ROUNDINGS["float64"], r.wide, inputs["images"]
     n = len(images)
     total = images.sum(axis=0, dtype=np.int64)
