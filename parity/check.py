@@ -87,7 +87,7 @@ def run(
                 wanted = [c for c in case_table.table_of(item.name) if c.quick or not quick]
                 results += compare(item, found, wanted, formats, device, eager)
             if "model" in chosen and name != SHARED:
-                results += model.check_models(name, formats, device, quick, progress)
+                results += model.check_models(name, formats, device, quick, progress, eager)
     return results
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from parity.mutations import FRAMEWORKS
+from parity.mutations.catalogue import BUGS
 from parity.subjects import SHARED
 from parity.usual_checks import CAUGHT, CHECKS, FALSE_ALARM, MISSED, NOT_APPLICABLE
 
@@ -32,6 +33,8 @@ class Outcome:
     """Whether a quantity failed that the bug must show in."""
     share: float
     """How many limits the worst element is off."""
+    quick: bool
+    """Whether the cases of `check --quick` were enough; else all were run."""
     others: dict[str, str] = field(default_factory=dict)
     """Usual check to verdict: caught, missed, not applicable, or false alarm: it fails without the bug."""
     reasons: dict[str, str] = field(default_factory=dict)
@@ -57,7 +60,8 @@ def render(outcomes: Sequence[Outcome]) -> str:
     checks = [check for check in CHECKS if any(check in o.others for o in bugs)]
     rows = [["bug", "shows in", *backends, *(check.split(" ", 1)[1] for check in checks)]]
     group = ""
-    for name in dict.fromkeys(outcome.bug for outcome in bugs):
+    order = list(BUGS)
+    for name in sorted({outcome.bug for outcome in bugs}, key=order.index):
         found = {outcome.backend: outcome for outcome in bugs if outcome.bug == name}
         first = next(iter(found.values()))
         if first.group != group:
@@ -104,25 +108,25 @@ def _total(bugs: Sequence[Outcome], check: str) -> str:
     counts = {word: words.count(word) for word in LETTERS}
     asked = len(words) - counts[NOT_APPLICABLE]
     alarms = f", {counts[FALSE_ALARM]} false alarms" if counts[FALSE_ALARM] else ""
-    return f"{check:<22}{counts[CAUGHT]:>4} of {asked} caught{alarms}; {counts[NOT_APPLICABLE]} not applicable"
+    return (
+        f"{check:<22}{counts[CAUGHT]:>4} of {asked} caught{alarms}; {counts[NOT_APPLICABLE]} not applicable"
+    )
 
 
 def _summary(outcomes: Sequence[Outcome]) -> list[str]:
     bugs = [outcome for outcome in outcomes if outcome.group != CONTROL]
     controls = [outcome for outcome in outcomes if outcome.group == CONTROL]
-    lines = [
-        f"FALSE ALARM {o.where}, {o.backend}: fails with nothing planted" for o in controls if o.caught
-    ]
+    lines = [f"FALSE ALARM {o.where}, {o.backend}: fails with nothing planted" for o in controls if o.caught]
     lines += [
         f"MISSED {o.bug}, {o.backend}: " + (f"fails in {o.where} instead" if o.caught else "nothing fails")
         for o in bugs
         if not o.as_it_should_be
     ]
     kinds, held = len({o.bug for o in bugs}), sum(o.as_it_should_be for o in bugs)
-    quiet = sum(not o.caught for o in controls)
+    quiet, fast = sum(not o.caught for o in controls), sum(o.as_it_should_be and o.quick for o in bugs)
     return [
         *lines,
-        f"parity check catches {held} of {len(bugs)} plantings of {kinds} bugs; "
+        f"parity check catches {held} of {len(bugs)} plantings of {kinds} bugs, check --quick {fast}; "
         f"{quiet} of {len(controls)} items pass with nothing planted.",
     ]
 

@@ -53,12 +53,17 @@ BATCH, TEST = 6, 40
 
 
 def check_models(
-    backend: str, dtypes: list[str] | None, device: Device, quick: bool, progress: Callable[[str], None]
+    backend: str,
+    dtypes: list[str] | None,
+    device: Device,
+    quick: bool,
+    progress: Callable[[str], None],
+    eager: bool = False,
 ) -> list[Result]:
     """Every model in float64 and float32 on one backend and device; quick: the second alone, in float32, and
-    not in JAX, which compiles for long.
+    unless `eager` not in JAX, which compiles for long the first time.
     """
-    if quick and backend == "jax":
+    if quick and backend == "jax" and not eager:
         return []
     results: list[Result] = []
     for name, model in CASES.items():
@@ -144,11 +149,11 @@ def judge_update(
     r = rounding(label.place.dtype, label.place.device).wide
     wanted: dict[str, Bounded] = {}
     actual: dict[str, Array] = {}
-    settings = {"optimization": spec.optimization, "learning_rates": steps.learning_rates}
+    how = {"optimization": spec.optimization, "learning_rates": steps.learning_rates}
     for name, theta in parameters.items():
         inputs = {"theta": r.nearest(theta), "g": trace[f"gradient/{name}"][None]}
         with np.errstate(all="ignore"):
-            found = optim.steps(inputs, settings, r)
+            found = optim.steps(inputs, how, r)
         keys = {slot: f"optimizer/{slot}/{name}" for slot in found} | {"theta": f"parameters/{name}"}
         for slot, value in found.items():
             quantity = f"{name} {'updated' if slot == 'theta' else slot}"
@@ -164,9 +169,7 @@ def judge_update(
     return judge(wanted, actual, label)
 
 
-def _loss(
-    spec: Experiment, parameters: Inputs, trace: Inputs, labels: Array, label: Label
-) -> list[Result]:
+def _loss(spec: Experiment, parameters: Inputs, trace: Inputs, labels: Array, label: Label) -> list[Result]:
     last, objective = spec.layers()[-1].name, spec.objective
     kinds: dict[str, Truth] = {
         "cross_entropy": loss.cross_entropy,

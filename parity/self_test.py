@@ -1,8 +1,9 @@
 """`python -m parity self-test`: bugs planted one at a time, what catches them, and what does not.
 
 With each bug in place the ordinary `parity check` runs on the items that the bug touches: nothing about the
-measure is adapted to it. The same items are checked with nothing planted, which must pass. Beside that, what
-the usual checks say of the same code (see `usual_checks`).
+measure is adapted to it. First the cases of `--quick`, and where the bug does not show in them all cases. The
+same cases are run with nothing planted, and must pass. Beside that, what the usual checks say of the same
+code (see `usual_checks`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from parity.check import Result
 from parity.kill_matrix import CONTROL, Outcome, document, passed, render
 from parity.mutations import FRAMEWORKS, Bug, catalogue, planted
 from parity.subjects import SHARED, installed, subjects
-from parity.usual_checks import CHECKS, Usual, Verdicts, usual, verdicts
+from parity.usual_checks import CHECKS, Verdicts, usual, verdicts
 
 __all__ = ["CHECKS", "Outcome", "document", "passed", "render", "run", "self_test"]
 
 Progress = Callable[[str], None]
+Said = dict[tuple[object, ...], dict[str, str]]
+"""What the usual checks say with nothing planted, by what they are run on."""
 
 
 def run(
@@ -40,11 +43,12 @@ def run(
     outcomes: list[Outcome] = []
     for backend in _backends(backends, quick):
         own = [bug for bug in chosen if backend in bug.backends]
-        outcomes += _controls(own, backend, progress)
-        said: dict[Usual, dict[str, str]] = {}
+        said: Said = {}
+        found = []
         for bug in own:
             progress(f"{backend}: {bug.name}")
-            outcomes.append(_outcome(bug, backend, quick, said))
+            found.append(_outcome(bug, backend, quick, said))
+        outcomes += [*_controls(own, found, backend, progress), *found]
     return outcomes
 
 
@@ -52,50 +56,57 @@ def _backends(asked: Iterable[str] | None, quick: bool) -> list[str]:
     known, asked = (*FRAMEWORKS, SHARED), list(asked or ())
     for name in asked:
         if name not in known:
-            raise UserError(
-                f"backend: expected one of {', '.join(known)}, got {name!r}; change --backend"
-            )
+            raise UserError(f"backend: expected one of {', '.join(known)}, got {name!r}; change --backend")
         subjects(name)  # raises where the framework is missing
     if asked:
         return asked
     return ["numpy", SHARED] if quick else [name for name in known if installed(name)]
 
 
-def _checked(items: Iterable[str], backend: str, dtypes: Iterable[str]) -> list[Result]:
+def _checked(items: Iterable[str], backend: str, dtypes: Iterable[str], quick: bool) -> list[Result]:
     """The ordinary check; JAX operation by operation, where many small changes are compiled fastest."""
-    return check.run(items, [backend], dtypes, eager=True)
+    return check.run(items, [backend], dtypes, quick=quick, eager=True)
 
 
 def _worst(results: Sequence[Result]) -> Result:
     return max(results, key=lambda result: (not result.passed, result.share))
 
 
-def _controls(bugs: Sequence[Bug], backend: str, progress: Progress) -> list[Outcome]:
-    """Every item and format that some bug is looked for in, with nothing planted."""
+def _controls(
+    bugs: Sequence[Bug], outcomes: Sequence[Outcome], backend: str, progress: Progress
+) -> list[Outcome]:
+    """What the bugs were looked for in, with nothing planted: the same items, formats and cases."""
     wanted: dict[str, dict[str, None]] = {}
-    for bug in bugs:
+    every: dict[str, bool] = {}
+    for bug, outcome in zip(bugs, outcomes, strict=True):
         for item in bug.items:
             if item == "model" or item in subjects(backend):
                 wanted.setdefault(item, {}).update(dict.fromkeys(bug.dtypes))
+                every[item] = every.get(item, False) or not outcome.quick
     found = []
     for item, dtypes in wanted.items():
         progress(f"{backend}: {item}, nothing planted")
-        results = _checked([item], backend, dtypes)
+        results = _checked([item], backend, dtypes, quick=not every[item])
         wrong = [result for result in results if not result.passed]
         where = f"{item} {_worst(wrong).quantity}" if wrong else item
         share = _worst(results).share if results else 0.0
-        found.append(
-            Outcome("", "nothing planted", CONTROL, backend, bool(wrong), where, False, share)
-        )
+        label = ("", "nothing planted", CONTROL, backend)
+        found.append(Outcome(*label, bool(wrong), where, False, share, not every[item]))
     return found
 
 
-def _outcome(bug: Bug, backend: str, quick: bool, said: dict[Usual, dict[str, str]]) -> Outcome:
-    """`said` keeps what the usual checks say with nothing planted."""
+def _outcome(bug: Bug, backend: str, quick: bool, said: Said) -> Outcome:
+    """The check and the usual checks with the bug in place."""
     checks = None if quick else usual(bug, backend)
-    before = {} if checks is None else _before(checks, said)
+    before: dict[str, str] = {}
+    if checks is not None:
+        if checks.key not in said:
+            said[checks.key] = checks.run()
+        before = said[checks.key]
     with planted(bug, backend):
-        results = _checked(bug.items, backend, bug.dtypes)
+        by_quick, results = True, _checked(bug.items, backend, bug.dtypes, quick=True)
+        if not _named(bug, results):
+            by_quick, results = False, _checked(bug.items, backend, bug.dtypes, quick=False)
         now = {} if checks is None else checks.run()
     wrong = [result for result in results if not result.passed]
     worst = _worst(wrong or results)
@@ -107,30 +118,18 @@ def _outcome(bug: Bug, backend: str, quick: bool, said: dict[Usual, dict[str, st
         backend,
         bool(wrong),
         f"{worst.item} {worst.quantity}",
-        any(_shows(bug, result.quantity) for result in wrong),
+        _named(bug, results),
         worst.share,
+        by_quick,
         heard.words,
         heard.reasons,
     )
 
 
-def _before(checks: Usual, said: dict[Usual, dict[str, str]]) -> dict[str, str]:
-    for known, words in said.items():
-        same = (known.item, known.case, known.dtype, known.view) == (
-            checks.item,
-            checks.case,
-            checks.dtype,
-            checks.view,
-        )
-        if same:
-            return words
-    said[checks] = checks.run()
-    return said[checks]
-
-
-def _shows(bug: Bug, quantity: str) -> bool:
-    """A model's quantities carry their layer in front."""
-    return quantity in bug.shows_in or quantity.split()[-1] in bug.shows_in
+def _named(bug: Bug, results: Sequence[Result]) -> bool:
+    """Whether a quantity failed that the bug must show in; a model's carry their layer in front."""
+    wrong = {result.quantity for result in results if not result.passed}
+    return bool((wrong | {quantity.split()[-1] for quantity in wrong}) & set(bug.shows_in))
 
 
 def self_test(

@@ -47,9 +47,7 @@ class ModelSubject:
             return found
         running.train(steps)
         found |= {
-            name: array
-            for name, array in running.export_state().items()
-            if not name.endswith("updates")
+            name: array for name, array in running.export_state().items() if not name.endswith("updates")
         }
         return found | {"predictions": running.evaluate("test").predictions}
 

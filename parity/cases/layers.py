@@ -94,7 +94,13 @@ def _convolution() -> Iterator[Case]:
         "channels-last memory": ((2, 3, 6, 5), 4, study, False, "channels-last"),
         "not contiguous": ((2, 3, 5, 4), 4, study, True, "strided"),
         "square": ((2, 4, 5, 6), 4, study, False, "plain"),  # in and out channels may be confused
-        "stride 2, even image": ((2, 3, 6, 8), 4, Window((3, 3), (2, 2), (1, 1)), False, "plain"),  # SAME differs
+        "stride 2, even image": (
+            (2, 3, 6, 8),
+            4,
+            Window((3, 3), (2, 2), (1, 1)),
+            False,
+            "plain",
+        ),  # SAME differs
         "many channels": ((2, 32, 5, 4), 16, study, False, "plain"),
     }
     for name, (shape, out, window, bias, layout) in rows.items():

@@ -23,7 +23,9 @@ def _group(name: str, *bugs: Bug) -> tuple[Bug, ...]:
 
 DENSE = _group(
     "dense layers",
-    Bug("linear-weight-transposed", "x W for x W^T, where W is square and fits", ("linear",), ("y",), "square"),
+    Bug(
+        "linear-weight-transposed", "x W for x W^T, where W is square and fits", ("linear",), ("y",), "square"
+    ),
     Bug(
         "linear-weight-gradient-transposed",
         "dW = x^T dy for dy^T x, where W is square and fits",
@@ -32,7 +34,9 @@ DENSE = _group(
         "square",
     ),
     Bug("linear-bias-gradient-averaged", "db averages over the batch, for a sum", ("linear",), ("db",)),
-    Bug("linear-tf32", "TF32 left on: factors of the product rounded to 10 fraction bits", ("linear",), ("y",)),
+    Bug(
+        "linear-tf32", "TF32 left on: factors of the product rounded to 10 fraction bits", ("linear",), ("y",)
+    ),
     Bug("linear-float16", "x passes through float16 on its way into the product", ("linear",), ("y",)),
     Bug(
         "bfloat16-sums",
@@ -42,7 +46,12 @@ DENSE = _group(
         dtypes=("bfloat16",),
         backends=AUTODIFF,
     ),
-    Bug("leaky-relu-slope-1-at-zero", "the derivative at exactly 0 is 1, for the slope", ("leaky_relu",), ("dx",)),
+    Bug(
+        "leaky-relu-slope-1-at-zero",
+        "the derivative at exactly 0 is 1, for the slope",
+        ("leaky_relu",),
+        ("dx",),
+    ),
     Bug("leaky-relu-slope-forgotten", "ReLU for LeakyReLU", ("leaky_relu",), ("y", "dx")),
     Bug(
         "leaky-relu-derivative-from-output",
@@ -54,7 +63,12 @@ DENSE = _group(
     Bug("dropout-unscaled", "what is kept is not divided by 1 - p", ("dropout",), ("y",)),
     Bug("dropout-mask-inverted", "what should be kept is dropped", ("dropout",), ("y",)),
     Bug("dropout-mask-not-in-backward", "dy is scaled but not masked", ("dropout",), ("dx",)),
-    Bug("flatten-channels-last", "images are flattened pixel by pixel, for channel by channel", ("flatten",), ("y",)),
+    Bug(
+        "flatten-channels-last",
+        "images are flattened pixel by pixel, for channel by channel",
+        ("flatten",),
+        ("y",),
+    ),
 )
 
 CONVOLUTION = _group(
@@ -62,8 +76,20 @@ CONVOLUTION = _group(
     Bug("conv-rows-columns-swapped", "the kernel's rows and columns change places", CONV, ("y",)),
     Bug("conv-flipped", "true convolution for cross-correlation: the kernel is flipped", CONV, ("y",)),
     Bug("conv-dx-not-flipped", "dx correlates dy with the kernel as it is, for flipped", CONV, ("dx",)),
-    Bug("conv-channels-swapped", "in and out channels change places where they are as many", CONV, ("y",), "square"),
-    Bug("conv-same-padding", "stride 2 with SAME padding for 1 on each side", CONV, ("y",), "stride 2, even image"),
+    Bug(
+        "conv-channels-swapped",
+        "in and out channels change places where they are as many",
+        CONV,
+        ("y",),
+        "square",
+    ),
+    Bug(
+        "conv-same-padding",
+        "stride 2 with SAME padding for 1 on each side",
+        CONV,
+        ("y",),
+        "stride 2, even image",
+    ),
     Bug("conv-bias-gradient-averages-width", "db averages over the width, for a sum", CONV, ("db",)),
     Bug("conv-dw-last-image", "dW is overwritten image by image: = for +=", CONV, ("dW",)),
     Bug("conv-dx-overwritten", "dx is overwritten where windows overlap: = for +=", CONV, ("dx",)),
@@ -78,9 +104,21 @@ CONVOLUTION = _group(
 NORMALIZATION = _group(
     "batch normalization",
     Bug("norm-biased-running-variance", "the running variance takes the biased one", NORM, ("running_var",)),
-    Bug("norm-running-deviation", "the running variance takes the standard deviation", NORM, ("running_var",)),
-    Bug("norm-momentum-reversed", "m r + (1 - m) now for (1 - m) r + m now", NORM, ("running_mean", "running_var")),
-    Bug("norm-without-xhat-term", "dx lacks - xhat sum g xhat: the variance counts as constant", BY_HAND, ("dx",)),
+    Bug(
+        "norm-running-deviation", "the running variance takes the standard deviation", NORM, ("running_var",)
+    ),
+    Bug(
+        "norm-momentum-reversed",
+        "m r + (1 - m) now for (1 - m) r + m now",
+        NORM,
+        ("running_mean", "running_var"),
+    ),
+    Bug(
+        "norm-without-xhat-term",
+        "dx lacks - xhat sum g xhat: the variance counts as constant",
+        BY_HAND,
+        ("dx",),
+    ),
     Bug("norm-without-mean-term", "dx lacks - sum g: the mean counts as constant", BY_HAND, ("dx",)),
     Bug("norm-statistics-detached", "no gradient flows through mean and variance", NORM, ("dx",)),
     Bug("norm-zero-gradient", "dx is 0: right for a loss that sums y", BY_HAND, ("dx",)),
@@ -94,7 +132,12 @@ NORMALIZATION = _group(
 
 LOSSES = _group(
     "losses",
-    Bug("loss-sum-for-mean", "1/B is missing: the loss's gradient sums over the batch", ("model",), ("loss ds",)),
+    Bug(
+        "loss-sum-for-mean",
+        "1/B is missing: the loss's gradient sums over the batch",
+        ("model",),
+        ("loss ds",),
+    ),
     Bug("loss-labels-shifted", "labels count from 1", ("cross_entropy",), ("L", "ds")),
     Bug(
         "loss-smoothing-over-others",
@@ -103,9 +146,19 @@ LOSSES = _group(
         ("L", "ds"),
         "ordinary, smoothed",
     ),
-    Bug("softmax-without-maximum", "exp of the logits as they are: overflows near 89", ("cross_entropy",), ("L",)),
+    Bug(
+        "softmax-without-maximum",
+        "exp of the logits as they are: overflows near 89",
+        ("cross_entropy",),
+        ("L",),
+    ),
     Bug("softmax-jacobian-sign", "p_i p_j for - p_i p_j off the diagonal", ("squared_error",), ("ds",)),
-    Bug("softmax-jacobian-diagonal", "only the diagonal p (1 - p) of the Jacobian", ("squared_error",), ("ds",)),
+    Bug(
+        "softmax-jacobian-diagonal",
+        "only the diagonal p (1 - p) of the Jacobian",
+        ("squared_error",),
+        ("ds",),
+    ),
     Bug("hinge-counts-zero-margins", "a margin of exactly 0 counts as violated", ("hinge",), ("ds",)),
     Bug("l2-without-half", "l sum W^2 for l/2 sum W^2: the gradient doubles", ("l2",), ("penalty", "dW")),
 )
@@ -118,10 +171,16 @@ OPTIMIZERS = _group(
     Bug("adam-eps-inside-root", "sqrt(v + eps) for sqrt(v) + eps", ("optimizer",), ("theta",), "adam"),
     Bug("adam-betas-swapped", "beta1 and beta2 change places", ("optimizer",), ("first_moment",), "adam"),
     Bug("adam-decoupled", "AdamW's weight decay in Adam", ("optimizer",), ("theta",), "adam, weight decay"),
-    Bug("adamw-coupled", "AdamW adds its decay to the gradient, as Adam", ("optimizer",), ("theta",), "adamw"),
-    Bug("adamw-decay-after", "AdamW shrinks the parameter after the step", ("optimizer",), ("theta",), "adamw"),
+    Bug(
+        "adamw-coupled", "AdamW adds its decay to the gradient, as Adam", ("optimizer",), ("theta",), "adamw"
+    ),
+    Bug(
+        "adamw-decay-after", "AdamW shrinks the parameter after the step", ("optimizer",), ("theta",), "adamw"
+    ),
     Bug("sgd-dampened", "momentum takes (1 - m) g for g", ("optimizer",), ("momentum",), "sgd, momentum"),
-    Bug("sgd-nesterov-left-out", "plain momentum for Nesterov's", ("optimizer",), ("theta",), "sgd, Nesterov"),
+    Bug(
+        "sgd-nesterov-left-out", "plain momentum for Nesterov's", ("optimizer",), ("theta",), "sgd, Nesterov"
+    ),
     Bug(
         "schedule-off-by-one",
         "the rate of the next step",
@@ -175,7 +234,9 @@ PREPARATION = _group(
 WHOLE = _group(
     "whole networks",
     Bug("labels-one-row-late", "each image has the label of the one before", ("model",), ("loss ds",)),
-    Bug("l2-on-biases", "the L2 penalty covers biases, gamma and beta", ("model",), ("db", "dgamma", "dbeta")),
+    Bug(
+        "l2-on-biases", "the L2 penalty covers biases, gamma and beta", ("model",), ("db", "dgamma", "dbeta")
+    ),
     Bug("running-statistics-stale", "running statistics are never updated", ("model",), ("running_mean",)),
     Bug("evaluation-flag-forgotten", "evaluation runs in training mode", ("model",), ("predictions",)),
     Bug(

@@ -60,7 +60,9 @@ PIXELS: Plantings = {
 
 PLANTINGS: Plantings = {
     "schedule-off-by-one": [
-        Patch(schedule, "learning_rates", lambda experiment, first, count: RATES(experiment, first + 1, count))
+        Patch(
+            schedule, "learning_rates", lambda experiment, first, count: RATES(experiment, first + 1, count)
+        )
     ],
     "schedule-warm-up-from-zero": [Patch(schedule, "learning_rates", _warm_up_from_zero)],
     "init-fan-out": [Patch(init, "_draw", _fan_out)],

@@ -55,7 +55,9 @@ PLANTINGS: Plantings = {
     ],
     "softmax-jacobian-sign": [
         Patch(
-            loss, "softmax_backward", lambda dp, p: p * (dp - 2 * dp * p + (dp * p).sum(axis=1, keepdims=True))
+            loss,
+            "softmax_backward",
+            lambda dp, p: p * (dp - 2 * dp * p + (dp * p).sum(axis=1, keepdims=True)),
         )
     ],
     "softmax-jacobian-diagonal": [Patch(loss, "softmax_backward", lambda dp, p: dp * p * (1 - p))],

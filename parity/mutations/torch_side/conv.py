@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn import grad as gradients
 
 from experiment.layers import Window
 from parity.mutations import Patch, Plantings
@@ -47,12 +48,12 @@ def _gradients(change: Callable[..., Any]) -> list[Patch]:
     return _convolution(function)
 
 
-def _dx(dy: Tensor, x: Tensor, W: Tensor, stride: Any, padding: Any) -> Tensor:
-    return torch.nn.grad.conv2d_input(x.shape, W, dy, stride, padding)
+def _image_gradient(dy: Tensor, x: Tensor, W: Tensor, stride: Any, padding: Any) -> Tensor:
+    return gradients.conv2d_input(x.shape, W, dy, stride, padding)
 
 
-def _dW(dy: Tensor, x: Tensor, W: Tensor, stride: Any, padding: Any) -> Tensor:
-    return torch.nn.grad.conv2d_weight(x, W.shape, dy, stride, padding)
+def _weight_gradient(dy: Tensor, x: Tensor, W: Tensor, stride: Any, padding: Any) -> Tensor:
+    return gradients.conv2d_weight(x, W.shape, dy, stride, padding)
 
 
 def _rows_columns(W: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def _overwritten(dy: Tensor, x: Tensor, W: Tensor, stride: Any, padding: Any) ->
             down, across = slice(k, k + sh * (rows - 1) + 1, sh), slice(l, l + sw * (columns - 1) + 1, sw)
             dxp[:, :, down, across] = torch.einsum("boij,oc->bcij", dy, W[:, :, k, l])
     dx = dxp[:, :, p : p + x.shape[2], q : q + x.shape[3]]
-    return dx, _dW(dy, x, W, stride, padding)
+    return dx, _weight_gradient(dy, x, W, stride, padding)
 
 
 def _averages_width(x: Tensor, W: Tensor, b: Any, stride: Any, padding: Any) -> Tensor:
@@ -146,13 +147,19 @@ PLANTINGS: Plantings = {
     "conv-rows-columns-swapped": _reordered(_rows_columns),
     "conv-flipped": _reordered(lambda W: W.flip(2, 3)),
     "conv-dx-not-flipped": _gradients(
-        lambda dy, x, W, *rest: (_dx(dy, x, W.flip(2, 3), *rest), _dW(dy, x, W, *rest))
+        lambda dy, x, W, *rest: (
+            _image_gradient(dy, x, W.flip(2, 3), *rest),
+            _weight_gradient(dy, x, W, *rest),
+        )
     ),
     "conv-channels-swapped": _reordered(_channels),
     "conv-same-padding": _convolution(_conv_same),
     "conv-bias-gradient-averages-width": _convolution(_averages_width),
     "conv-dw-last-image": _gradients(
-        lambda dy, x, W, *rest: (_dx(dy, x, W, *rest), _dW(dy[-1:], x[-1:], W, *rest))
+        lambda dy, x, W, *rest: (
+            _image_gradient(dy, x, W, *rest),
+            _weight_gradient(dy[-1:], x[-1:], W, *rest),
+        )
     ),
     "conv-dx-overwritten": _gradients(_overwritten),
     "conv-tf32": _convolution(lambda x, W, *rest: functional.conv2d(tf32(x), tf32(W), *rest)),

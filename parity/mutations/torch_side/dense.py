@@ -87,9 +87,7 @@ PLANTINGS: Plantings = {
     "linear-float16": _linear(lambda x, W, b: functional.linear(x.half().to(x.dtype), W, b)),
     "bfloat16-sums": [Patch(conv, "_wide_on_cpu", lambda x: x)],
     "leaky-relu-slope-1-at-zero": [
-        Patch(
-            dense.LeakyReLU, "forward", lambda self, x: torch.where(x >= 0, x, self.negative_slope * x)
-        )
+        Patch(dense.LeakyReLU, "forward", lambda self, x: torch.where(x >= 0, x, self.negative_slope * x))
     ],
     "leaky-relu-slope-forgotten": [Patch(dense.LeakyReLU, "forward", lambda self, x: functional.relu(x))],
     "leaky-relu-derivative-from-output": _activation(functional.leaky_relu, _from_output),

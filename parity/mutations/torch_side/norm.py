@@ -86,7 +86,9 @@ def _detached(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Any:
 
 PLANTINGS: Plantings = {
     "norm-biased-running-variance": [Patch(norm, "unbiased", lambda variance, n: variance)],
-    "norm-running-deviation": [Patch(norm, "unbiased", lambda variance, n: (variance * (n / (n - 1))).sqrt())],
+    "norm-running-deviation": [
+        Patch(norm, "unbiased", lambda variance, n: (variance * (n / (n - 1))).sqrt())
+    ],
     "norm-momentum-reversed": [
         Patch(
             norm.BatchNorm,
