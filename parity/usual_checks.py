@@ -45,7 +45,7 @@ VIEWS = {
     "dropout": View("ordinary", "y", _X),
     "flatten": View("image", "y", _X),
     "conv2d": View("with a bias", "y", {"x": "dx", "W": "dW", "b": "db"}),
-    "max_pool2d": View("distinct", "y", _X),
+    "max_pool2d": View("random", "y", _X),
     "batch_norm_manual": _NORM,
     "batch_norm_autodiff": _NORM,
     "cross_entropy": _LOSS,

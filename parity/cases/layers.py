@@ -150,6 +150,7 @@ def _pooling() -> Iterator[Case]:
         "channels-last memory": (rng.integers(0, 3, (2, 4, 6, 6)).astype(float), study, "channels-last"),
         "not contiguous": (rng.integers(0, 3, (2, 4, 6, 6)).astype(float), study, "strided"),
         "signed zeros": (np.where(rng.random((1, 2, 6, 6)) > 0.5, 0.0, -0.0), study, "plain"),
+        "random": (generator("pool", "random").normal(size=(2, 3, 6, 6)), study, "plain"),
     }
     for name, (x, window, layout) in images.items():
         dy = rng.normal(size=(*x.shape[:2], *window.output(*x.shape[2:])))
