@@ -10,7 +10,7 @@ The two that compare arrays get every quantity of the item beside another backen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,84 +18,12 @@ import numpy as np
 
 from parity.cases import Case, table_of
 from parity.mutations import Bug
-from parity.rounding import Array, rounding
+from parity.rounding import rounding
 from parity.subjects import SHARED, Outputs, Place, Subject, installed, subjects
 from parity.usual_model import model_subject
+from parity.usual_views import ARRAYS_ONLY, NO_REFERENCE, VIEWS, Pair, View
 
 CAUGHT, MISSED, NOT_APPLICABLE, FALSE_ALARM = "caught", "missed", "not applicable", "false alarm"
-
-
-@dataclass(frozen=True)
-class View:
-    """An item as a function of `arguments` (input to the name of its gradient) to `output`."""
-
-    case: str
-    output: str
-    arguments: Mapping[str, str]
-    upstream: str = "dy"
-    """The input that holds dL/d(output); "" where the gradients are those of the output's mean."""
-
-
-_X = {"x": "dx"}
-_NORM = View("ordinary", "y", {"x": "dx", "gamma": "dgamma", "beta": "dbeta"})
-_LOSS = View("ordinary", "L", {"s": "ds"}, "")
-VIEWS = {
-    "linear": View("nothing divides", "y", {"x": "dx", "W": "dW", "b": "db"}),
-    "leaky_relu": View("ordinary", "y", _X),
-    "dropout": View("ordinary", "y", _X),
-    "flatten": View("image", "y", _X),
-    "conv2d": View("with a bias", "y", {"x": "dx", "W": "dW", "b": "db"}),
-    "max_pool2d": View("random", "y", _X),
-    "batch_norm_manual": _NORM,
-    "batch_norm_autodiff": _NORM,
-    "cross_entropy": _LOSS,
-    "squared_error": _LOSS,
-    "hinge": _LOSS,
-    "l2": View("ordinary", "penalty", {"W": "dW"}, ""),
-    "model": View("", "L", {}, ""),  # its arguments are the parameters: see `usual_model`
-}
-ARRAYS_ONLY = {
-    "batch_norm_evaluate": ("ordinary", "evaluation has no backward pass"),
-    "optimizer": ("adam", "an update is no function's gradient"),
-    "learning_rate": ("cosine", "a learning rate has no gradient"),
-    "preprocessing": ("mean-image", "pixels have no gradient"),
-}
-"""Items that only arrays can be compared of: their case, and why no gradient is checked."""
-NO_REFERENCE = {"initial_draws": "draws of two implementations differ, and have no gradient"}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A forward and a backward pass on NumPy arrays, in one format."""
-
-    subject: Subject
-    view: View
-    case: Case
-    dtype: str
-
-    def _outputs(self, arrays: tuple[Array, ...], dy: Array | None) -> Outputs:
-        inputs = self.case.arrays(rounding(self.dtype))
-        inputs |= {name: array.copy() for name, array in zip(self.view.arguments, arrays, strict=True)}
-        if dy is not None and self.view.upstream:
-            inputs[self.view.upstream] = dy.copy()
-        with np.errstate(all="ignore"):
-            return self.subject(inputs, self.case.settings, Place(self.dtype, eager=True))
-
-    def arguments(self) -> tuple[Array, ...]:
-        """Where the gradients are taken."""
-        inputs = self.case.arrays(rounding(self.dtype))
-        return tuple(inputs[name] for name in self.view.arguments)
-
-    def forward(self, *arrays: Array) -> Array:
-        """The output; its mean where there is no upstream gradient."""
-        y = self._outputs(arrays, None)[self.view.output]
-        return y if self.view.upstream else np.asarray(y.mean(dtype=y.dtype))
-
-    def backward(self, dy: Array, *arrays: Array) -> tuple[Array, ...]:
-        """The gradients by all arguments."""
-        outputs = self._outputs(arrays, dy)
-        found = tuple(outputs[name] for name in self.view.arguments.values())
-        return found if self.view.upstream else tuple(gradient * dy for gradient in found)
 
 
 # --- the checks: each raises where it sees a difference -------------------------------------------
@@ -113,14 +41,14 @@ def _gradcheck(pair: Callable[[str], Pair], **options: Any) -> None:
             ctx.save_for_backward(*tensors)
             with torch.enable_grad():  # a subject may use autograd itself
                 y = chosen.forward(*(tensor.detach().numpy() for tensor in tensors))
-            return torch.from_numpy(np.ascontiguousarray(y))
+            return torch.from_numpy(np.array(y))
 
         @staticmethod
         def backward(ctx: Any, *dy: Any) -> Any:
             arrays = [tensor.detach().numpy() for tensor in ctx.saved_tensors]
             with torch.enable_grad():
                 found = chosen.backward(dy[0].numpy(), *arrays)
-            return tuple(torch.from_numpy(np.ascontiguousarray(gradient)) for gradient in found)
+            return tuple(torch.from_numpy(np.array(gradient)) for gradient in found)
 
     arguments = [torch.from_numpy(array.copy()).requires_grad_() for array in chosen.arguments()]
     try:
@@ -310,9 +238,10 @@ def _subject(item: str, backend: str) -> Subject:
 
 
 def _resolved(view: View, case: Case, subject: Any) -> tuple[View, Case]:
-    """A model's arguments are its smaller parameters."""
+    """Of an item the arguments that the case has; of a model its smaller parameters."""
     if case.item != "model":
-        return view, case
+        arguments = {name: d for name, d in view.arguments.items() if name in case.inputs}
+        return replace(view, arguments=arguments), case
     parameters = subject.small_parameters()
     arguments = {name: f"gradient/{name}" for name in parameters}
     return View("", "loss", arguments, ""), Case("model", case.name, parameters)

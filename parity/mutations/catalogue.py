@@ -153,6 +153,7 @@ LOSSES = _group(
         ("L",),
     ),
     Bug("softmax-jacobian-sign", "p_i p_j for - p_i p_j off the diagonal", ("squared_error",), ("ds",)),
+    Bug("softmax-zero-gradient", "ds is 0: right for a loss that sums p", ("squared_error",), ("ds",)),
     Bug(
         "softmax-jacobian-diagonal",
         "only the diagonal p (1 - p) of the Jacobian",

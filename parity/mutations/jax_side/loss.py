@@ -65,6 +65,7 @@ PLANTINGS: Plantings = {
     "loss-smoothing-over-others": [Patch(loss, "targets", _to_others)],
     "softmax-without-maximum": [Patch(loss, "softmax_cross_entropy", _log_sum)],
     "softmax-jacobian-sign": _softmax(_plus),
+    "softmax-zero-gradient": _softmax(lambda dp, p: 0 * dp),
     "softmax-jacobian-diagonal": _softmax(lambda dp, p: dp * p * (1 - p)),
     "hinge-counts-zero-margins": [Patch(loss, "hinge", _hinge)],
     "l2-without-half": [Patch(loss, "l2_penalty", _penalty)],

@@ -60,6 +60,7 @@ PLANTINGS: Plantings = {
             lambda dp, p: p * (dp - 2 * dp * p + (dp * p).sum(axis=1, keepdims=True)),
         )
     ],
+    "softmax-zero-gradient": [Patch(loss, "softmax_backward", lambda dp, p: 0 * dp)],
     "softmax-jacobian-diagonal": [Patch(loss, "softmax_backward", lambda dp, p: dp * p * (1 - p))],
     "hinge-counts-zero-margins": [Patch(loss, "hinge_backward", _zero_margins)],
     "l2-without-half": [

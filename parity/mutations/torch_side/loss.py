@@ -83,6 +83,7 @@ PLANTINGS: Plantings = {
     "loss-smoothing-over-others": _cross_entropy(_to_others),
     "softmax-without-maximum": _cross_entropy(_log_sum),
     "softmax-jacobian-sign": _softmax(_plus),
+    "softmax-zero-gradient": _softmax(lambda dp, p: 0 * dp),
     "softmax-jacobian-diagonal": _softmax(lambda dp, p: dp * p * (1 - p)),
     "hinge-counts-zero-margins": [Patch(loss, "per_sample", _hinge)],
     "l2-without-half": [Patch(loss, "l2_penalty", _penalty)],
