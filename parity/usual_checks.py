@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ from parity.subjects import SHARED, Outputs, Place, Subject, installed, subjects
 from parity.usual_model import model_subject
 from parity.usual_views import ARRAYS_ONLY, NO_REFERENCE, VIEWS, Pair, View
 
+MODEL = Case("model", "one step", {})
+OF_MODEL = {"loss ds", "y", "dx", "dW", "db", "dgamma", "dbeta"}
+"""What a gradient of a model's loss is made of."""
 CAUGHT, MISSED, NOT_APPLICABLE, FALSE_ALARM = "caught", "missed", "not applicable", "false alarm"
 
 
@@ -172,13 +175,15 @@ def usual(bug: Bug, backend: str) -> Usual:
     """The checks that a bug is shown to. Call it while nothing is planted."""
     item = next(name for name in bug.items if name == "model" or name in subjects(backend))
     dtype, view = bug.dtypes[0], VIEWS.get(item)
-    gradients = set() if view is None else {view.output, *view.arguments.values()}
-    if dtype == "bfloat16" or (item != "model" and not gradients & set(bug.shows_in)):
+    seen = set() if view is None else {view.output, *view.arguments.values()}
+    if item == "model":
+        seen = OF_MODEL
+    if dtype == "bfloat16" or not seen & set(bug.shows_in):
         view = None
     if item in NO_REFERENCE:
         return Usual(item, backend, table_of(item)[0], None, dtype, None)
     name = bug.usual_case or (VIEWS[item].case if item in VIEWS else ARRAYS_ONLY[item][0])
-    case = Case(item, name, {}) if item == "model" else next(c for c in table_of(item) if c.name == name)
+    case = MODEL if item == "model" else next(c for c in table_of(item) if c.name == name)
     return Usual(item, backend, case, view, dtype, _reference(item, backend, case, dtype))
 
 
@@ -253,6 +258,7 @@ def arrays(item: str, backend: str, case: Case, dtype: str) -> Outputs:
         return _subject(item, backend)(case.arrays(rounding(dtype)), case.settings, Place(dtype, eager=True))
 
 
+@lru_cache(maxsize=128)
 def _reference(item: str, backend: str, case: Case, dtype: str) -> Outputs | None:
     """The correct arrays of another backend; of what is computed once, its own."""
     if backend == SHARED:
