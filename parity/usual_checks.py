@@ -104,7 +104,7 @@ def _assert_close(actual: Outputs, expected: Outputs, dtype: str) -> None:
         found, wanted = (torch.from_numpy(np.array(a)) for a in (actual[name], array))
         if dtype == "bfloat16":
             found, wanted = found.bfloat16(), wanted.bfloat16()
-        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(found, wanted, msg=lambda said, name=name: f"{name}: {said}")
 
 
 def _trees_close(actual: Outputs, expected: Outputs, dtype: str) -> None:

@@ -235,14 +235,14 @@ def test_the_command_lists(capsys: Capture) -> None:
 
 def test_the_command_reports_and_writes(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "matrix.json"
-    names = ["norm-eps-missing", "schedule-off-by-one"]
+    names = ["dropout-mask-inverted", "schedule-off-by-one"]
     assert main(["self-test", "--quick", "--bug", *names, "--json", str(file)]) == 0
     assert "catches 2 of 2 plantings of 2 bugs" in capsys.readouterr().out
     document = json.loads(file.read_text())
     assert document["passed"]
     rows = {row["bug"]: row for row in document["outcomes"] if row["bug"]}
     assert set(rows) == set(names)
-    assert rows["norm-eps-missing"]["share"] == "inf"
+    assert rows["dropout-mask-inverted"]["share"] == "inf"
     assert np.isfinite(rows["schedule-off-by-one"]["share"])
 
 
