@@ -21,6 +21,8 @@ from parity.check import run as run_checks
 from parity.growth_command import grow
 from parity.locate.command import locate
 from parity.progress import show
+from parity.report.command import report
+from parity.self_test import self_test
 from parity.subjects import BACKENDS, installed
 from parity.table import render, write_json
 from parity.ulps import ulps
@@ -118,8 +120,10 @@ def main(argv: list[str]) -> int:
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             {
+                "report": report,
                 "check": check,
                 "grow": grow,
+                "self-test": self_test,
                 "locate": locate,
                 "runs": runs,
                 "perturb": perturb,

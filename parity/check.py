@@ -94,7 +94,7 @@ def run(
                     these = list(_formats(item, name, formats, device))
                     results += check_drawn(item, name, found[name], these, device, drawn, seed)
             if "model" in chosen and name != SHARED:
-                results += model.check_models(name, formats, device, quick, progress)
+                results += model.check_models(name, formats, device, quick, progress, eager)
     return results
 
 

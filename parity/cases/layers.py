@@ -27,13 +27,14 @@ def cases() -> Iterator[Case]:
 def _linear() -> Iterator[Case]:
     # With few terms rounding leaves little room: a factor cut to 11 or 8 bits stands out a thousandfold.
     shapes = {"three terms": (5, 3, 4), "one of each": (1, 1, 1), "nothing divides": (7, 13, 5)}
+    shapes["square"] = (7, 4, 4)  # where a transposed weight fits
     shapes |= {
         "one sample": (1, 17, 10),
         "figure 1's width": (6, 3072, 10),
         "figure 1's batch": (200, 20, 10),
     }
     for name, shape in shapes.items():
-        yield Case("linear", name, _linear_inputs(name, *shape), quick=name == "three terms")
+        yield Case("linear", name, _linear_inputs(name, *shape), quick=name in ("three terms", "square"))
     for name, scale in (("huge", 1e15), ("tiny, products underflow", 1e-22)):
         inputs = {key: scale * array for key, array in _linear_inputs(name, 4, 6, 3).items()}
         yield Case("linear", name, inputs)
@@ -92,11 +93,19 @@ def _convolution() -> Iterator[Case]:
         "as wide as the image": ((2, 3, 4, 5), 2, Window((4, 5)), True, "plain"),
         "channels-last memory": ((2, 3, 6, 5), 4, study, False, "channels-last"),
         "not contiguous": ((2, 3, 5, 4), 4, study, True, "strided"),
+        "square": ((2, 4, 5, 6), 4, study, False, "plain"),  # in and out channels may be confused
+        "stride 2, even image": (
+            (2, 3, 6, 8),
+            4,
+            Window((3, 3), (2, 2), (1, 1)),
+            False,
+            "plain",
+        ),  # SAME differs
         "many channels": ((2, 32, 5, 4), 16, study, False, "plain"),
     }
     for name, (shape, out, window, bias, layout) in rows.items():
         inputs = _convolution_inputs(name, shape, out, window, bias)
-        quick = name == "nothing divides"
+        quick = name in ("nothing divides", "square", "stride 2, even image")
         yield Case("conv2d", name, inputs, {"window": window}, layout, quick)
     inputs = _convolution_inputs("zeros", (2, 3, 5, 5), 4, study, True)
     zeros = {key: planted(array, generator(key), 0.0, 0.5) for key, array in inputs.items()}
@@ -141,6 +150,7 @@ def _pooling() -> Iterator[Case]:
         "channels-last memory": (rng.integers(0, 3, (2, 4, 6, 6)).astype(float), study, "channels-last"),
         "not contiguous": (rng.integers(0, 3, (2, 4, 6, 6)).astype(float), study, "strided"),
         "signed zeros": (np.where(rng.random((1, 2, 6, 6)) > 0.5, 0.0, -0.0), study, "plain"),
+        "random": (generator("pool", "random").normal(size=(2, 3, 6, 6)), study, "plain"),
     }
     for name, (x, window, layout) in images.items():
         dy = rng.normal(size=(*x.shape[:2], *window.output(*x.shape[2:])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cifar10.preprocess import fit
+from cifar10 import Dataset, preprocess
 from experiment.backend import Steps, TrainingData
 from experiment.spec import BackendName
 from parity.subjects import Inputs, Outputs, Place, Settings, Subject, started
@@ -24,12 +24,12 @@ def initial_parameters(name: BackendName) -> Subject:
 
 
 def preprocessing(name: BackendName) -> Subject:
-    """A batch as the first layer sees it."""
+    """A batch as the first layer sees it, from the images of both splits on."""
 
     def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         images, labels = inputs["images"], np.zeros(len(inputs["images"]), np.uint8)
-        mean, scale = fit(images, settings["preprocess"])
-        data = TrainingData({"train": images, "test": images}, {"train": labels, "test": labels}, mean, scale)
+        dataset = Dataset(images, labels, inputs["test_images"], labels, source="parity", fingerprint="")
+        data = preprocess.prepare(dataset, settings["preprocess"])
         rows = np.arange(len(images), dtype=np.int32)[None]
         shifts, flips = (None if key not in inputs else inputs[key][None] for key in ("shifts", "flips"))
         steps = Steps(0, rows, np.ones(1), {}, shifts, flips)

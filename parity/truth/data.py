@@ -87,7 +87,9 @@ def _moments(deviation: float, kurtosis: float, n: int, r: Rounding) -> dict[str
 
 
 def pixels(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """images uint8 (N, 3, 32, 32), perhaps shifts (N, 2) and flips (N,), to x, the prepared images."""
+    """images uint8 (N, 3, 32, 32), perhaps shifts (N, 2) and flips (N,), to x, the prepared images;
+    test_images have no say.
+    """
     mean, scale = fitted(inputs["images"], settings["preprocess"])
     seen = moved(inputs["images"], inputs.get("shifts"), inputs.get("flips"), settings.get("border", 0))
     return {"x": prepared(seen, mean, scale, r)}
