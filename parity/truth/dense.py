@@ -23,11 +23,11 @@ def linear(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded
     x, W, b, dy = (Bounded.exact(inputs[name], r) for name in ("x", "W", "b", "dy"))
     after = x @ W.T + b
     # A sum that starts from the bias has one term more.
-    among = Bounded(after.value, _with_bias(x, W, b), r)
+    among = Bounded(after.value, with_bias(x, W, b), r)
     return {"y": either(after, among), "dx": dy @ W, "dW": dy.T @ x, "db": dy.sum(axis=0)}
 
 
-def _with_bias(x: Bounded, W: Bounded, b: Bounded) -> Array:
+def with_bias(x: Bounded, W: Bounded, b: Bounded) -> Array:
     """The error of [x 1] [W b]^T as one inner product of K + 1 terms."""
     one = Bounded.exact(1.0, x.r).broadcast_to((len(x), 1))
     longer = _joined(x, one) @ _joined(W, b.reshape(-1, 1)).T

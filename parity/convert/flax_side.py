@@ -1,0 +1,80 @@
+"""What the two Flax sides share: images channels-last, each layer's output brought back to our layout, a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiment.layers import Flatten, LeakyReLU, Linear
+from experiment.network import shapes
+from parity.convert.plan import Layers, Order
+from parity.convert.units import Array, Arrays
+
+
+@contextmanager
+def on_cpu(dtype: np.dtype[Any]) -> Iterator[None]:
+    """float64 where asked for, products in full precision, whatever accelerator there is."""
+    with (
+        jax.enable_x64(dtype == np.float64),
+        jax.default_matmul_precision("highest"),
+        jax.default_device(jax.devices("cpu")[0]),
+    ):
+        yield
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`a/b/c` to dictionaries within dictionaries."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split("/")
+        here = tree
+        for parent in parents:
+            here = here.setdefault(parent, {})
+        here[leaf] = value
+    return tree
+
+
+def flat(tree: Mapping[Any, Any], above: str = "") -> dict[str, Any]:
+    """The inverse of `nested`; integer keys become text."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{above}{key}"
+        found |= flat(value, f"{name}/") if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def on_device(weights: Arrays) -> dict[str, Any]:
+    """JAX arrays of the same bits (float64 under enable_x64)."""
+    return {name: jnp.asarray(array) for name, array in weights.items()}
+
+
+def flattened(x: jax.Array, flatten: Order) -> jax.Array:
+    """(B, H, W, C) to (B, H W C), or to (B, C H W)."""
+    return (x if flatten == "channels-last" else x.transpose(0, 3, 1, 2)).reshape(len(x), -1)
+
+
+def leaky_relu(x: jax.Array, layer: LeakyReLU) -> jax.Array:
+    """Flax has no layer of its own for it."""
+    return jax.nn.leaky_relu(x, layer.slope) if layer.slope else jax.nn.relu(x)
+
+
+def as_ours(layers: Layers, found: list[jax.Array], flatten: Order) -> list[Array]:
+    """Each output channel-first; features flattened from images in our order up to the next Linear."""
+    channels, results = 0, []
+    for layer, before, y in zip(layers, shapes(layers), found, strict=False):
+        array = np.asarray(y)
+        if isinstance(layer, Flatten) and len(before) == 3 and flatten == "channels-last":
+            channels = before[0]
+        elif isinstance(layer, Linear):
+            channels = 0
+        if array.ndim == 4:
+            array = array.transpose(0, 3, 1, 2)
+        elif channels:
+            array = array.reshape(len(array), -1, channels).swapaxes(1, 2).reshape(len(array), -1)
+        results.append(np.array(array, order="C"))
+    return results
