@@ -16,6 +16,7 @@ from experiment.errors import UserError
 from experiment.spec import BackendName
 from parity import perturbation, trajectory
 from parity.check import run as run_checks
+from parity.convert.command import convert
 from parity.subjects import BACKENDS, installed
 from parity.table import render, write_json
 
@@ -105,7 +106,7 @@ def main(argv: list[str]) -> int:
     """The command; returns its exit code: 0, 1 where something fails, or 2 for a user's mistake."""
     try:
         code = tyro.extras.subcommand_cli_from_dict(
-            {"check": check, "runs": runs, "perturb": perturb},
+            {"check": check, "runs": runs, "perturb": perturb, "convert": convert},
             args=argv,
             prog="python -m parity",
             description=__doc__,

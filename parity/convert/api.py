@@ -28,8 +28,8 @@ Canonical = dict[str, np.ndarray[Any, Any]]
 
 
 def canonical_of(state: Mapping[str, np.ndarray[Any, Any]]) -> Canonical:
-    """The parameters and running statistics in a backend's state (`Backend.export_state`, `Checkpoint.state`);
-    optimizer moments are left behind.
+    """The parameters and running statistics in a backend's state (`Backend.export_state`,
+    `Checkpoint.state`); optimizer moments are left behind.
     """
     found = {}
     for name, array in state.items():
@@ -118,8 +118,8 @@ def to_flax(
             `nnx.replace_by_pure_dict` or `nnx.update`), or linen's variables with `params` and perhaps
             `batch_stats` (the result is for `module.apply`).
         explicit: Their name (`params/Dense_0`) to ours, where shapes and order leave a choice.
-        flatten: The order in which the model flattens images; channels-last is what `x.reshape(len(x), -1)` of
-            images (B, H, W, C) does.
+        flatten: The order in which the model flattens images; channels-last is what `x.reshape(len(x), -1)`
+            of images (B, H, W, C) does.
         experiment: Whose network it is; needed only where our own layers' names do not tell their order.
 
     Returns:
@@ -145,8 +145,8 @@ def from_flax(
 
     Args:
         source: An NNX module or its pure dict, or linen's variables.
-        experiment: Names the canonical layers. Flax does not keep the order of layers, so that None works only
-            where their names tell it.
+        experiment: Names the canonical layers. Flax does not keep the order of layers, so that None works
+            only where their names tell it.
         explicit: Their name to ours, where shapes and order leave a choice.
         flatten: The order in which the model flattens images.
 

@@ -1,4 +1,4 @@
-"""What the two Flax sides share: images channels-last, each layer's output brought back to our layout, a CPU."""
+"""What the two Flax sides share: nested names, images channels-last, outputs in our layout, the CPU."""
 
 from __future__ import annotations
 

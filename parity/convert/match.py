@@ -28,7 +28,7 @@ from parity.convert.units import (
 )
 
 Explicit = Mapping[str, str]
-"""Their name to ours, of a parameter (`fc.weight` to `linear1.weight`) or a whole layer (`fc` to `linear1`)."""
+"""Their name to ours, of a parameter (`fc.weight` to `linear1.weight`) or a layer (`fc` to `linear1`)."""
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,19 @@ def explicit_pairs(
     by_path, pairs, used = {unit.path: unit for unit in ours}, [], set()
     for layer, names in roles.items():
         unit = by_path[layer]
-        if set(names) != set(unit.names):
+        first = next(iter(unit.names))
+        if first not in names:
             raise UserError(
-                f"map: expected all of {layer}'s {', '.join(unit.names)}, got {', '.join(names) or 'none'}; "
-                "map the rest too, or the whole layer"
+                f"map: expected {layer}'s {first} among the mapped, got {', '.join(names)}; map it too, or "
+                "the whole layer"
             )
         path = next(iter(names.values())).rpartition(separator(convention))[0]
         theirs = _as_unit(path, unit.kind, names, shapes, convention)
         for role, shape in theirs.shapes.items():
-            if shape != unit.shapes[role]:
+            if shape != unit.shapes.get(role, shape):
                 raise UserError(
-                    f"map: {names[role]} is {shape} in our layout, {layer}.{role} is {unit.shapes[role]}; map "
-                    "names of one shape to each other"
+                    f"map: {names[role]} is {shape} in our layout, {layer}.{role} is {unit.shapes[role]}; "
+                    "map names of one shape to each other"
                 )
         pairs.append(Pair(unit, theirs))
         used |= set(names.values())

@@ -29,7 +29,11 @@ class Runner(Protocol):
         """
 
 
-_MODULES: dict[Convention, str] = {"torch": "plain_torch", "flax-nnx": "plain_nnx", "flax-linen": "plain_linen"}
+_MODULES: dict[Convention, str] = {
+    "torch": "plain_torch",
+    "flax-nnx": "plain_nnx",
+    "flax-linen": "plain_linen",
+}
 _LINEN = {Conv2d: "Conv", Linear: "Dense", BatchNorm: "BatchNorm"}
 
 

@@ -64,10 +64,10 @@ def _module(layer: Layer, rngs: nnx.Rngs) -> nnx.Module | None:
 def outputs(layers: Layers, weights: Arrays, x: Array, flatten: Order) -> list[Array]:
     """See parity.convert.plain.Runner."""
     with on_cpu(x.dtype):
-        model = Plain(layers, flatten, nnx.Rngs(0))
-        state = nnx.state(model)
+        # Drawing initial weights that are replaced at once would compile for many seconds.
+        graph, state = nnx.split(nnx.eval_shape(lambda: Plain(layers, flatten, nnx.Rngs(0))))
         wanted = set(flat(nnx.to_pure_dict(state)))
         assert set(weights) == wanted, f"names {sorted(set(weights) ^ wanted)} are on one side only"
         nnx.replace_by_pure_dict(state, nested(on_device(weights)))
-        nnx.update(model, state)
+        model = nnx.merge(graph, state)
         return as_ours(layers, model(jnp.asarray(x.transpose(0, 2, 3, 1))), flatten)

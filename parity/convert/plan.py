@@ -221,9 +221,7 @@ def _reordered(array: Array, layer: str, role: str, plan: Plan, to: Order) -> Ar
     return array.reshape(*array.shape[:-1], *inner).swapaxes(-1, -2).reshape(array.shape)
 
 
-def _completed(
-    source: Unit, given: Mapping[str, Array], target: Unit, notes: list[str]
-) -> dict[str, Array]:
+def _completed(source: Unit, given: Mapping[str, Array], target: Unit, notes: list[str]) -> dict[str, Array]:
     """Every role that the target has; what only one side has must be neutral."""
     complete = dict(given)
     for role, array in given.items():
@@ -244,7 +242,9 @@ def _completed(
 
 
 def _lost(source: Unit, role: str, target: Unit) -> str:
-    found = f"{source.names[role]}: the other side's {target.path} has no {role}, only {', '.join(target.names)}"
+    found = (
+        f"{source.names[role]}: the other side's {target.path} has no {role}, only {', '.join(target.names)}"
+    )
     if role == "bias" and source.kind == "conv":
         return (
             f"{found}; a convolution before batch norm needs none: subtract it from running_mean, or "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from experiment.errors import UserError
+from parity.convert.bfloat import bfloat16
 from parity.convert.units import Array
 
 
@@ -21,16 +21,4 @@ def to_array(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().copy().view(bfloat16())
-    return np.ascontiguousarray(tensor.numpy()).copy()
-
-
-def bfloat16() -> np.dtype[np.generic]:
-    """NumPy's bfloat16, from ml_dtypes, which comes with JAX."""
-    try:
-        import ml_dtypes
-    except ModuleNotFoundError:
-        raise UserError(
-            "bfloat16: NumPy has it only with the package ml_dtypes; pip install ml_dtypes (JAX brings it), or "
-            "convert the source to float32, which is exact"
-        ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    return np.array(tensor.numpy(), order="C")

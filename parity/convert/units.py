@@ -175,8 +175,8 @@ def _split(name: str, convention: Convention) -> tuple[str, str]:
         collection, _, name = name.partition("/")
         if collection not in (PARAMS, BATCH_STATS):
             raise UserError(
-                f"linen names: expected {PARAMS}/... or {BATCH_STATS}/..., found {collection}/...; leave other "
-                "collections out, or use --from flax-nnx for NNX's names"
+                f"linen names: expected {PARAMS}/... or {BATCH_STATS}/..., found {collection}/...; leave "
+                "other collections out, or use --from flax-nnx for NNX's names"
             )
     path, _, leaf = name.rpartition(separator(convention))
     return path, leaf

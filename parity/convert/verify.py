@@ -141,7 +141,9 @@ def _with_logits(
         lead = leads(truth)
         wrong = int(np.count_nonzero((lead > 0) & (logits.argmax(axis=1) != truth.value.argmax(axis=1))))
         note = f"{wrong} of {np.count_nonzero(lead > 0)} predictions that are sure are wrong"
-        results.append(label.failure("predictions", note) if wrong else label.result("predictions", True, 0.0))
+        results.append(
+            label.failure("predictions", note) if wrong else label.result("predictions", True, 0.0)
+        )
     spread = float(np.ptp(truth.value))
     room = float(truth.error.max()) / spread if spread else float("inf")
     return Proof(tuple(results), agree, len(x), room)
@@ -157,7 +159,7 @@ def true_logits(layers: tuple[Layer, ...], canonical: Arrays, x: Bounded) -> Bou
 
 
 def leads(truth: Bounded) -> Array:
-    """By how much the largest true logit leads beyond both limits; not above 0 where the class is not sure."""
+    """By how much the largest true logit leads beyond both limits; 0 or less where the class is not sure."""
     rows, first = np.arange(len(truth)), truth.value.argmax(axis=1)
     rivals = truth.value.astype(np.float64) + truth.error
     rivals[rows, first] = -np.inf

@@ -1,11 +1,11 @@
 """Evaluation of a network, layer by layer, on inputs that may themselves carry errors.
 
-    Linear, Conv2d   inner products, the bias added last or among the products         eq. 25, 64
-    LeakyReLU        f(x') - f(x) is at most max(1, slope) |x' - x|; then the product is rounded
-    MaxPool2d        the largest value, with the largest error in the window            eq. 75
-    BatchNorm        by running statistics, s = gamma / sqrt(var + eps):
-                     x s + (beta - mean s), (x - mean) / sqrt(...) gamma + beta, or (x - mean) s + beta
-    Dropout          the identity; Flatten only moves
+Linear, Conv2d   inner products, the bias added last or among the products         eq. 25, 64
+LeakyReLU        f(x') - f(x) is at most max(1, slope) |x' - x|; then the product is rounded
+MaxPool2d        the largest value, with the largest error in the window            eq. 75
+BatchNorm        by running statistics, s = gamma / sqrt(var + eps):
+                 x s + (beta - mean s), (x - mean) / sqrt(...) gamma + beta, or (x - mean) s + beta
+Dropout          the identity; Flatten only moves
 """
 
 from __future__ import annotations
