@@ -192,7 +192,7 @@ def _theirs(
     if template is None:
         names = {} if layers is None else plain.names(layers, to)
         names |= {layer: theirs for theirs, layer in explicit.items()}
-        units = group(ours, "canonical")
+        units, _ = plan.our_units(ours, layers)
         shapes = plan.default_theirs(names, units, to)
         explicit = {names.get(unit.path, unit.path): unit.path for unit in units}
         template = shapes, False

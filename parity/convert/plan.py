@@ -92,10 +92,7 @@ def make(
     Raises:
         UserError: The two do not fit, or fit in several ways; lists both sides.
     """
-    units, known = canonical_order(group(ours, "canonical"))
-    if layers is not None:
-        place = {layer.name: number for number, layer in enumerate(layers)}
-        units, known = sorted(units, key=lambda unit: place.get(unit.path, len(place))), True
+    units, known = our_units(ours, layers)
     chosen, used = match.explicit_pairs(explicit or {}, units, theirs, convention)
     used |= {extra for one in chosen for extra in one.theirs.extras}
     others, follows = in_order(group(theirs, convention, used), ordered)
@@ -103,6 +100,15 @@ def make(
     order = flatten or default_flatten(convention)
     channels, notes = _channels(units, known, layers, order)
     return Plan(convention, order, pairs, channels, tuple(notes))
+
+
+def our_units(ours: Shapes, layers: Layers | None) -> tuple[list[Unit], bool]:
+    """Canonical names and shapes as units in the network's order; False where that is not known."""
+    units, known = canonical_order(group(ours, "canonical"))
+    if layers is None:
+        return units, known
+    place = {layer.name: number for number, layer in enumerate(layers)}
+    return sorted(units, key=lambda unit: place.get(unit.path, len(place))), True
 
 
 def default_flatten(convention: Convention) -> Order:
@@ -115,14 +121,12 @@ def in_order(units: list[Unit], ordered: bool) -> tuple[list[Unit], bool]:
 
     Names made of a number (`0`, `layers.3`) or of a class and its number (linen's `Dense_0`) tell the order.
     """
-    if ordered:
-        return units, True
     numbered = [re.fullmatch(r"(?:(.*)[./])?(\d+)", unit.path) for unit in units]
     counted = [re.fullmatch(r"(?:Dense|Conv|BatchNorm)_\d+", unit.path) for unit in units]
     same = all(numbered) and len({one[1] for one in numbered if one}) <= 1
     if same or all(counted):
         return sorted(units, key=lambda unit: natural(unit.path)), True
-    return canonical_order(units)
+    return (units, True) if ordered else canonical_order(units)
 
 
 def _channels(
@@ -281,10 +285,10 @@ def named(theirs: list[Unit], ordered: bool) -> dict[str, Shape]:
     if not ordered:
         raise UserError(
             "convert: the source's names do not tell the order of its layers "
-            f"({', '.join(unit.path for unit in theirs)}); say --experiment, or name layers with --map"
+            f"({', '.join(unit.path for unit in theirs)}); say --experiment"
         )
     found: dict[str, Shape] = {}
-    convolutions = linears = 0
+    convolutions = linears = width = 0
     previous = ""
     for unit in theirs:
         if unit.kind == "conv":
@@ -296,6 +300,23 @@ def named(theirs: list[Unit], ordered: bool) -> dict[str, Shape]:
         else:
             name = f"norm{linears}" if linears else "head_norm"
             name = f"{previous}_norm" if previous.startswith("conv") and "norm" not in previous else name
+        _require_following(unit, name, width)
+        width = unit.shapes[ROLES[unit.kind][0]][0]
         previous = name
         found |= {f"{name}.{role}": unit.shapes[role] for role in ROLES[unit.kind] if role in unit.shapes}
     return found
+
+
+def _require_following(unit: Unit, name: str, width: int) -> None:
+    """Refuse a layer that does not take what the one before it gives: the order is not the network's."""
+    first = unit.shapes.get(ROLES[unit.kind][0])
+    if first is None:
+        raise UserError(f"convert: {unit.path} has no scale; give it one, or say --experiment")
+    taken = first[0] if unit.kind == "norm" else first[1]
+    # Behind the last convolution channels times places may be flattened.
+    fits = taken % width == 0 if name in ("linear1", "head_norm") and width else taken == width
+    if width and not fits:
+        raise UserError(
+            f"convert: the order of the source's layers is not the network's: {unit.describe()} follows a layer of "
+            f"{width} outputs; say --experiment"
+        )
