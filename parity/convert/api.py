@@ -15,6 +15,7 @@ import numpy as np
 from experiment.errors import UserError
 from experiment.layers import initial_statistics, parameter_shapes
 from experiment.spec import Experiment
+from parity.convert import naming
 from parity.convert import plan as planning
 from parity.convert.match import Explicit
 from parity.convert.plan import Order, Plan
@@ -191,13 +192,21 @@ def from_arrays(
     experiment: Experiment | None,
     explicit: Explicit | None,
     flatten: Order | None,
+    names: Mapping[str, str] | None = None,
 ) -> tuple[Canonical, Plan, list[str]]:
-    """Canonical arrays of flat foreign ones, with the plan and what should be said about it."""
+    """Canonical arrays of flat foreign ones, with the plan and what should be said about it; `names` are
+    theirs to ours where a file of ours says so.
+    """
+    if names is not None:
+        explicit = dict(names) | dict(explicit or {})
     if experiment is not None:
         ours: Shapes = canonical_shapes(experiment)
+    elif names is not None:
+        units = group({name: arrays[name].shape for name in names if name in arrays}, convention)
+        ours = {names[unit.names[role]]: shape for unit in units for role, shape in unit.shapes.items()}
     else:
-        units, known = planning.in_order(group(_shapes(arrays), convention), ordered)
-        ours = planning.named(units, known)
+        units, known = naming.in_order(group(_shapes(arrays), convention), ordered)
+        ours = naming.named(units, known)
     layers = None if experiment is None else experiment.layers()
     plan = planning.make(
         ours,

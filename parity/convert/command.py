@@ -13,10 +13,10 @@ from experiment.errors import UserError
 from experiment.plain import from_dict
 from experiment.run_dir import RunDirectory
 from experiment.spec import Experiment
-from parity.convert import api, files, own_model, plain, plan, report, verify
-from parity.convert.files import About, Source
+from parity.convert import api, files, naming, own_model, plain, plan, report, verify
 from parity.convert.plan import Order
 from parity.convert.sides import Side
+from parity.convert.source import About, Source
 from parity.convert.units import Array, Convention, Shape, group
 
 Auto = Literal["auto", "canonical", "torch", "flax-nnx", "flax-linen"]
@@ -55,7 +55,8 @@ def convert(
             where the source does not say.
         like: A file with the names that the target is to have: your own model's state_dict or variables.
         model: Your own model, as package.module:callable, which is imported and called: a torch Module or an
-            NNX Module. Gives the names, and is checked by its own forward pass.
+            NNX Module, of the target, or of the source where the target is canonical. Gives the names and
+            their order, and is checked by its own forward pass.
         map: THEIR.NAME=OUR.NAME, of layers or parameters, or a JSON file of such pairs, where shapes and
             order leave a choice. Theirs is the target where it is foreign, else the source.
         to_flatten: The order in which the target's model flattens images; auto: channels-last for Flax,
@@ -71,13 +72,15 @@ def convert(
     spec = _experiment(experiment) or found.experiment
     print(f"source: {found.what}, {len(found.arrays)} arrays")
     explicit = own_model.read_map(map)
+    owner = found.convention if to == "canonical" else to
+    module = own_model.load(model, owner) if model else None
+    if to == "canonical" and module is not None:
+        found = own_model.in_its_order(found, module)
     came, canonical, notes = _canonical(
         found, spec, _order(from_flatten), explicit if to == "canonical" else {}
     )
-    module = own_model.load(model, to) if model else None
-    made = _theirs(
-        canonical, to, spec, found, _template(like, to, module), explicit, _order(to_flatten), notes
-    )
+    template = _template(like, to, module)
+    made = _theirs(canonical, to, spec, found, template, explicit, _order(to_flatten), notes)
     arrays = canonical if made is None else made.arrays
     names = {name: name for name in canonical} if made is None else made.plan.names()
     flatten: Order = "channels-first" if made is None else made.plan.flatten
@@ -88,7 +91,7 @@ def convert(
     passed = True
     if check:
         sides = [side for side in (came, made) if side is not None]
-        passed = report.checks(_proofs(spec, canonical, sides, module, to))
+        passed = report.checks(_proofs(spec, canonical, sides, module, owner))
     if test_set:
         passed = report.test_set(found, spec, canonical, made or came, data_dir) and passed
     if not passed:
@@ -134,10 +137,11 @@ def _canonical(
         else:
             group({name: array.shape for name, array in found.arrays.items()}, "canonical")
         return None, dict(found.arrays), notes
+    named = None
     if found.about is not None:
-        explicit, flatten = found.about.names | explicit, flatten or found.about.flatten
+        named, flatten = found.about.names, flatten or found.about.flatten
     canonical, made, more = api.from_arrays(
-        found.arrays, found.convention, found.ordered, spec, explicit, flatten
+        found.arrays, found.convention, found.ordered, spec, explicit, flatten, named
     )
     return Side(made, found.arrays), canonical, [*notes, *made.notes, *more]
 
@@ -162,7 +166,7 @@ def _template(
     """The names and own shapes that the target is to have, and whether they come in order; None: a plain
     model's.
     """
-    if module is not None:
+    if module is not None and to != "canonical":
         return own_model.shapes(module, to), to == "torch"
     if like is None:
         return None
@@ -192,8 +196,8 @@ def _theirs(
     if template is None:
         names = {} if layers is None else plain.names(layers, to)
         names |= {layer: theirs for theirs, layer in explicit.items()}
-        units, _ = plan.our_units(ours, layers)
-        shapes = plan.default_theirs(names, units, to)
+        units, _ = naming.our_units(ours, layers)
+        shapes = naming.default_theirs(names, units, to)
         explicit = {names.get(unit.path, unit.path): unit.path for unit in units}
         template = shapes, False
     made = plan.make(
@@ -230,7 +234,7 @@ def _proofs(
     canonical: dict[str, Array],
     sides: list[Side],
     module: object | None,
-    to: Convention,
+    owner: Convention,
 ) -> list[tuple[str, verify.Proof]] | str:
     """Each side's check by name, or why there is none."""
     if not verify.finite(canonical):
@@ -245,6 +249,6 @@ def _proofs(
         proof = verify.check(spec, canonical, weights, side.plan.convention, side.plan.flatten)
         proofs.append((f"plain {side.plan.convention} model", proof))
     if module is not None:
-        run = own_model.runner(module, to, sides[-1].arrays)
-        proofs.append(("your model", verify.check_model(spec, canonical, run, to)))
+        run = own_model.runner(module, owner, sides[-1].arrays)
+        proofs.append(("your model", verify.check_model(spec, canonical, run, owner)))
     return proofs

@@ -12,8 +12,8 @@ import numpy as np
 
 from experiment.layers import Flatten, LeakyReLU, Linear
 from experiment.network import shapes
-from parity.convert.plan import Layers, Order
-from parity.convert.units import Array, Arrays
+from parity.convert.plan import Order
+from parity.convert.units import Array, Arrays, Layers
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import copy
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from experiment.errors import UserError
 from experiment.run_dir import read_json
 from parity.convert import api
+from parity.convert.source import Source
 from parity.convert.units import Array, Arrays, Convention, Shape
 
 
@@ -42,7 +44,7 @@ def load(name: str, convention: Convention) -> Any:
     where, colon, attribute = name.partition(":")
     if not colon or convention not in ("torch", "flax-nnx"):
         raise UserError(
-            f"model: expected package.module:callable and --to torch or flax-nnx, got {name!r} and --to "
+            f"model: expected package.module:callable of a torch or flax-nnx model, got {name!r} for "
             f"{convention}; for linen, write its variables to a file and name that with --like"
         )
     if "" not in sys.path:
@@ -71,6 +73,16 @@ def shapes(module: Any, convention: Convention) -> dict[str, Shape]:
     if convention == "torch":
         return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     return {name: tuple(array.shape) for name, array in api.flax_arrays(module)[1].items()}
+
+
+def in_its_order(found: Source, module: Any) -> Source:
+    """The source with its arrays in the order of its model; raises UserError where the names differ."""
+    names = shapes(module, found.convention)
+    if set(names) != set(found.arrays):
+        apart = ", ".join(sorted(set(names) ^ set(found.arrays)))
+        raise UserError(f"model: not the source's, only one of the two has {apart}; change --model")
+    arrays = {name: found.arrays[name] for name in names}
+    return replace(found, arrays=arrays, ordered=found.convention == "torch")
 
 
 def runner(module: Any, convention: Convention, arrays: Arrays) -> Callable[[Array], Array]:

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from experiment.errors import UserError
 from experiment.layers import BatchNorm, Conv2d, Layer, Linear
-from parity.convert.plan import Layers, Order
-from parity.convert.units import Array, Arrays, Convention
+from parity.convert.plan import Order
+from parity.convert.units import Array, Arrays, Convention, Layers
 
 
 class Runner(Protocol):

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
 from experiment.network import shapes
-from parity.convert.plan import Layers, Order
+from parity.convert.plan import Order
 from parity.convert.tensors import to_tensor
-from parity.convert.units import Array, Arrays
+from parity.convert.units import Array, Arrays, Layers
 
 
 def network(layers: Layers, flatten: Order = "channels-first") -> nn.Sequential:

@@ -11,9 +11,9 @@ from experiment.layers import BatchNorm
 from experiment.spec import Experiment
 from parity import trajectory
 from parity.convert import predictions, verify
-from parity.convert.files import Source
 from parity.convert.plan import Plan
 from parity.convert.sides import Side
+from parity.convert.source import Source
 from parity.convert.units import Arrays, is_flax, own_shape
 from parity.table import explain
 

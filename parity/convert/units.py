@@ -25,11 +25,13 @@ from typing import Any, Literal
 import numpy as np
 
 from experiment.errors import UserError
+from experiment.layers import Layer
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 Arrays = Mapping[str, Array]
+Layers = tuple[Layer, ...]
 
 Convention = Literal["canonical", "torch", "flax-nnx", "flax-linen"]
 CONVENTIONS: tuple[Convention, ...] = ("canonical", "torch", "flax-nnx", "flax-linen")
