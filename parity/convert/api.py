@@ -117,7 +117,7 @@ def to_flax(
         canonical: Canonical names to arrays.
         target: An NNX module of Linear, Conv and BatchNorm layers (the result is for
             `nnx.replace_by_pure_dict` or `nnx.update`), or linen's variables with `params` and perhaps
-            `batch_stats` (the result is for `module.apply`).
+            `batch_stats` (the result is for `module.apply`). Shapes alone will do, as `jax.eval_shape` gives.
         explicit: Their name (`params/Dense_0`) to ours, where shapes and order leave a choice.
         flatten: The order in which the model flattens images; channels-last is what `x.reshape(len(x), -1)`
             of images (B, H, W, C) does.
@@ -171,8 +171,8 @@ def plan_for(
         convention: Convention = "torch"
         theirs = {name: tuple(tensor.shape) for name, tensor in _module_state(target).items()}
     else:
-        convention, arrays = flax_arrays(target)
-        theirs = _shapes(arrays)
+        convention, leaves = _flax_leaves(target)
+        theirs = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
     layers = None if experiment is None else experiment.layers()
     return planning.make(
         ours,
@@ -223,6 +223,12 @@ def from_arrays(
 
 def flax_arrays(tree: Any) -> tuple[Convention, Canonical]:
     """The convention and the flat arrays of an NNX module, a pure dict of one, or linen's variables."""
+    convention, leaves = _flax_leaves(tree)
+    return convention, {name: np.asarray(leaf) for name, leaf in leaves.items()}
+
+
+def _flax_leaves(tree: Any) -> tuple[Convention, dict[str, Any]]:
+    """The same, as they come; what `jax.eval_shape` gives has shapes alone."""
     from flax import nnx
 
     from parity.convert.flax_side import flat
@@ -234,8 +240,7 @@ def flax_arrays(tree: Any) -> tuple[Convention, Canonical]:
         raise UserError(f"convert: expected a model or its variables, got {type(tree).__name__}")
     convention: Convention = "flax-linen" if PARAMS in tree else "flax-nnx"
     kept = {key: tree[key] for key in (PARAMS, BATCH_STATS) if key in tree}
-    flattened = flat(kept if convention == "flax-linen" else tree)
-    return convention, {name: np.asarray(leaf) for name, leaf in flattened.items()}
+    return convention, flat(kept if convention == "flax-linen" else tree)
 
 
 def _is_torch(target: Any) -> bool:

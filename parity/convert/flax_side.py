@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiment.layers import Flatten, LeakyReLU, Linear
-from experiment.network import shapes
+from experiment.layers import LeakyReLU
+from parity.convert.plain import in_our_order
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Layers
 
@@ -64,17 +64,6 @@ def leaky_relu(x: jax.Array, layer: LeakyReLU) -> jax.Array:
 
 
 def as_ours(layers: Layers, found: list[jax.Array], flatten: Order) -> list[Array]:
-    """Each output channel-first; features flattened from images in our order up to the next Linear."""
-    channels, results = 0, []
-    for layer, before, y in zip(layers, shapes(layers), found, strict=False):
-        array = np.asarray(y)
-        if isinstance(layer, Flatten) and len(before) == 3 and flatten == "channels-last":
-            channels = before[0]
-        elif isinstance(layer, Linear):
-            channels = 0
-        if array.ndim == 4:
-            array = array.transpose(0, 3, 1, 2)
-        elif channels:
-            array = array.reshape(len(array), -1, channels).swapaxes(1, 2).reshape(len(array), -1)
-        results.append(np.array(array, order="C"))
-    return results
+    """Each layer's output channel-first, features flattened from images in our order."""
+    arrays = [np.asarray(y.transpose(0, 3, 1, 2) if y.ndim == 4 else y) for y in found]
+    return in_our_order(layers, arrays, flatten)

@@ -12,8 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from experiment.errors import UserError
-from experiment.layers import BatchNorm, Conv2d, Layer, Linear
+from experiment.layers import BatchNorm, Conv2d, Flatten, Layer, Linear
+from experiment.network import shapes
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Convention, Layers
 
@@ -64,3 +67,19 @@ def names(layers: Sequence[Layer], convention: Convention) -> dict[str, str]:
                 counts[kind] += 1
         return found
     return {layer.name: layer.name for layer in layers}
+
+
+def in_our_order(layers: Layers, outputs: list[Array], flatten: Order) -> list[Array]:
+    """Every layer's output with features that were flattened channels-last back in our order, up to the next
+    Linear; images are channel-first already.
+    """
+    channels, found = 0, []
+    for layer, before, y in zip(layers, shapes(layers), outputs, strict=False):
+        if isinstance(layer, Flatten) and flatten == "channels-last":
+            channels = before[0]
+        elif isinstance(layer, Linear):
+            channels = 0
+        if channels:
+            y = y.reshape(len(y), -1, channels).swapaxes(1, 2).reshape(len(y), -1)
+        found.append(np.array(y, order="C"))
+    return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
 from experiment.network import shapes
+from parity.convert.plain import in_our_order
 from parity.convert.plan import Order
 from parity.convert.tensors import to_tensor
 from parity.convert.units import Array, Arrays, Layers
@@ -58,5 +58,5 @@ def outputs(layers: Layers, weights: Arrays, x: Array, flatten: Order) -> list[A
     y, found = to_tensor(x), []
     for module in model:
         y = module(y)
-        found.append(np.array(y.numpy()))
-    return found
+        found.append(y.numpy())
+    return in_our_order(layers, found, flatten)
