@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,7 +52,7 @@ def weights(experiment: Experiment, dtype: str = "float32") -> dict[str, Array]:
     rng = np.random.default_rng(3)
     drawn = {}
     for name, shape in canonical_shapes(experiment).items():
-        array = rng.normal(size=shape) / np.sqrt(max(1, np.prod(shape[1:])))
+        array = rng.normal(size=shape) / math.sqrt(math.prod(shape[1:]))
         drawn[name] = (0.5 + array**2 if name.endswith("_var") else array + 0.01).astype(ml_dtypes.bfloat16)
     kind: Any = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     return {name: array.astype(kind) for name, array in drawn.items()}
@@ -333,7 +334,10 @@ class Branch(nnx.Module):
     """NNX keeps attributes by name, not in the network's order; its dropout keeps a random stream."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        start = {"kernel_init": nnx.initializers.zeros_init(), "rngs": rngs}  # drawing would compile for long
+        start: dict[str, Any] = {
+            "kernel_init": nnx.initializers.zeros_init(),
+            "rngs": rngs,
+        }  # drawing would compile for long
         self.zeroth = nnx.Conv(3, 4, (3, 3), padding=((1, 1), (1, 1)), use_bias=False, **start)
         self.norm = nnx.BatchNorm(4, rngs=rngs)
         self.drop = nnx.Dropout(0.5, rngs=rngs)

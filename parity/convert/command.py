@@ -31,7 +31,7 @@ def convert(
     experiment: str = "",
     like: Path | None = None,
     model: str = "",
-    map: tuple[str, ...] = (),
+    map: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     to_flatten: Flatten = "auto",
     from_flatten: Flatten = "auto",
     check: bool = True,
@@ -58,7 +58,8 @@ def convert(
             NNX Module, of the target, or of the source where the target is canonical. Gives the names and
             their order, and is checked by its own forward pass.
         map: THEIR.NAME=OUR.NAME, of layers or parameters, or a JSON file of such pairs, where shapes and
-            order leave a choice. Theirs is the target where it is foreign, else the source.
+            order leave a choice; may be given several times. Theirs is the target where it is foreign, else
+            the source.
         to_flatten: The order in which the target's model flattens images; auto: channels-last for Flax,
             channels-first for torch.
         from_flatten: The same of the source's model.
