@@ -45,6 +45,13 @@ class Backwards(nn.Module):
         return out
 
 
+class Vectors(Backwards):
+    """Wants its images flattened beforehand."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.first(x))
+
+
 @functools.cache
 def settings(**changes: Any) -> Experiment:
     return tiny.settings(**changes)
@@ -351,6 +358,11 @@ def test_a_changed_byte_in_a_file_of_ours_is_found(
         ("{mlp} {out} --to torch --map linear1", "expected THEIR.NAME=OUR.NAME or a .json file"),
         ("{mlp} {out} --to torch --model nowhere:Net", "cannot import nowhere:Net"),
         ("{mlp} {out} --to torch --model pathlib:Path", "to be a torch Module, got PosixPath"),
+        ("{mlp} {out} --to torch --model torch.nn:Linear", "cannot be called without arguments"),
+        (
+            f"{{deep}} {{out}} --to torch --model {__name__}:Vectors --map a=linear2 --map b=linear3",
+            "expected one that takes images (B, 3, 32, 32)",
+        ),
         ("{mlp} {out} --to flax-linen --model a:b", "name that with --like"),
         ("{mlp} {out} --to canonical --like {there}", "leave --like out"),
         ("{mlp} {out} --to torch --like {there}", "expected a linear map's, a convolution's"),

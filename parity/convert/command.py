@@ -24,8 +24,8 @@ Flatten = Literal["auto", "channels-first", "channels-last"]
 
 
 def convert(
-    source: tyro.conf.Positional[Path],
-    target: tyro.conf.Positional[Path],
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")],
     to: Convention,
     from_: Annotated[Auto, tyro.conf.arg(name="from")] = "auto",
     experiment: str = "",
@@ -98,7 +98,10 @@ def convert(
     if not passed:
         print(f"{target} was not written")
         return 1
-    write_atomically(target, content)
+    try:
+        write_atomically(target, content)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another target") from None
     print(f"written: {target}, {len(arrays)} arrays, read back bit for bit")
     return 0
 

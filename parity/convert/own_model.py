@@ -53,7 +53,10 @@ def load(name: str, convention: Convention) -> Any:
         make = getattr(importlib.import_module(where), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"model: cannot import {name} ({error}); change --model") from None
-    made = make()
+    try:
+        made = make()
+    except TypeError as error:
+        raise UserError(f"model: {name}() cannot be called without arguments ({error})") from None
     _, kind = _framework(convention)
     if not isinstance(made, kind):
         raise UserError(f"model: expected {name}() to be a {convention} Module, got {type(made).__name__}")
@@ -92,7 +95,19 @@ def runner(module: Any, convention: Convention, arrays: Arrays) -> Callable[[Arr
     wide = {
         name: array if array.dtype.kind == "i" else array.astype(np.float64) for name, array in arrays.items()
     }
-    return (_torch_runner if convention == "torch" else _nnx_runner)(module, wide)
+    run = (_torch_runner if convention == "torch" else _nnx_runner)(module, wide)
+
+    def guarded(x: Array) -> Array:
+        try:
+            return run(x)
+        except (RuntimeError, TypeError, ValueError) as error:
+            layout = "(B, 3, 32, 32)" if convention == "torch" else "(B, 32, 32, 3)"
+            raise UserError(
+                f"model: expected one that takes images {layout} and nothing else, got {error}; change --model, "
+                "or leave it out and name a file of its weights with --like"
+            ) from None
+
+    return guarded
 
 
 def _torch_runner(module: Any, arrays: Arrays) -> Callable[[Array], Array]:
