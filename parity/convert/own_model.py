@@ -103,8 +103,8 @@ def runner(module: Any, convention: Convention, arrays: Arrays) -> Callable[[Arr
         except (RuntimeError, TypeError, ValueError) as error:
             layout = "(B, 3, 32, 32)" if convention == "torch" else "(B, 32, 32, 3)"
             raise UserError(
-                f"model: expected one that takes images {layout} and nothing else, got {error}; change --model, "
-                "or leave it out and name a file of its weights with --like"
+                f"model: expected one that takes images {layout} and nothing else, got {error}; change "
+                "--model, or leave it out and name a file of its weights with --like"
             ) from None
 
     return guarded
