@@ -18,6 +18,7 @@ from experiment.spec import BackendName
 from parity import drawn as drawn_inputs
 from parity import perturbation, trajectory
 from parity.check import run as run_checks
+from parity.convert.command import convert
 from parity.growth_command import grow
 from parity.locate.command import locate
 from parity.progress import show
@@ -125,6 +126,7 @@ def main(argv: list[str]) -> int:
                 "grow": grow,
                 "self-test": self_test,
                 "locate": locate,
+                "convert": convert,
                 "runs": runs,
                 "perturb": perturb,
                 "ulps": ulps,

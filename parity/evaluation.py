@@ -13,13 +13,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiment.backend import Backend, Evaluation, Statistics, TrainingData
-from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, LeakyReLU, Linear, MaxPool2d
+from experiment.layers import BatchNorm
 from experiment.spec import Experiment
 from parity.bounded import Bounded
 from parity.cases import generator
 from parity.check import Label, Result, judge
 from parity.rounding import Array, Rounding, rounding
-from parity.truth import conv, dense, loss, norm
+from parity.truth import forward, loss
 
 State = Mapping[str, Array]
 STATISTICS: tuple[Statistics, ...] = ("running", "batch")
@@ -49,23 +49,7 @@ def logits(spec: Experiment, state: State, data: TrainingData, r: Rounding, by_b
             x = x * Bounded.constant(data.scale, r.wide)
         x = x.to(r)
         for layer in spec.layers():
-            own = _own(layer.name, state)
-            match layer:
-                case Linear():
-                    x = dense.affine(x, _weight(own["weight"], r), dense.bias(own["bias"], r))
-                case Conv2d(_, _, _, window, with_bias):
-                    b = dense.bias(own["bias"], r) if with_bias else None
-                    x = conv.convolved(x, _weight(own["weight"], r), b, window)
-                case MaxPool2d(_, window):
-                    x = conv.pooled(x, window)
-                case Flatten():
-                    x = x.reshape(len(x.value), -1)
-                case LeakyReLU(_, slope):
-                    x = dense.rectified(x, slope)
-                case BatchNorm(_, _, eps):
-                    x = _normalized(x, own, eps, by_batch)
-                case Dropout():
-                    pass
+            x = forward.evaluate(layer, _own(layer.name, state), x, by_batch)
         return x.to(r.wide)
 
 
@@ -73,24 +57,6 @@ def _own(name: str, state: State) -> State:
     """A layer's parameters and statistics, by their last names."""
     layers = {key.partition("/")[2]: array for key, array in state.items() if not key.startswith("optimizer")}
     return {key.rpartition(".")[2]: a for key, a in layers.items() if key.rpartition(".")[0] == name}
-
-
-def _weight(W: Array, r: Rounding) -> Bounded:
-    return Bounded.exact(r.nearest(W), r)
-
-
-def _normalized(x: Bounded, own: State, eps: float, by_batch: bool) -> Bounded:
-    wide, r = x.r.wide, x.r
-    columns = norm.columns(x.to(wide))
-    gamma, beta, mean, variance = (
-        Bounded.exact(wide.nearest(own[name]), wide)
-        for name in ("gamma", "beta", "running_mean", "running_var")
-    )
-    if by_batch:
-        y = norm.by_batch(columns, gamma, beta, eps)
-    else:
-        y = norm.by_running(columns, gamma, beta, mean, variance, eps)
-    return norm.image(y, x.shape).to(r)
 
 
 def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label: Label) -> list[Result]:

@@ -239,7 +239,12 @@ WHOLE = _group(
         "l2-on-biases", "the L2 penalty covers biases, gamma and beta", ("model",), ("db", "dgamma", "dbeta")
     ),
     Bug("running-statistics-stale", "running statistics are never updated", ("model",), ("running_mean",)),
-    Bug("evaluation-flag-forgotten", "evaluation runs in training mode", ("model",), ("predictions",)),
+    Bug(
+        "evaluation-flag-forgotten",
+        "evaluation runs in training mode",
+        ("model",),
+        ("predictions, running statistics",),
+    ),
     Bug(
         "gradients-accumulate",
         "zero_grad is forgotten: gradients of earlier batches are added",

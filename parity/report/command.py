@@ -19,7 +19,7 @@ from experiment.errors import UserError
 from experiment.network import Model
 from experiment.run_dir import read_json
 from experiment.spec import Data, Dtype, Experiment, Initialization, Optimization, Training
-from parity import growth, self_test, table
+from parity import growth, table
 from parity.cases import generator
 from parity.check import Result
 from parity.check import run as run_checks
@@ -27,6 +27,9 @@ from parity.growth import Growth
 from parity.growth_command import OUT, Wanted, follow, save
 from parity.progress import show
 from parity.report import page
+from parity.self_test import document as matrix
+from parity.self_test import render as render_matrix
+from parity.self_test import run as run_self_test
 from parity.subjects import BACKENDS, installed
 
 Part = Literal["check", "grow", "self-test"]
@@ -134,10 +137,10 @@ def _grow(quick: bool, dataset: str, data_dir: Path | None, out: Path) -> None:
 
 
 def _self_test(quick: bool, out: Path) -> None:
-    outcomes = self_test.run(quick=quick, progress=show)
+    outcomes = run_self_test(quick=quick, progress=show)
     show("")
-    print("\n" + self_test.render(outcomes))
-    content = json_format.dumps(self_test.document(outcomes)) + "\n"
+    print("\n" + render_matrix(outcomes))
+    content = json_format.dumps(matrix(outcomes)) + "\n"
     _write(out / ("quick-self-test.json" if quick else "self-test.json"), content.encode(), "out")
 
 

@@ -28,7 +28,9 @@ def preprocessing(name: BackendName) -> Subject:
 
     def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         images, labels = inputs["images"], np.zeros(len(inputs["images"]), np.uint8)
-        dataset = Dataset(images, labels, inputs["test_images"], labels, source="parity", fingerprint="")
+        dataset = Dataset(
+            images, labels, inputs.get("test_images", images), labels, source="parity", fingerprint=""
+        )
         data = preprocess.prepare(dataset, settings["preprocess"])
         rows = np.arange(len(images), dtype=np.int32)[None]
         shifts, flips = (None if key not in inputs else inputs[key][None] for key in ("shifts", "flips"))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from parity.bounded import Bounded, either, where
+from parity.bounded import UP, Bounded, either, where
 from parity.rounding import Array, Rounding
 from parity.truth import Inputs, Settings
 
@@ -74,11 +74,14 @@ def leaky_relu(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bou
 
 def rectified(x: Bounded, slope: float) -> Bounded:
     """LeakyReLU of an x that carries errors, and may lie on either side of 0: on both it is no steeper than
-    the larger of 1 and the slope.
+    the larger of 1 and the slope, and below 0 its product is rounded.
     """
     scaled = x * slope
-    value = np.where(x.value > 0, x.value, scaled.value)
-    return Bounded(value, np.maximum(x.error * max(1.0, slope), scaled.error), x.r)
+    same_side = np.abs(x.value).astype(np.float64) > x.error
+    error = np.where(x.value > 0, x.error, scaled.error)
+    across = (x.error * max(1.0, slope) + scaled.error) * UP
+    error = np.where(same_side | (x.error == 0), error, across)
+    return Bounded(np.where(x.value > 0, x.value, scaled.value), error, x.r)
 
 
 def dropout(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:

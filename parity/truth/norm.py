@@ -7,7 +7,7 @@
                  E  through the formulas above, step by step, as automatic differentiation goes
     dgamma = sum dy xhat, or i sum dy (x - mu); dbeta = sum dy                           eq. 47-48
     running      (1 - m) running + m now, of the variance n / (n - 1) sigma^2
-    evaluation   x s + (beta - mean s), s = gamma (var + eps)^(-1/2)
+    evaluation   x s + (beta - mean s), s = gamma (var + eps)^(-1/2), or (x - mean) s + beta
 
 The variance is the one place where errors cancel and must be seen to: with any m near mu,
 sum (x - m)^2 / n = sigma^2 + (m - mu)^2, so an error d of the mean enters squared (Chan, Golub & LeVeque
@@ -84,7 +84,8 @@ def by_running(
     """y of columns (n, C), that may carry errors, by given statistics."""
     i = (variance + Bounded.constant(eps, x.r)).rsqrt(least=eps * (1 - 3 * x.r.u))
     scale = gamma * i
-    return either(x * scale + (beta - mean * scale), (x - mean) * i * gamma + beta)
+    centred = x - mean
+    return either(x * scale + (beta - mean * scale), centred * i * gamma + beta, centred * scale + beta)
 
 
 def _statistics(x: Bounded, eps: float) -> tuple[Bounded, Bounded, Bounded, Bounded]:

@@ -1,0 +1,196 @@
+"""Does the converted model compute the same? Its layers and its logits against the true values.
+
+A plain model of the experiment, in the target's framework, gets the converted weights and a few images.
+
+layers   In the weights' own precision every layer's output is held to the canonical weights' truth on the
+         input that the model itself gave to that layer (teacher forcing), within parity's limits. A kernel
+         that lies the wrong way, features in another order or a scale that went for a shift are off by
+         thousands of limits, however deep the network is.
+logits   In float64, where the limits stay small through the whole network, errors carried from the pixels
+         on. The prediction must be the true one wherever a logit leads by more than its limits.
+
+bfloat16 and float16 weights are widened to float32, which is exact. float64 is judged against a truth in
+float64 as well: limits twice as wide, at the speed of BLAS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from experiment.layers import Layer
+from experiment.network import IMAGE_SHAPE
+from experiment.spec import Experiment
+from parity.bounded import Bounded
+from parity.cases import Case, generator
+from parity.check import Label, Result, judge
+from parity.convert import plain
+from parity.convert.plan import Order
+from parity.convert.units import Array, Arrays, Convention
+from parity.items import Item
+from parity.rounding import ROUNDINGS, Rounding
+from parity.subjects import Place
+from parity.truth import dense, forward
+
+ITEM = Item("convert", dense.linear)
+"""Its truth is each layer's own."""
+IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a check found."""
+
+    results: tuple[Result, ...]
+    agreeing: int
+    """Images on which model and truth predict the same class..."""
+    images: int
+    """...of so many."""
+    room: float
+    """The largest limit of a logit, over the spread of the true logits: 1e-6 means that a logit wrong by a
+    millionth of the spread is caught."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is within its limit."""
+        return all(result.passed for result in self.results)
+
+    def worst(self) -> Result:
+        """Of the failures, or else of all."""
+        return max(self.results, key=lambda result: (not result.passed, result.share))
+
+
+def images_for(experiment: Experiment, count: int = IMAGES) -> Array:
+    """Random images, prepared about as the experiment's are: float64 (count, 3, 32, 32)."""
+    pixels = generator("convert").integers(0, 256, (count, *IMAGE_SHAPE)).astype(np.float64) - 127.5
+    return pixels / 64 if experiment.data.preprocess == "standardize" else pixels
+
+
+def finite(canonical: Arrays) -> bool:
+    """Whether there is anything to compute with: no NaN and no infinity."""
+    return all(bool(np.isfinite(array.astype(np.float64)).all()) for array in canonical.values())
+
+
+def check(
+    experiment: Experiment,
+    canonical: Arrays,
+    weights: Arrays,
+    convention: Convention,
+    flatten: Order,
+    images: Array | None = None,
+) -> Proof:
+    """A plain model with `weights`, held to what `canonical` says it must compute.
+
+    Args:
+        experiment: The network's description.
+        canonical: Canonical names to arrays.
+        weights: The plain model's own flat names to arrays in its own layout (see parity.convert.plain).
+        convention: torch, flax-nnx or flax-linen.
+        flatten: The order in which the plain model flattens images.
+        images: Prepared images (B, 3, 32, 32); by default random ones.
+    """
+    layers, run = experiment.layers(), plain.runner(convention)
+    x = images_for(experiment) if images is None else images
+    label = _label(convention, number(canonical))
+    r = fast(label.place.dtype)
+    found = run(layers, _as(weights, r.stored), x.astype(r.stored), flatten)
+    results, before = [], x.astype(r.stored)
+    with np.errstate(all="ignore"):
+        for layer, y in zip(layers, found, strict=True):
+            own = {key: r.nearest(array) for key, array in _own(layer, canonical).items()}
+            truth = forward.evaluate(layer, own, Bounded.exact(before, r))
+            results += judge({layer.name: truth}, {layer.name: y}, label)
+            before = y
+    last = run(layers, _as(weights, np.float64), x, flatten)[-1]
+    return _with_logits(results, experiment, canonical, x, last, _label(convention, "float64"))
+
+
+def check_model(
+    experiment: Experiment,
+    canonical: Arrays,
+    model: Callable[[Array], Array],
+    convention: Convention,
+    images: Array | None = None,
+) -> Proof:
+    """A model of the caller's own, held to what `canonical` says, by its logits alone.
+
+    Args:
+        experiment: The network's description.
+        canonical: Canonical names to arrays.
+        model: Prepared images (B, 3, 32, 32), float64, to logits (B, 10). In float64 the check sees more.
+        convention: Whose model it is, for the report.
+        images: Prepared images (B, 3, 32, 32); by default random ones.
+    """
+    x = images_for(experiment) if images is None else images
+    logits = np.asarray(model(x))
+    label = _label(convention, "float64" if logits.dtype == np.float64 else "float32")
+    return _with_logits([], experiment, canonical, x, logits, label)
+
+
+def _with_logits(
+    results: list[Result], experiment: Experiment, canonical: Arrays, x: Array, logits: Array, label: Label
+) -> Proof:
+    r = fast(label.place.dtype)
+    truth = true_logits(experiment.layers(), canonical, Bounded.exact(x.astype(r.stored), r))
+    results += judge({"logits": truth}, {"logits": logits}, label)
+    fitting = logits.shape == truth.shape
+    agree = int(np.count_nonzero(logits.argmax(axis=1) == truth.value.argmax(axis=1))) if fitting else 0
+    if fitting:
+        lead = leads(truth)
+        wrong = int(np.count_nonzero((lead > 0) & (logits.argmax(axis=1) != truth.value.argmax(axis=1))))
+        note = f"{wrong} of {np.count_nonzero(lead > 0)} predictions that are sure are wrong"
+        results.append(
+            label.failure("predictions", note) if wrong else label.result("predictions", True, 0.0)
+        )
+    spread = float(np.ptp(truth.value))
+    room = float(truth.error.max()) / spread if spread else float("inf")
+    return Proof(tuple(results), agree, len(x), room)
+
+
+def true_logits(layers: tuple[Layer, ...], canonical: Arrays, x: Bounded) -> Bounded:
+    """Logits (B, 10) of prepared images, errors carried through every layer."""
+    with np.errstate(all="ignore"):
+        for layer in layers:
+            own = {key: x.r.nearest(array) for key, array in _own(layer, canonical).items()}
+            x = forward.evaluate(layer, own, x)
+    return x
+
+
+def leads(truth: Bounded) -> Array:
+    """By how much the largest true logit leads beyond both limits; 0 or less where the class is not sure."""
+    rows, first = np.arange(len(truth)), truth.value.argmax(axis=1)
+    rivals = truth.value.astype(np.float64) + truth.error
+    rivals[rows, first] = -np.inf
+    found: Array = (truth.value - truth.error)[rows, first].astype(np.float64) - rivals.max(axis=1)
+    return found
+
+
+def fast(dtype: str) -> Rounding:
+    """The format's arithmetic with a truth in float64."""
+    return replace(ROUNDINGS[dtype], truth=np.float64)
+
+
+def number(canonical: Arrays) -> str:
+    """What a model with these weights computes in here: float64, or float32 for everything narrower."""
+    wide = any(array.dtype == np.float64 for array in canonical.values())
+    return "float64" if wide else "float32"
+
+
+def _label(convention: Convention, dtype: str) -> Label:
+    return Label(ITEM, Case("convert", "converted weights", {}), convention, Place(dtype))
+
+
+def _as(weights: Arrays, dtype: type[np.floating]) -> dict[str, Array]:
+    return {
+        name: array if array.dtype.kind == "i" else array.astype(dtype) for name, array in weights.items()
+    }
+
+
+def _own(layer: Layer, canonical: Arrays) -> dict[str, Array]:
+    return {
+        key.rpartition(".")[2]: array
+        for key, array in canonical.items()
+        if key.rpartition(".")[0] == layer.name
+    }
