@@ -239,9 +239,8 @@ def test_other_settings_show_where_they_first_matter(
 
 def test_decay_into_the_gradient_or_beside_it() -> None:
     """Adam and AdamW with one weight decay part in the first moment."""
-    specs = [
-        replace(BN, optimization=Optimization(kind, 1e-3, weight_decay=0.1)) for kind in ("adamw", "adam")
-    ]  # type: ignore[arg-type]
+    rules = Optimization("adamw", 1e-3, weight_decay=0.1), Optimization("adam", 1e-3, weight_decay=0.1)
+    specs = [replace(BN, optimization=rule) for rule in rules]
     found = planted.search(*(planted.side("numpy", spec) for spec in specs)).divergence
     assert found is not None
     assert (found.step, found.kind, found.layer) == (1, "optimizer state", "linear1")

@@ -101,7 +101,7 @@ def test_moments_lost_on_the_way(runs: Path, capsys: Capture) -> None:
 def test_a_recorded_loss(runs: Path, capsys: Capture) -> None:
     path = runs / "again" / "metrics.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    records[2]["loss"] += 1e-9
+    records[2]["loss"] += 1e-3
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     printed = say(capsys, 1, runs / "numpy", runs / "again")
     assert "first divergence: step 3, record, loss: right" in printed

@@ -68,13 +68,13 @@ def table(left: Mapping[str, Array], right: Mapping[str, Array], order: list[str
     lines = []
     for key in ordered({**left, **right}, order):
         if key in left and key in right and left[key].shape == right[key].shape:
-            gap = np.abs(left[key].astype(np.float64) - right[key])
+            pair = left[key].astype(np.float64), right[key].astype(np.float64)
+            gap = np.abs(pair[0] - pair[1])
             if gap.any():
                 index = [int(i) for i in np.unravel_index(int(np.argmax(gap)), gap.shape)]
                 count = int(np.count_nonzero(gap))
                 lines.append(
-                    f"{key}: {relative(left[key], right[key]):.1e} relative, {count} of {gap.size} elements, "
-                    f"most at {index}"
+                    f"{key}: {relative(*pair):.1e} relative, {count} of {gap.size} elements, most at {index}"
                 )
     return lines
 
@@ -123,5 +123,5 @@ def _one(key: str, left: Array | None, right: Array | None, step: int) -> Diverg
         share = float(np.divide(gap[index], limit[index])) if limit[index] else float("inf")
     return Divergence(
         step, kind, layer, what, "right", share, index, float(b[index]), float(a[index]), float(limit[index]),
-        relative(left, right), note=note,
+        relative(a, b), note=note,
     )  # fmt: skip
