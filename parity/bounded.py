@@ -183,10 +183,14 @@ class Bounded:
             return self.rounded(value, p, RSQRT_ULPS)
 
     def exp(self) -> Bounded:
-        """Of an error e of a remains at most e^a (e^e - 1), by the mean value of the exponential."""
+        """Of an error e of a remains at most e^a (e^e - 1), by the mean value of the exponential; that is
+        below e^(a + e), which stays finite where e^e does not.
+        """
         with np.errstate(all="ignore"):
             value = np.exp(self.value)
-            return self.rounded(value, _size(value) * np.expm1(self.error), EXP_ULPS)
+            above = np.exp(self.value.astype(np.float64) + self.error)
+            inherited = np.where(self.error > 1, above, _size(value) * np.expm1(self.error))
+            return self.rounded(value, inherited, EXP_ULPS)
 
     def log(self) -> Bounded:
         """|log a' - log a| <= -log(1 - e / a); infinite where a' may be 0."""
