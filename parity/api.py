@@ -20,24 +20,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from experiment.errors import UserError
 from experiment.spec import Device
-from parity.bounded import Bounded
 from parity.cases import Case, generator
-from parity.check import Label, Result, judge
+from parity.check import Label
 from parity.check import truth as true_values
 from parity.items import Item
 from parity.own import cases as own_cases
 from parity.own import estimate
 from parity.own.implementation import Implementation, Jax, Numpy, Signature, Torch, built
+from parity.own.judging import Unjudged, check_repeats, hidden_cast, judged
 from parity.own.report import PROVED, Report
 from parity.own.written import truth_of
-from parity.rounding import Array, rounding
-from parity.subjects import Outputs, Place
+from parity.rounding import rounding
+from parity.subjects import Place
 
 __all__ = ["Jax", "Numpy", "Report", "Torch", "verify"]
 
@@ -106,7 +107,7 @@ def verify(
     place = Place(_formats(dtypes)[0], device)
     table = [_with_upstream(case, found[0], place) for case in table]
     for one in found:
-        _check_repeats(one, table[0], place)
+        check_repeats(one, table[0], place)
     if truth is None:
         return _by_one_another(name, found, table, dtypes, device, elementwise)
     formulas = (truth,) if callable(truth) else tuple(truth)
@@ -116,10 +117,10 @@ def verify(
         for dtype in _usable(one, dtypes):
             for case in table:
                 expected = true_values(item, case, dtype, device)
-                results += _judged(
+                results += judged(
                     one, case, expected, Label(item, case, one.name, Place(dtype, device)), notes
                 )
-            results += _hidden_cast(one, table[0], Label(item, table[0], one.name, Place(dtype, device)))
+            results += hidden_cast(one, table[0], Label(item, table[0], one.name, Place(dtype, device)))
     return Report(name, tuple(results), PROVED, notes.lines())
 
 
@@ -132,6 +133,7 @@ def _by_one_another(
     elementwise: bool,
 ) -> Report:
     """Each against the first's values, its limit set by the noise of all but itself."""
+    measure = cache(estimate.noise)  # float64's is float32's
     reference, item = found[0], Item(name, lambda i, s, r: {}, tuple(dtypes), elementwise)
     results, notes = [], Unjudged()
     table = [case for case in table if case.name not in estimate.FAR]
@@ -139,104 +141,21 @@ def _by_one_another(
         able = [one for one in found if dtype in _usable(one, dtypes)]
         for case in table if len(able) > 1 else ():
             r = rounding(dtype, device)
-            measured = {one.name: estimate.noise(one, case, dtype) for one in able}
+            narrow = "float32" if dtype == "float64" else dtype
+            measured = {one.name: measure(one, case, narrow) for one in able}
             wider = estimate.reference_values(reference, case.arrays(r), r)[1]
             for one in able:
                 if one is reference and not wider:
                     continue  # it would be compared with itself
                 others = [noise for key, noise in measured.items() if key != one.name]
                 expected = estimate.limits(reference, others, case, r)
-                results += _judged(
+                results += judged(
                     one, case, expected, Label(item, case, one.name, Place(dtype, device)), notes
                 )
         for one in able:
-            results += _hidden_cast(one, table[0], Label(item, table[0], one.name, Place(dtype, device)))
+            results += hidden_cast(one, table[0], Label(item, table[0], one.name, Place(dtype, device)))
     limits = ESTIMATED.format(n=estimate.SAMPLES, reference=reference.name)
-    return Report(name, tuple(results), limits, notes.lines())
-
-
-class Unjudged:
-    """Elements for which there is no finite limit, counted by quantity, case and format."""
-
-    def __init__(self) -> None:
-        self.found: dict[tuple[str, str, str], tuple[int, int]] = {}
-
-    def add(self, quantity: str, case: str, dtype: str, count: int, size: int) -> None:
-        """`count` of `size` elements."""
-        self.found[quantity, case, dtype] = (count, size)
-
-    def lines(self) -> tuple[str, ...]:
-        """For the report."""
-        return tuple(
-            f"Not judged: {count} of {size} elements of {quantity}, {dtype}, case {case!r}: no finite limit "
-            "(a step overflows, or a divisor may be 0)"
-            for (quantity, case, dtype), (count, size) in self.found.items()
-        )
-
-
-def _judged(
-    one: Implementation, case: Case, expected: dict[str, Bounded], label: Label, notes: Unjudged
-) -> list[Result]:
-    """Elements without a limit are left out and counted; a quantity without any limit gives no result."""
-    r = rounding(label.place.dtype, label.place.device)
-    inputs = case.arrays(r)
-    before = {key: array.copy() for key, array in inputs.items()}
-    outputs = _run(one, inputs, label.place)
-    changed = [key for key, array in before.items() if not np.array_equal(array, inputs[key], True)]
-    wanted: dict[str, Bounded] = {}
-    for key, bound in expected.items():
-        open_ended = ~np.isfinite(bound.error)
-        if open_ended.any():
-            notes.add(key, case.name, label.place.dtype, int(open_ended.sum()), open_ended.size)
-        if open_ended.all() and open_ended.size:
-            outputs.pop(key, None)
-            continue
-        wanted[key] = Bounded(np.where(open_ended, 0, bound.value), np.where(open_ended, 0, bound.error), r)
-        if key in outputs and outputs[key].shape == open_ended.shape:
-            outputs[key] = np.where(open_ended, outputs[key].dtype.type(0), outputs[key])
-    results = judge(wanted, outputs, label)
-    return results + [label.failure(key, "the input was changed in place") for key in changed]
-
-
-def _run(one: Implementation, inputs: dict[str, Array], place: Place) -> Outputs:
-    with np.errstate(all="ignore"):
-        return one.pull({key: array for key, array in inputs.items() if key != "dy"}, inputs["dy"], place)
-
-
-COARSE, FINE = 2.0**-20, 2.0**-40
-"""Relative changes of the inputs: one that a float32 sees, and one that only a float64 does."""
-
-
-def _hidden_cast(one: Implementation, case: Case, label: Label) -> list[Result]:
-    """A failure for each result in float64 that follows a coarse change of the inputs and not a fine one: it
-    went through a narrower format on its way.
-    """
-    if label.place.dtype != "float64":
-        return []
-    inputs = case.arrays(rounding("float64"))
-
-    def changed(by: float) -> Outputs:
-        moved = {k: a * (1 + by) if a.dtype.kind == "f" else a for k, a in inputs.items()}
-        return _run(one, moved, label.place)
-
-    at, coarse, fine = changed(0.0), changed(COARSE), changed(FINE)
-    note = "float64 in, but cut to a narrower format on the way: it does not follow a change of 2^-40"
-    found = []
-    for key, array in at.items():
-        reacts = array != coarse[key]
-        if reacts.any() and np.count_nonzero(fine[key][reacts] != array[reacts]) < reacts.sum() / 2:
-            found.append(label.failure(key, note))
-    return found
-
-
-def _check_repeats(one: Implementation, case: Case, place: Place) -> None:
-    first, second = (_run(one, case.arrays(rounding(place.dtype)), place) for _ in range(2))
-    differing = [key for key in first if not np.array_equal(first[key], second[key], equal_nan=True)]
-    if differing:
-        raise UserError(
-            f"{one.name}: {', '.join(differing)} came out otherwise when called again with the same inputs; "
-            "fix its random numbers (dropout: .eval(), or pass the mask as an input), or what it keeps"
-        )
+    return Report(name, tuple(results), limits, notes.lines(), reference.name)
 
 
 def _with_upstream(case: Case, one: Implementation, place: Place) -> Case:
@@ -244,7 +163,7 @@ def _with_upstream(case: Case, one: Implementation, place: Place) -> Case:
     with np.errstate(all="ignore"):
         y = one.forward(case.arrays(rounding(place.dtype)), place)
     dy = generator(case.item, case.name, "dy").normal(size=y.shape)
-    return replace(case, inputs=case.inputs | {"dy": dy})
+    return replace(case, inputs={**case.inputs, "dy": dy})
 
 
 def _usable(one: Implementation, dtypes: Sequence[str]) -> list[str]:

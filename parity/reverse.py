@@ -94,7 +94,7 @@ class Number:
             room = np.abs(bounded.value).astype(np.float64) + bounded.error <= bounded.r.largest
         self.bounded = Bounded(bounded.value, np.where(room, bounded.error, np.inf), bounded.r)
         self.parents = tuple((parent, pull) for parent, pull in parents if parent.followed)
-        self.followed = followed or bool(self.parents)
+        self.followed: bool = followed or bool(self.parents)
         """Whether a gradient is wanted of it, or of something that it was made of."""
         self.floor = floor
         """No backend computes less than this."""

@@ -51,7 +51,7 @@ def generated(
     sizes = {np.shape(first[key])[:1] for key in inputs}
     if len(sizes) == 1 and sizes != {()}:
         rows[ONE_SAMPLE] = replace(
-            base, name=ONE_SAMPLE, inputs=base.inputs | {k: base.inputs[k][:1] for k in inputs}
+            base, name=ONE_SAMPLE, inputs={**base.inputs, **{k: base.inputs[k][:1] for k in inputs}}
         )
     rows[STRIDED] = replace(base, name=STRIDED, layout="strided")
     for kind, arrays in own.items():
@@ -59,7 +59,7 @@ def generated(
         if unknown:
             raise UserError(f"cases: {kind!r} gives {sorted(unknown)}; expected names among {sorted(first)}")
         given = {key: np.asarray(array) for key, array in arrays.items()}
-        rows[kind] = Case(name, kind, base.inputs | given)
+        rows[kind] = Case(name, kind, {**base.inputs, **given})
     for kind in without:
         if kind not in rows:
             raise UserError(f"without: expected case names among {', '.join(rows)}; got {kind!r}")

@@ -72,8 +72,8 @@ def _is_numpy(implementation: Implementation) -> bool:
 
 
 def noise(implementation: Implementation, case: Case, dtype: str) -> Noise:
-    """Measured in the judged format, for float64 in float32."""
-    r = rounding("float32" if dtype == "float64" else dtype)
+    """Measured in float32 or bfloat16; float32's serves float64 too."""
+    r = rounding(dtype)
     inputs = case.arrays(r)
     exact = _cast(inputs, np.float64)
     centre = _run(implementation, exact, "float64")

@@ -23,6 +23,8 @@ class Report:
     """Whether limits are proved or estimated, and from what."""
     notes: tuple[str, ...] = ()
     """What was not judged, and why."""
+    reference: str = ""
+    """Where no formula was given: whose values stand for the true ones."""
     first: str = ""
     """Of a model: the first layer that differs."""
 
@@ -37,7 +39,8 @@ class Report:
         return tuple(result for result in self.results if not result.passed)
 
     def __str__(self) -> str:
-        lines = [render(self.results), self.limits, *self.notes]
+        against = f"judged by {self.reference} in a wider format where it has one" if self.reference else None
+        lines = [render(self.results, against), self.limits, *self.notes]
         return "\n".join(lines + ([self.explain()] if self.failures else []))
 
     def explain(self) -> str:
@@ -48,10 +51,14 @@ class Report:
             return f"{self.name}: nothing was compared"
         if self.passed:
             return f"{self.name}: all {len(self.results)} comparisons hold"
-        lines = [f"The first layer that differs: {self.first}"] if self.first else []
+        lines = []
         groups: dict[tuple[str, str], list[Result]] = {}
         for result in self.failures:
             groups.setdefault((result.backend, result.quantity), []).append(result)
+        if self.first:
+            later = len({r.quantity for r in self.failures}) - 1
+            lines.append(f"The first layer that differs: {self.first}; {later} later results follow from it")
+            groups = {key: failed for key, failed in groups.items() if key[1] == self.first}
         for (backend, quantity), failed in groups.items():
             tried = {r.case for r in self.results if (r.backend, r.quantity) == (backend, quantity)}
             cases = {r.case for r in failed}
@@ -61,9 +68,8 @@ class Report:
             lines.append(f"  in {len(cases)} of {len(tried)} cases; {explain_one(worst)}")
         everywhere = self._everywhere()
         if everywhere:
-            lines.append(
-                f"{', '.join(everywhere)}: all implementations fail alike. Look at the formula first."
-            )
+            suspect = f"the reference, {self.reference}," if self.reference else "the formula"
+            lines.append(f"{', '.join(everywhere)}: all implementations fail alike. Look at {suspect} first.")
         return "\n".join(lines)
 
     def _meaning(self, backend: str, failed: Sequence[Result]) -> str:
@@ -80,7 +86,7 @@ class Report:
         return "wrong in float64: not rounding, another formula"
 
     def _everywhere(self) -> list[str]:
-        backends = {r.backend for r in self.results}
+        backends = {r.backend for r in self.results} - {self.reference}
         by_quantity: dict[str, set[str]] = {}
         for r in self.failures:
             if r.dtype == "float64" and not r.note:
