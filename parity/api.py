@@ -162,7 +162,7 @@ def _with_upstream(case: Case, one: Implementation, place: Place) -> Case:
     """dy drawn in y's shape."""
     with np.errstate(all="ignore"):
         y = one.forward(case.arrays(rounding(place.dtype)), place)
-    dy = generator(case.item, case.name, "dy").normal(size=y.shape)
+    dy = np.asarray(generator(case.item, case.name, "dy").normal(size=y.shape))
     return replace(case, inputs={**case.inputs, "dy": dy})
 
 
