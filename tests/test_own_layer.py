@@ -71,13 +71,14 @@ def one_pass(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Any:
 
 
 def norm(numpy: Any = (forward, backward), truth: Any = None, **rest: Any) -> Report:
+    frameworks: dict[str, Any] = {"jax": jax_layer_norm, "torch": nn.LayerNorm(8), **rest}
     return verify(
         "layer_norm",
         inputs=X,
         parameters=PARAMETERS,
         truth=truth,
         numpy=numpy,
-        **({"jax": jax_layer_norm, "torch": nn.LayerNorm(8)} | rest),
+        **frameworks,
     )
 
 
@@ -144,7 +145,8 @@ def test_a_hidden_cast_to_float32_is_a_finding() -> None:
     def cut(x: torch.Tensor) -> torch.Tensor:
         return nn.functional.gelu(x.float()).to(x.dtype)
 
-    for truth, others in ((gelu, {}), (None, {"jax": jax_gelu})):
+    rows: list[tuple[Any, dict[str, Any]]] = [(gelu, {}), (None, {"jax": jax_gelu})]
+    for truth, others in rows:
         report = verify("gelu", inputs=X, truth=truth, torch=cut, **others)
         notes = {(r.quantity, r.note) for r in report.failures if r.backend == "torch" and r.note}
         assert (
@@ -179,7 +181,7 @@ def test_what_has_no_limit_is_told_and_not_counted() -> None:
     report = verify("cube", inputs=X, truth=lambda x: x * x * x, torch=lambda x: x * x * x)
     report.assert_passed()
     assert any(
-        "Not judged: 40 of 40 elements of y, float32, case 'huge, 1e15'" in note for note in report.notes
+        "of 40 elements of y, float32, case 'huge, 1e15': no finite limit" in note for note in report.notes
     )
 
 
@@ -216,7 +218,7 @@ def test_without_a_formula_a_wrong_port_fails() -> None:
     shares = [r.share for r in report.failures if r.dtype == "float64" and r.case == "ordinary"]
     assert min(shares) > 1e9
     assert {("torch", "y"), ("torch", "dx")} <= failing(report)
-    assert "Look at the reference, jax, first" in report.explain()
+    assert "which of jax and torch is wrong two alone cannot tell" in report.explain()
 
 
 def test_without_a_formula_an_unstable_port_fails_in_float32() -> None:
@@ -347,7 +349,7 @@ def test_inputs_changed_in_place_fail() -> None:
 
 @pytest.mark.parametrize("call", ["import parity, parity.formula", "from parity import verify, Report"])
 def test_importing_loads_no_framework(call: str) -> None:
-    code = f"{call}\nimport sys\nassert not {{'jax', 'torch', 'flax'}} & set(sys.modules), 'a framework came along'"
+    code = f"{call}\nimport sys\nassert not {{'jax', 'torch', 'flax'}} & set(sys.modules)"
     root = Path(__file__).resolve().parent.parent
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
 

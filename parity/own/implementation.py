@@ -66,8 +66,8 @@ class Implementation:
     """Arrays by name in, arrays by name out."""
 
     name: str
-    forward: Callable[[Inputs, Place], Array]
-    """y."""
+    shape: Callable[[Inputs, Place], tuple[int, ...]]
+    """y's."""
     pull: Callable[[Inputs, Array, Place], Outputs]
     """y and d<name>, from dy."""
 

@@ -30,11 +30,12 @@ def implementation(name: str, given: Jax, signature: Signature) -> Implementatio
         y, pull = jax.vjp(of, {key: arrays[key] for key in differentiated})
         return y, pull(dy.astype(y.dtype))[0]
 
-    only, both = (jax.jit(y_of), jax.jit(vjp)) if given.jit else (y_of, vjp)
+    both = jax.jit(vjp) if given.jit else vjp
 
-    def forward(inputs: Inputs, place: Place) -> Array:
+    def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
         with context(place):
-            return as_float(only(_put(inputs, place)))
+            found: tuple[int, ...] = jax.eval_shape(y_of, _put(inputs, place)).shape
+            return found
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
         with context(place):
@@ -42,7 +43,7 @@ def implementation(name: str, given: Jax, signature: Signature) -> Implementatio
             y, gradients = both({key: arrays[key] for key in inputs}, arrays["dy"])
             return {"y": as_float(y), **{f"d{key}": as_float(gradients[key]) for key in differentiated}}
 
-    return Implementation(name, forward, pull)
+    return Implementation(name, shape, pull)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ def implementation(name: str, given: Numpy, signature: Signature) -> Implementat
             raise UserError(f"{name}: expected forward to return (y, cache), got {type(found).__name__}")
         return one_array(name, found[0], np.ndarray), found[1]
 
-    def forward(inputs: Inputs, place: Place) -> Array:
-        return run(inputs)[0]
+    def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
+        return run(inputs)[0].shape
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
         y, cache = run(inputs)
@@ -29,4 +29,4 @@ def implementation(name: str, given: Numpy, signature: Signature) -> Implementat
         gradients = by_name(name, found, signature.differentiated)
         return {"y": y, **{key: np.asarray(g) for key, g in gradients.items()}}
 
-    return Implementation(name, forward, pull)
+    return Implementation(name, shape, pull)

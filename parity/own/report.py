@@ -66,10 +66,16 @@ class Report:
             worst = max(failed, key=lambda r: (r.share != float("inf"), r.share))
             lines.append(f"{backend} {quantity}: {self._meaning(backend, failed)}")
             lines.append(f"  in {len(cases)} of {len(tried)} cases; {explain_one(worst)}")
-        everywhere = self._everywhere()
-        if everywhere:
-            suspect = f"the reference, {self.reference}," if self.reference else "the formula"
+        others = {r.backend for r in self.results} - {self.reference}
+        everywhere = self._everywhere(others)
+        suspect = f"the reference, {self.reference}," if self.reference else "the formula"
+        if everywhere and len(others) > 1:
             lines.append(f"{', '.join(everywhere)}: all implementations fail alike. Look at {suspect} first.")
+        elif everywhere and self.reference and not self.first:
+            lines.append(
+                f"{', '.join(everywhere)}: which of {self.reference} and {', '.join(others)} is wrong two "
+                "alone cannot tell; give the formula as truth=, or a third."
+            )
         return "\n".join(lines)
 
     def _meaning(self, backend: str, failed: Sequence[Result]) -> str:
@@ -85,13 +91,13 @@ class Report:
             )
         return "wrong in float64: not rounding, another formula"
 
-    def _everywhere(self) -> list[str]:
-        backends = {r.backend for r in self.results} - {self.reference}
+    def _everywhere(self, others: set[str]) -> list[str]:
+        """Quantities that are wrong in float64 in every one of these."""
         by_quantity: dict[str, set[str]] = {}
         for r in self.failures:
             if r.dtype == "float64" and not r.note:
                 by_quantity.setdefault(r.quantity, set()).add(r.backend)
-        return sorted(q for q, who in by_quantity.items() if who == backends and len(backends) > 1)
+        return sorted(q for q, who in by_quantity.items() if who >= others)
 
     def assert_passed(self) -> None:
         """For a test: raises AssertionError with the report where something fails."""

@@ -62,8 +62,8 @@ def implementation(
         y: Tensor = one_array(name, called(name, call, *tensors), Tensor)
         return {**seen, "output": to_numpy(y)}, leaves, y
 
-    def forward(arrays: Inputs, place: Place) -> Array:
-        return run(arrays, place)[0]["output"]
+    def shape(arrays: Inputs, place: Place) -> tuple[int, ...]:
+        return run(arrays, place)[0]["output"].shape
 
     def pull(arrays: Inputs, dy: Array, place: Place) -> Outputs:
         outputs, leaves, y = run(arrays, place)
@@ -75,7 +75,7 @@ def implementation(
             outputs[f"d{key}"] = to_numpy(torch.zeros_like(leaf) if gradient is None else gradient)
         return outputs
 
-    return Implementation(name, forward, pull)
+    return Implementation(name, shape, pull)
 
 
 def _keeper(name: str, layer: str, seen: dict[str, Array]) -> Any:
