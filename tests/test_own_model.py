@@ -55,7 +55,9 @@ def port(p: Any, x: jax.Array, padding: Any = ((1, 1), (1, 1)), eps: float = 1e-
     return {**first, "output": flat @ p["W"].T + p["c"]}
 
 
-def held(port: Any, convert: Any = convert, layers: Any = LAYERS, reference: Any = None) -> Report:
+def held(
+    port: Any, convert: Any = convert, layers: Any = LAYERS, reference: Any = None, dtypes: Any = ("float64",)
+) -> Report:
     return verify_model(
         "net",
         inputs={"x": (2, 2, 4, 4)},
@@ -63,11 +65,12 @@ def held(port: Any, convert: Any = convert, layers: Any = LAYERS, reference: Any
         port=port,
         layers=layers,
         convert=convert,
+        dtypes=dtypes,
     )
 
 
 def test_a_right_port_holds() -> None:
-    report = held(port)
+    report = held(port, dtypes=("float64", "float32"))
     report.assert_passed()
     assert [r.quantity for r in report.results if r.dtype == "float64"] == ["0", "1", "output", "dx"]
     assert "ESTIMATED" in str(report)
