@@ -34,6 +34,13 @@ POWER_ULPS = 4.0
 """NumPy's float64 power with AVX-512 (SVML): 4 ULP; glibc's 1."""
 COS_ULPS = 4.0
 """NumPy's float64 cosine with AVX-512 (SVML): 4 ULP; glibc's 1."""
+TANH_ULPS = 7.0
+"""XLA: 5.0 CPU and 5.5 GPU in float32, 7.0 CPU in float64; NumPy (SVML) below 4, SLEEF (torch) 1.0."""
+ERF_ULPS = 7.0
+"""XLA: 7.0 CPU and 6.5 GPU in float32, 2.5 in float64; SLEEF and CUDA at most 2. torch's vectorised
+float32 kernels: see parity.special."""
+SIGMOID_ULPS = 4.5
+"""XLA's logistic: 2.5 CPU and 4.0 GPU in float32, 3.5 and 4.5 in float64."""
 
 TF32_U = 2.0**-11
 """TF32 keeps ten of float32's 23 fraction bits of each factor."""

@@ -27,8 +27,10 @@ def worst(results: Sequence[Result]) -> list[Result]:
     return list(found.values())
 
 
-def render(results: Sequence[Result]) -> str:
-    """One row for each item, backend, format and device; then every failure, and the verdict."""
+def render(results: Sequence[Result], note: str | None = None) -> str:
+    """One row for each item, backend, format and device; then every failure, and the verdict with a note on
+    what was judged against what.
+    """
     head = ("item", "backend", "format", "device", "of limit", "ULPs", "worst in", "case", "at")
     rows = [head, *(_row(result) for result in worst(results))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -39,7 +41,7 @@ def render(results: Sequence[Result]) -> str:
     if len(failures) > FAILURES_SHOWN:
         lines.append(f"and {len(failures) - FAILURES_SHOWN} more failures; --json has them all")
     held = len(results) - len(failures)
-    lines.append(f"{held} of {len(results)} comparisons hold; {truth_note()}.")
+    lines.append(f"{held} of {len(results)} comparisons hold; {note or truth_note()}.")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.bounded import UP, Bounded, either
+from parity.bounded import UP, Axis, Bounded, either
 from parity.rounding import Rounding
 from parity.truth import Inputs, Settings
 
@@ -91,7 +91,7 @@ def by_running(
 def _statistics(x: Bounded, eps: float) -> tuple[Bounded, Bounded, Bounded, Bounded]:
     """mu, x - mu, sigma^2 and i."""
     mu = x.mean(axis=0)
-    variance = _variance(x, mu)
+    variance = two_pass_variance(x, mu)
     i = (variance + Bounded.constant(eps, x.r)).rsqrt(least=eps * (1 - 3 * x.r.u))
     return mu, x - mu, variance, i
 
@@ -107,15 +107,17 @@ def evaluate(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bound
     return {"y": image(y, inputs["x"].shape).to(r)}
 
 
-def _variance(x: Bounded, mu: Bounded) -> Bounded:
-    """sigma^2 by two passes. The subtraction counts twice, squaring, the sum and the division (or the
-    rounded 1/n and its product) fill up n + 4 roundings of each term. Errors e of x itself move sigma by
-    at most their root mean square (the triangle inequality).
+def two_pass_variance(x: Bounded, mu: Bounded, axis: Axis = 0) -> Bounded:
+    """sigma^2 along axes, which stay with size 1 where mu keeps them, by two passes. The subtraction counts
+    twice, squaring, the sum and the division (or the rounded 1/n and its product) fill up n + 4 roundings
+    of each term. Errors e of x itself move sigma by at most their root mean square (the triangle
+    inequality).
     """
-    r, n = x.r, len(x)
-    value = np.square(x.value - mu.value).mean(axis=0)
+    r, keep = x.r, mu.ndim == x.ndim
+    value = np.asarray(np.square(x.value - mu.value).mean(axis=axis, keepdims=keep))
+    n = x.size // max(value.size, 1)
     size = value.astype(np.float64) * (1 + 2 * r.gamma(n + 4, truth=True))
-    moved = np.sqrt(np.square(x.error).mean(axis=0))
+    moved = np.sqrt(np.square(x.error).mean(axis=axis, keepdims=keep))
     inherited = moved * (2 * np.sqrt(size) + moved)
     d2 = mu.error**2
     rounded = (r.gamma(n + 4) + r.gamma(n + 4, truth=True)) * (size + inherited + d2)
