@@ -21,11 +21,13 @@ from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.network import Model
 from experiment.spec import Experiment, Initialization, Optimization
+from jax_models import loss as jax_loss
 from numpy_ref import conv as numpy_conv
 from numpy_ref import dense as numpy_dense
 from numpy_ref import loss as numpy_loss
 from numpy_ref import norm as numpy_norm
 from numpy_ref import optim as numpy_optim
+from torch_models import loss as torch_loss
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "conventions.md"
 
@@ -317,6 +319,9 @@ def test_label_out_of_range() -> None:
     assert np.isfinite(each[1])
     with pytest.raises(IndexError):
         numpy_loss.loss_forward("cross_entropy", LOGITS, labels, 0.0)
+    with pytest.raises(IndexError):
+        torch_loss.per_sample("cross_entropy", torch.tensor(LOGITS), torch.tensor(labels))
+    assert jax_loss.per_sample("cross_entropy", jnp.asarray(LOGITS), jnp.asarray(labels))[0] == 0
 
 
 def test_ignored_label() -> None:
