@@ -21,11 +21,13 @@ from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.network import Model
 from experiment.spec import Experiment, Initialization, Optimization
+from jax_models import loss as jax_loss
 from numpy_ref import conv as numpy_conv
 from numpy_ref import dense as numpy_dense
 from numpy_ref import loss as numpy_loss
 from numpy_ref import norm as numpy_norm
 from numpy_ref import optim as numpy_optim
+from torch_models import loss as torch_loss
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "conventions.md"
 
@@ -285,7 +287,7 @@ def test_default_initialization() -> None:
     for tensor in (layer.weight, layer.bias):
         assert 0.99 * bound < tensor.abs().max() <= bound
         assert tensor.std().item() == pytest.approx(bound / np.sqrt(3), rel=0.1)
-    kernel = np.asarray(flax.kernel[...])
+    kernel = np.asarray(flax.kernel[...])  # type: ignore[index]
     assert kernel.std() == pytest.approx(bound, rel=0.02)
     assert 2.2 * bound < np.abs(kernel).max() < 2.3 * bound  # cut at 2 deviations of the uncut normal
     assert not np.asarray(flax.bias[...]).any()
@@ -317,6 +319,9 @@ def test_label_out_of_range() -> None:
     assert np.isfinite(each[1])
     with pytest.raises(IndexError):
         numpy_loss.loss_forward("cross_entropy", LOGITS, labels, 0.0)
+    with pytest.raises(IndexError):
+        torch_loss.per_sample("cross_entropy", torch.tensor(LOGITS), torch.tensor(labels))
+    assert jax_loss.per_sample("cross_entropy", jnp.asarray(LOGITS), jnp.asarray(labels))[0] == 0
 
 
 def test_ignored_label() -> None:
@@ -489,7 +494,7 @@ def test_tf32_flags() -> None:
     """What the switches say; whether a GPU then uses TF32 is the next test's."""
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32
-    assert jax.config.jax_default_matmul_precision is None
+    assert jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the page says so")

@@ -9,8 +9,7 @@ import pytest
 
 from experiment.layers import Window
 from numpy_ref import conv, dense, norm
-from parity.bounded import Bounded, bilinear
-from parity.evaluation import bias
+from parity.bounded import Bounded
 from parity.rounding import ROUNDINGS, rounding
 from parity.truth import conv as conv_truth
 from parity.truth import dense as dense_truth
@@ -58,15 +57,18 @@ def test_log_of_what_is_at_least_one() -> None:
     assert found.error[0] < 1.25 * np.log(3.5)
 
 
-def test_a_bilinear_sum_is_a_product(rng: np.random.Generator) -> None:
-    a, b, start = carrying(rng, 4, 9), carrying(rng, 3, 9), carrying(rng, 3)
-    by_function = bilinear(a, b, lambda x, y: x @ y.T, 9)
-    product = a @ b.T
-    assert np.array_equal(by_function.value, product.value)
-    np.testing.assert_allclose(by_function.error, product.error, rtol=1e-12)
-    longer = bilinear(a, b, lambda x, y: x @ y.T, 9, start)
-    assert np.array_equal(longer.value, product.value + start.value)
-    assert (longer.error > product.error + start.error).all()
+def test_a_convolution_of_one_pixel_is_a_product(rng: np.random.Generator) -> None:
+    x, W, b = carrying(rng, 4, 9), carrying(rng, 3, 9), carrying(rng, 3)
+    window = Window((1, 1))
+    found, biased = (
+        conv_truth.convolved(x.reshape(4, 9, 1, 1), W.reshape(3, 9, 1, 1), bias, window).reshape(4, 3)
+        for bias in (None, b)
+    )
+    product = x @ W.T
+    np.testing.assert_allclose(found.value, product.value, rtol=1e-14)
+    np.testing.assert_allclose(found.error, product.error, rtol=1e-12)
+    np.testing.assert_allclose(biased.value, product.value + b.value, rtol=1e-14, atol=1e-15)
+    assert (biased.error > product.error + b.error).all()
 
 
 STUDY, POOL = Window((3, 3), (1, 1), (1, 1)), Window((3, 3), (2, 2), (1, 1))
@@ -139,7 +141,7 @@ def test_what_lies_within_leads_within(name: str, rng: np.random.Generator) -> N
 
 def test_a_bias_of_a_bfloat16_layer_may_be_rounded_or_not() -> None:
     half, b = ROUNDINGS["bfloat16"], np.array([0.1, 0.5, -3.14159])
-    found = bias(b, half)
+    found = dense_truth.bias(b, half)
     for held in (single(b), half.nearest(b)):
         assert (np.abs(held - found.value) <= found.error).all()
     assert found.error[1] == 0

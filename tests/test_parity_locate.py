@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 import numpy_ref.model
-from experiment.backend import State, Steps
+from experiment.backend import State, Steps, TrainingData
 from experiment.errors import UserError
 from experiment.layers import Flatten
 from experiment.network import Model
 from experiment.spec import Data, Experiment, Objective, Optimization, Schedule
-from numpy_ref import conv, dense, loss, norm, optim
-from parity.locate import begin
-from tests import planted, test_parity_wrong
+from numpy_ref import dense, loss, norm, optim
+from parity.locate import Side, begin
+from parity.mutations.numpy_side import PLANTINGS
+from parity.mutations.numpy_side.dense import tf32
+from tests import planted
 from tests.planted import STEP, Wrong
 
 LEAKY, LINEAR, LINEAR_BACK = dense.leaky_relu_forward, dense.linear_forward, dense.linear_backward
@@ -25,9 +27,11 @@ PLAIN = planted.spec(model=Model(hidden=(5, 4), slope=0.1), optimization=Optimiz
 SINGLE = planted.spec("float32", model=Model(hidden=(5, 4), slope=0.1))
 CNN = planted.spec(model=Model(hidden=(), channels=("2", "M"), slope=0.0), data=Data(batch_size=3))
 
+WITHOUT_XHAT = PLANTINGS["norm-without-xhat-term"][0].value
+
 
 def without_xhat(dy: np.ndarray, cache: Any) -> Any:
-    return (test_parity_wrong.without_xhat if dy.shape[1] == 4 else NORM_BACK)(dy, cache)
+    return (WITHOUT_XHAT if dy.shape[1] == 4 else NORM_BACK)(dy, cache)
 
 
 def scaled_bias(dy: np.ndarray, x: np.ndarray, W: np.ndarray, need_dx: bool = True) -> Any:
@@ -92,7 +96,7 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("backward", "linear2", "db"), "1.5 times what it should be",
     ),
     "Adam's t off by one": (
-        BN, Wrong(((optim, "update", test_parity_wrong.without_bias_correction),)),
+        BN, Wrong(tuple(PLANTINGS["adam-counts-from-2"])),
         ("parameters", "linear1", "weight"), "",
     ),
     "moment not updated": (
@@ -108,7 +112,7 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("running statistics", "norm1", "running_mean"), "",
     ),
     "running variance biased": (
-        BN, Wrong(((norm, "unbiased", test_parity_wrong.biased),)),
+        BN, Wrong(tuple(PLANTINGS["norm-biased-running-variance"])),
         ("running statistics", "norm1", "running_var"), "",
     ),
     "running variance stale": (
@@ -128,7 +132,7 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("parameters", "linear1", "weight"), "the step is 0.5 times what it should be",
     ),
     "TF32 in one layer": (
-        SINGLE, Wrong(((dense, "linear_forward", rounded_product(test_parity_wrong.tf32)),)),
+        SINGLE, Wrong(((dense, "linear_forward", rounded_product(tf32)),)),
         ("forward", "linear2", "y"), "",
     ),
     "float32 inside float64": (
@@ -137,10 +141,7 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
     ),
     "pooling ties split": (
         CNN,
-        Wrong((
-            (conv, "max_pool2d_forward", test_parity_wrong.remembering_pool),
-            (conv, "max_pool2d_backward", test_parity_wrong.tie_splitting),
-        )),
+        Wrong(tuple(PLANTINGS["pool-splits-ties"])),
         ("backward", "pool1", "dx"), "",
     ),
     "flatten order": (
@@ -172,7 +173,7 @@ def test_step_layer_and_kind_are_named(name: str) -> None:
     assert found.local > 0
 
 
-def changed(training: planted.TrainingData, row: int, what: str) -> planted.TrainingData:
+def changed(training: TrainingData, row: int, what: str) -> TrainingData:
     """The data with one label raised, one image mirrored, or another mean."""
     images, labels = dict(training.images), dict(training.labels)
     if what == "label":
@@ -240,8 +241,8 @@ def test_other_settings_show_where_they_first_matter(
 def test_decay_into_the_gradient_or_beside_it() -> None:
     """Adam and AdamW with one weight decay part in the first moment."""
     rules = Optimization("adamw", 1e-3, weight_decay=0.1), Optimization("adam", 1e-3, weight_decay=0.1)
-    specs = [replace(BN, optimization=rule) for rule in rules]
-    found = planted.search(*(planted.side("numpy", spec) for spec in specs)).divergence
+    left, right = (planted.side("numpy", replace(BN, optimization=rule)) for rule in rules)
+    found = planted.search(left, right).divergence
     assert found is not None
     assert (found.step, found.kind, found.layer) == (1, "optimizer state", "linear1")
 
@@ -262,7 +263,7 @@ def test_lost_moments_show_at_the_state() -> None:
     assert found.quantity == "optimizer/first_moment/linear1.weight"
 
 
-def after(side: planted.Side, steps: int) -> State:
+def after(side: Side, steps: int) -> State:
     begin(side)
     side.backend.train(side.plan(0, steps))
     return side.backend.export_state()

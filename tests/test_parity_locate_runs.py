@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from experiment import checkpoint
-from numpy_ref import norm
 from parity.__main__ import main
-from tests import test_parity_wrong, tiny
+from parity.mutations.numpy_side import PLANTINGS
+from tests import tiny
 
 Capture = pytest.CaptureFixture[str]
 SETTINGS: dict[str, Any] = {"dtype": "float64", "optimizer": "adam", "batch_norm": "manual", "steps": 8}
@@ -81,7 +81,7 @@ def test_one_bit_of_a_checkpoint(runs: Path, capsys: Capture) -> None:
 
 def test_a_run_made_by_other_code(runs: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(norm, "batch_norm_backward", test_parity_wrong.without_xhat)
+        patch.setattr(*PLANTINGS["norm-without-xhat-term"][0])
         make(runs / "wrong")
     printed = say(capsys, 1, runs / "numpy", runs / "wrong")
     assert "right: does not reproduce its own checkpoint of step 4 from its seed" in printed
