@@ -46,7 +46,7 @@ class Planted:
         self.inner.import_state(given(dict(state)) if given else state)
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
-        return self._call(self.inner.trace, steps)  # type: ignore[no-any-return]
+        return self._call(self.inner.trace, steps)
 
     def train(self, steps: Steps) -> StepResults:
         results = []
@@ -99,7 +99,7 @@ def side(
 ) -> Side:
     training = training or data(what.data.preprocess)
     backend = create(name, what, training, "cpu")
-    return Side(name, Planted(backend, wrong) if wrong else backend, what, training)  # type: ignore[arg-type]
+    return Side(name, Planted(backend, wrong) if wrong else backend, what, training)
 
 
 def search(left: Side, right: Side, steps: int = STEP + 1, **options: Any) -> Report:

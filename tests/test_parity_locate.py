@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import numpy_ref.model
-from experiment.backend import State, Steps
+from experiment.backend import State, Steps, TrainingData
 from experiment.errors import UserError
 from experiment.layers import Flatten
 from experiment.network import Model
 from experiment.spec import Data, Experiment, Objective, Optimization, Schedule
 from numpy_ref import conv, dense, loss, norm, optim
-from parity.locate import begin
+from parity.locate import Side, begin
 from tests import planted, test_parity_wrong
 from tests.planted import STEP, Wrong
 
@@ -172,7 +172,7 @@ def test_step_layer_and_kind_are_named(name: str) -> None:
     assert found.local > 0
 
 
-def changed(training: planted.TrainingData, row: int, what: str) -> planted.TrainingData:
+def changed(training: TrainingData, row: int, what: str) -> TrainingData:
     """The data with one label raised, one image mirrored, or another mean."""
     images, labels = dict(training.images), dict(training.labels)
     if what == "label":
@@ -241,7 +241,8 @@ def test_decay_into_the_gradient_or_beside_it() -> None:
     """Adam and AdamW with one weight decay part in the first moment."""
     rules = Optimization("adamw", 1e-3, weight_decay=0.1), Optimization("adam", 1e-3, weight_decay=0.1)
     specs = [replace(BN, optimization=rule) for rule in rules]
-    found = planted.search(*(planted.side("numpy", spec) for spec in specs)).divergence
+    left, right = (planted.side("numpy", spec) for spec in specs)
+    found = planted.search(left, right).divergence
     assert found is not None
     assert (found.step, found.kind, found.layer) == (1, "optimizer state", "linear1")
 
@@ -262,7 +263,7 @@ def test_lost_moments_show_at_the_state() -> None:
     assert found.quantity == "optimizer/first_moment/linear1.weight"
 
 
-def after(side: planted.Side, steps: int) -> State:
+def after(side: Side, steps: int) -> State:
     begin(side)
     side.backend.train(side.plan(0, steps))
     return side.backend.export_state()
