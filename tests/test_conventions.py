@@ -287,9 +287,10 @@ def test_default_initialization() -> None:
     for tensor in (layer.weight, layer.bias):
         assert 0.99 * bound < tensor.abs().max() <= bound
         assert tensor.std().item() == pytest.approx(bound / np.sqrt(3), rel=0.1)
-    kernel = np.asarray(flax.kernel[...])  # type: ignore[index]
+    kernel = np.asarray(flax.kernel[...])
     assert kernel.std() == pytest.approx(bound, rel=0.02)
     assert 2.2 * bound < np.abs(kernel).max() < 2.3 * bound  # cut at 2 deviations of the uncut normal
+    assert flax.bias is not None
     assert not np.asarray(flax.bias[...]).any()
     spec = Experiment(model=Model(hidden=(50,)), initialization=Initialization("framework"))
     ours = initial_parameters(spec)

@@ -11,7 +11,7 @@ from experiment.backend import State, Steps, optimizer_slots
 from experiment.layers import BatchNorm, initial_statistics
 from parity.bounded import Bounded
 from parity.cases import Case
-from parity.check import Label, Result, judge
+from parity.check import Label, judge
 from parity.locate.findings import Finding, Kind
 from parity.locate.side import Outcome, Reference, Side
 from parity.model import MODEL, STATISTICS, trace_truths, traced
@@ -299,6 +299,3 @@ def failed(findings: Iterable[Finding]) -> list[Finding]:
 def shares(findings: Iterable[Finding]) -> list[tuple[float, Finding]]:
     """Every finite share of a limit."""
     return [(f.result.share, f) for f in findings if np.isfinite(f.result.share)]
-
-
-__all__ = ["Result", "Step", "audit", "failed", "outcome_truths", "shares"]

@@ -19,8 +19,9 @@ from parity.locate.files import compare_files
 from parity.locate.findings import Report
 from parity.locate.folders import locate_runs, read
 from parity.locate.report import render, write_json
-from parity.locate.search import CALL, EVERY, Progress, begin
+from parity.locate.search import EVERY, Progress, begin
 from parity.locate.search import locate as search
+from parity.locate.settings import CALL
 from parity.locate.side import Side
 from parity.subjects import BACKENDS
 

@@ -17,7 +17,8 @@ from experiment.run_dir import RunDirectory
 from experiment.spec import BackendName, Experiment
 from parity.locate.findings import Divergence, Report
 from parity.locate.replay import Segment, differs_beyond_rounding
-from parity.locate.search import EVERY, Progress, begin, differing_settings, locate, one_step_limits
+from parity.locate.search import EVERY, Progress, begin, locate, one_step_limits
+from parity.locate.settings import differing_settings
 from parity.locate.side import Side
 from parity.rounding import Array
 

@@ -10,7 +10,7 @@ from experiment.backend import Steps
 from parity.bounded import Bounded
 from parity.locate.audit import Step
 from parity.locate.findings import Finding
-from parity.rounding import Array, rounding
+from parity.rounding import Array
 from parity.truth import augment as augment_truth
 from parity.truth import data as data_truth
 from parity.truth import network
@@ -160,6 +160,3 @@ def bits(actual: float, expected: float) -> str:
 
 def _close(a: Array, b: Array) -> bool:
     return bool(np.allclose(a.astype(np.float64), b.astype(np.float64), rtol=1e-5, atol=1e-4))
-
-
-__all__ = ["bits", "hint", "rounding"]

@@ -15,7 +15,8 @@ import numpy as np
 from experiment.backend import State
 from parity.locate.files import differences
 from parity.locate.findings import Divergence
-from parity.locate.search import CALL, one_step_limits
+from parity.locate.search import one_step_limits
+from parity.locate.settings import CALL
 from parity.locate.side import Side
 from parity.rounding import Array
 

@@ -14,21 +14,17 @@ from typing import Literal
 import numpy as np
 
 from experiment.backend import State
-from experiment.errors import UserError
 from experiment.init import initial_parameters
-from experiment.layers import parameter_shapes
-from experiment.plain import to_dict
-from experiment.run_dir import flat
 from parity.bounded import Bounded
 from parity.locate.audit import Step, audit, failed, outcome_truths, shares
 from parity.locate.findings import Divergence, Finding, Report
 from parity.locate.hints import hint
+from parity.locate.settings import CALL, differing_settings, other_layers, planned_difference, require_alike
 from parity.locate.side import Outcome, Reference, Side
 from parity.rounding import Array, at_blas_speed
 from parity.trajectory import relative
 
 EVERY = 25
-CALL = 50
 Progress = Callable[[str], None]
 Where = Literal["left", "right", "both"]
 
@@ -199,7 +195,7 @@ def locate(
     Raises:
         UserError: The two networks' parameters do not have the same shapes.
     """
-    _require_alike(left, right)
+    require_alike(left, right)
     last = first + steps
     search = Search(left, right, left.reference, progress)
     begun = start if start is not None else begin(left)
@@ -207,7 +203,7 @@ def locate(
     planned = None if found else planned_difference(left, right, first, last)
     reached = last if planned is None else planned.step - 1
     if found is None:
-        found = _other_layers(left, right, first) or search.run(begun, first, reached, every) or planned
+        found = other_layers(left, right, first) or search.run(begun, first, reached, every) or planned
     end = last if found is None else max(found.step - 1, first)
     inherited, name = free_difference(left, right, begun, first, end)
     if found is not None:
@@ -252,79 +248,6 @@ def _begun(left: Side, right: Side, begun: State) -> Divergence | None:
                     note=f"{int(wrong.sum())} of {wrong.size} elements are not the seed's draw",
                 )  # fmt: skip
     return None
-
-
-def _require_alike(left: Side, right: Side) -> None:
-    shapes = [parameter_shapes(side.experiment.layers()) for side in (left, right)]
-    if shapes[0] != shapes[1]:
-        names = [name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)]
-        name = names[0]
-        raise UserError(
-            f"locate: the networks differ: {name} is {shapes[0].get(name, 'missing')} in {left.name} and "
-            f"{shapes[1].get(name, 'missing')} in {right.name}; give two runs of one network"
-        )
-
-
-def _other_layers(left: Side, right: Side, first: int) -> Divergence | None:
-    """The first layer that only one of the networks has."""
-    ours, theirs = ([layer.name for layer in side.experiment.layers()] for side in (left, right))
-    if ours == theirs:
-        return None
-    odd = next(name for name in (*ours, *theirs) if (name in ours) != (name in theirs))
-    who = left if odd in ours else right
-    return Divergence(
-        first + 1, "forward", odd, "y", "right", float("inf"), note=f"only {who.name} has this layer"
-    )
-
-
-def planned_difference(left: Side, right: Side, first: int, last: int) -> Divergence | None:
-    """The first step whose batch, augmentation, masks or learning rate the settings make another."""
-    alike = len(left.data.labels["train"]) == len(right.data.labels["train"])
-    if left.experiment == right.experiment and alike:
-        return None
-    for start in range(first, last, CALL):
-        plans = [side.plan(start, min(CALL, last - start)) for side in (left, right)]
-        columns: list[tuple[str, Array | None, Array | None]] = [
-            ("batch order", plans[0].indices, plans[1].indices),
-            ("crop", plans[0].shifts, plans[1].shifts),
-            ("flip", plans[0].flips, plans[1].flips),
-            *((f"mask {name}", mask, plans[1].masks.get(name)) for name, mask in plans[0].masks.items()),
-            ("learning rate", plans[0].learning_rates, plans[1].learning_rates),
-        ]
-        rows = [(_first_row(a, b), name, a, b) for name, a, b in columns]
-        row, name, a, b = min(rows, key=lambda item: item[0])
-        if row < CALL:
-            return _planned(start + row, name, None if a is None else a[row], None if b is None else b[row])
-    return None
-
-
-def _first_row(a: Array | None, b: Array | None) -> int:
-    """The first row in which two columns differ, or CALL."""
-    if a is None or b is None or a.shape != b.shape:
-        return CALL if a is None and b is None else 0
-    rows = (a != b).reshape(len(a), -1).any(axis=1)
-    return int(np.argmax(rows)) if rows.any() else CALL
-
-
-def _planned(step: int, name: str, a: Array | None, b: Array | None) -> Divergence:
-    index: tuple[int, ...] = ()
-    actual = truth = float("nan")
-    if a is not None and b is not None and a.shape == b.shape:
-        index = tuple(int(i) for i in np.argwhere(np.asarray(a != b))[0])
-        actual, truth = float(b[index]), float(a[index])
-    layer = name.removeprefix("mask ") if name.startswith("mask ") else ""
-    kind: Literal["schedule", "data"] = "schedule" if name == "learning rate" else "data"
-    quantity = "mask" if layer else name
-    return Divergence(
-        step + 1, kind, layer, quantity, "right", float("inf"), index, actual, truth, 0.0,
-        note="by the settings; every step before is right",
-    )  # fmt: skip
-
-
-def differing_settings(left: Side, right: Side) -> list[str]:
-    """`group.setting: LEFT's, RIGHT's` for each in which they differ."""
-    a, b = (flat(to_dict(side.experiment)) for side in (left, right))
-    return [f"{key}: {a[key]!r}, {b[key]!r}" for key in a if a[key] != b[key]]
 
 
 def free_difference(left: Side, right: Side, begun: State, first: int, end: int) -> tuple[float, str]:
