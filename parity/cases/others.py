@@ -78,7 +78,7 @@ def _optimizers() -> Iterator[Case]:
         "adamw": Optimization("adamw", 1e-3, weight_decay=decay),
         "adam, other constants": Optimization("adam", 1e-2, beta1=0.5, beta2=0.9, epsilon=1e-3),
     }
-    quick = {"sgd, Nesterov", "adam, weight decay", "adamw"}
+    quick = {"sgd, momentum", "sgd, Nesterov", "adam, weight decay", "adamw"}
     for name, optimization in rows.items():
         for scale, kind in ((1.0, ""), (1e12, ", huge gradients"), (1e-25, ", gradients that underflow")):
             if kind and name not in ("sgd, momentum", "adam", "adamw"):
