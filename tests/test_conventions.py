@@ -290,6 +290,7 @@ def test_default_initialization() -> None:
     kernel = np.asarray(flax.kernel[...])
     assert kernel.std() == pytest.approx(bound, rel=0.02)
     assert 2.2 * bound < np.abs(kernel).max() < 2.3 * bound  # cut at 2 deviations of the uncut normal
+    assert flax.bias is not None
     assert not np.asarray(flax.bias[...]).any()
     spec = Experiment(model=Model(hidden=(50,)), initialization=Initialization("framework"))
     ours = initial_parameters(spec)
@@ -494,7 +495,7 @@ def test_tf32_flags() -> None:
     """What the switches say; whether a GPU then uses TF32 is the next test's."""
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32
-    assert jax.config.jax_default_matmul_precision is None
+    assert jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the page says so")
