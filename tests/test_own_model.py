@@ -99,12 +99,19 @@ def test_two_modules_with_and_without_a_mapping() -> None:
     assert held(original(), without_bias, names).first == "4"
 
 
-def test_a_hidden_cast_of_a_model_is_found() -> None:
-    def cut(p: Any, x: jax.Array) -> dict[str, jax.Array]:
-        return {key: a.astype(x.dtype) for key, a in port(p, x.astype(jnp.float32)).items()}
+class Narrow(nn.Module):
+    """float32 inside, whatever comes in."""
 
-    report = held(lambda p, x: cut(jax.tree.map(lambda a: a.astype(jnp.float32), p), x))
-    assert any("narrower format" in r.note for r in report.failures)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float().to(x.dtype)
+
+
+def test_a_hidden_cast_of_a_model_is_found() -> None:
+    cut = original()
+    cut[3] = nn.Sequential(Narrow(), nn.Flatten())
+    report = held(cut, None, {"0": "0"})
+    assert {r.quantity for r in report.failures if "narrower format" in r.note} == {"output", "dx"}
+    assert not any(r.quantity == "0" for r in report.failures)
 
 
 @pytest.mark.parametrize(
