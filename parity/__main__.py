@@ -117,7 +117,11 @@ def check(
 
 
 def main(argv: list[str]) -> int:
-    """The command; returns its exit code: 0, 1 where something fails, or 2 for a user's mistake."""
+    """The command; returns its exit code: 0, 1 where something fails, or 2 for a user's mistake. Without a
+    subcommand it is `report`.
+    """
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv = ["report", *argv]
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             {

@@ -48,16 +48,6 @@ def test_the_first_step_is_the_local_difference(grown: Growth) -> None:
     assert max(curve.points[0].share for curve in grown.curves) == 1
 
 
-def test_running_statistics_are_followed() -> None:
-    from parity.report.command import small_run
-
-    spec, data = small_run()
-    found = growth.grow("small run", spec, data, ["numpy", "torch"])
-    assert found.passed
-    assert 0 < found.curves[0].last.statistics < 1e-12
-    assert found.curves[0].last.statistic.startswith("norm")
-
-
 def test_the_curves_survive_json(grown: Growth) -> None:
     assert Growth.of(json.loads(json.dumps(grown.document()))) == grown
     with pytest.raises(UserError, match="grow --json"):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from parity import growth_plot
 from parity.check import Result
@@ -78,7 +77,7 @@ def render(found: Findings) -> str:
         failures=[explain(r) for r in checks if not r.passed][:FAILURES_SHOWN],
         shades=SHADES,
         truth=truth_note(),
-        growths=[(growth, Markup(growth_plot.svg(growth)), endings(growth)) for growth in found.growths],
+        growths=[(growth, growth_plot.svg(growth), endings(growth)) for growth in found.growths],
         matrix=kill_matrix(found.self_test) if found.self_test is not None else None,
         versions=versions(),
         machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
