@@ -1,4 +1,4 @@
-"""`python -m parity report`: one page that shows what was found, offline, and says so when something fails."""
+"""`python -m parity report`: one page of all that was found, offline, that says so when something fails."""
 
 from __future__ import annotations
 
