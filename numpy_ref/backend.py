@@ -112,7 +112,7 @@ class NumpyBackend:
         losses, predictions = [], []
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for rows in evaluation_slices(len(images), evaluation_batch(self.experiment)):
-                logits, _, _ = self.network.forward(self._prepare(images[rows]), batch_statistics=batch)
+                logits = self.network.predict(self._prepare(images[rows]), batch)
                 losses.append(loss.loss_forward(objective.loss, logits, labels[rows]))
                 predictions.append(logits.argmax(axis=1).astype(np.uint8))
         predicted = np.concatenate(predictions)

@@ -49,12 +49,23 @@ class Network:
         outputs: dict[str, Array] = {}
         cache: Cache = {}
         for layer in self.layers:
-            if isinstance(layer, BatchNorm) and masks is None and not batch_statistics:
-                x = self._normalize(layer, x)
-            else:
-                x = self._layer_forward(layer, x, masks, cache)
-            outputs[layer.name] = x
+            x = outputs[layer.name] = self._apply(layer, x, masks, batch_statistics, cache)
         return x, outputs, cache
+
+    def predict(self, x: Array, batch_statistics: bool = False) -> Array:
+        """Images (B, 3, 32, 32) to logits (B, 10) by `forward` in evaluation, each layer's output and patches
+        dropped as soon as the next layer has its own: nothing goes backward from here.
+        """
+        for layer in self.layers:
+            x = self._apply(layer, x, None, batch_statistics, {})
+        return x
+
+    def _apply(
+        self, layer: Layer, x: Array, masks: Mapping[str, Array] | None, batch_statistics: bool, cache: Cache
+    ) -> Array:
+        if isinstance(layer, BatchNorm) and masks is None and not batch_statistics:
+            return self._normalize(layer, x)
+        return self._layer_forward(layer, x, masks, cache)
 
     def _layer_forward(
         self, layer: Layer, x: Array, masks: Mapping[str, Array] | None, cache: Cache

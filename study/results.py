@@ -1,0 +1,64 @@
+"""What the study's runs left behind: one `Result` a finished run, read from its folder.
+
+The study's folder holds `<name>/<backend>-seed<seed>/`, each a run's folder as `train.py` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiment.plain import from_dict
+from experiment.run_dir import Record, RunDirectory
+from experiment.spec import Experiment
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run."""
+
+    name: str
+    """The study's name of it, a key of `study.plan.PLAN`; several runs of other seeds share it."""
+    backend: str
+    seed: int
+    experiment: Experiment
+    summary: dict[str, Any]
+    """summary.json: test_accuracy, best_test_accuracy, train_seconds, device, data, versions, ..."""
+    records: list[Record]
+    """metrics.jsonl: {"kind": "train", "step", "loss", "accuracy", "learning_rate"} for every step and
+    {"kind": "eval", "step", "train_loss", "train_accuracy", "test_loss", "test_accuracy", ...}."""
+    folder: Path
+
+
+def run_folder(root: Path, name: str, backend: str, seed: int) -> Path:
+    """Where the study keeps that run."""
+    return root / name / f"{backend}-seed{seed}"
+
+
+def load(root: Path, names: Iterable[str]) -> list[Result]:
+    """The finished runs of those names under `root`, by name, backend and seed.
+
+    Raises UserError for a folder whose files are no run's.
+    """
+    results = []
+    for name in names:
+        for config in sorted((root / name).glob("*-seed*/config.json")):
+            folder = RunDirectory(config.parent)
+            if folder.summary.exists():
+                results.append(_read(name, folder))
+    return sorted(results, key=lambda result: (result.name, result.backend, result.seed))
+
+
+def _read(name: str, folder: RunDirectory) -> Result:
+    config, summary = folder.read_config(), folder.read_summary()
+    return Result(
+        name=name,
+        backend=summary["backend"],
+        seed=summary["seed"],
+        experiment=from_dict(config["experiment"], str(folder.config)),
+        summary=summary,
+        records=folder.read_metrics(summary["steps"]),
+        folder=folder.path,
+    )
