@@ -41,11 +41,17 @@ def hinge(s: Array, labels: Array) -> Array:
 
 
 def per_sample(kind: str, s: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Losses (B,) of logits s (B, K) and integer labels (B,)."""
+    """Losses (B,) of logits s (B, K) and integer labels (B,).
+
+    A label that is none of the K has loss NaN: compiled code cannot raise, and its one-hot row of zeros
+    would pass for a loss of 0.
+    """
     if kind == "hinge":
-        return hinge(s, labels)
-    t = targets(labels, s.shape[1], smoothing, s.dtype)
-    return softmax_cross_entropy(s, t) if kind == "cross_entropy" else squared_error(s, t)
+        losses = hinge(s, labels)
+    else:
+        t = targets(labels, s.shape[1], smoothing, s.dtype)
+        losses = softmax_cross_entropy(s, t) if kind == "cross_entropy" else squared_error(s, t)
+    return jnp.where((labels >= 0) & (labels < s.shape[1]), losses, jnp.nan)
 
 
 def l2_penalty(weights: list[Array], l2: float) -> Array:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from parity import saving
 from parity.mutations import FRAMEWORKS
 from parity.mutations.catalogue import BUGS
 from parity.subjects import SHARED
@@ -78,9 +78,7 @@ def render(outcomes: Sequence[Outcome]) -> str:
 
 def document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Everything, for JSON; infinities as strings."""
-    rows = [asdict(outcome) for outcome in outcomes]
-    for row in rows:
-        row["share"] = row["share"] if math.isfinite(row["share"]) else str(row["share"])
+    rows = [saving.strict(asdict(outcome)) for outcome in outcomes]
     return {"passed": passed(outcomes), "checks": list(CHECKS), "outcomes": rows}
 
 

@@ -8,13 +8,12 @@ code (see `usual_checks`).
 
 from __future__ import annotations
 
-import json as json_module
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from experiment.errors import UserError
-from parity import check
+from parity import check, saving
 from parity.check import Result
 from parity.kill_matrix import CONTROL, Outcome, document, passed, render
 from parity.mutations import FRAMEWORKS, Bug, catalogue, planted
@@ -164,10 +163,5 @@ def self_test(
         raise UserError("self-test: nothing to plant; these bugs cannot be made in this --backend")
     print(render(outcomes))
     if json is not None:
-        try:
-            json.write_text(json_module.dumps(document(outcomes), indent=1, allow_nan=False) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"json: cannot write {json} ({error.strerror}); choose another file for --json"
-            ) from None
+        saving.write_json(json, document(outcomes))
     return 0 if passed(outcomes) else 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from experiment.errors import UserError
+from parity import saving
 from parity.check import Result
 from parity.rounding import truth_note
 
@@ -58,12 +58,7 @@ def explain(result: Result) -> str:
 
 def write_json(results: Sequence[Result], path: Path) -> None:
     """`document`, on the disk; raises UserError where it cannot be written."""
-    try:
-        path.write_text(json.dumps(document(results), indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"json: cannot write {path} ({error.strerror}); choose another file for --json"
-        ) from None
+    saving.write_json(path, document(results))
 
 
 def document(results: Sequence[Result]) -> dict[str, Any]:
@@ -71,7 +66,7 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
     return {
         "truth": truth_note(),
         "passed": all(result.passed for result in results),
-        "results": [{key: _strict(value) for key, value in asdict(result).items()} for result in results],
+        "results": [saving.strict(asdict(result)) for result in results],
     }
 
 
@@ -99,13 +94,8 @@ def _share(share: float) -> str:
     return f"{share:.3f}" if share < 100 else f"{share:.2g}"
 
 
-def _strict(value: Any) -> Any:
-    """JSON has no infinities."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _loose(key: str, value: Any) -> Any:
-    """The reverse of `_strict`, and the index a tuple again."""
+    """The reverse of `saving.strict`, and the index a tuple again."""
     if key in ("share", "actual", "truth", "limit", "ulps") and isinstance(value, str):
         return float(value)
     return tuple(value) if key == "index" else value

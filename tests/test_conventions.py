@@ -322,7 +322,10 @@ def test_label_out_of_range() -> None:
         numpy_loss.loss_forward("cross_entropy", LOGITS, labels, 0.0)
     with pytest.raises(IndexError):
         torch_loss.per_sample("cross_entropy", torch.tensor(LOGITS), torch.tensor(labels))
-    assert jax_loss.per_sample("cross_entropy", jnp.asarray(LOGITS), jnp.asarray(labels))[0] == 0
+    for kind in ("cross_entropy", "squared_error", "hinge"):
+        for label in (3, -1, -4):
+            ours = jax_loss.per_sample(kind, jnp.asarray(LOGITS), jnp.array([label, 0]))
+            assert list(np.isnan(ours)) == [True, False], (kind, label)
 
 
 def test_ignored_label() -> None:

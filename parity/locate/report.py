@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from experiment.errors import UserError
+from parity import saving
 from parity.locate.findings import Divergence, Report
 from parity.rounding import truth_note
 
@@ -64,18 +62,4 @@ def _told(found: Divergence, report: Report) -> list[str]:
 
 def write_json(report: Report, path: Path) -> None:
     """The report and its truth; numbers that are not finite as strings."""
-    document = {"truth": truth_note(), **asdict(report)}
-    try:
-        path.write_text(json.dumps(_strict(document), indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"json: cannot write {path} ({error.strerror}); choose another file for --json"
-        ) from None
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    saving.write_json(path, {"truth": truth_note(), **asdict(report)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +13,11 @@ import numpy as np
 
 from cifar10.preprocess import fit
 from experiment.backend import TrainingData
-from experiment.checkpoint import write_atomically
 from experiment.errors import UserError
 from experiment.network import Model
 from experiment.run_dir import read_json
 from experiment.spec import Data, Dtype, Experiment, Initialization, Optimization, Training
-from parity import growth, table
+from parity import growth, saving, table
 from parity.cases import generator
 from parity.check import Result
 from parity.check import run as run_checks
@@ -76,9 +74,9 @@ def report(
             make()
     found = collect(out, quick, parts if quick else ())
     target = html or out / "report.html"
-    _write(target, page.render(found).encode(), "html")
+    saving.write(target, page.render(found).encode(), "html")
     if json is not None:
-        _write(json, (json_format.dumps(document(found)) + "\n").encode(), "json")
+        saving.write_json(json, document(found))
     print(f"\npage: {target}; {time.monotonic() - begun:.0f} s")
     print("Everything holds." if found.passed else "Something does NOT hold: see above and on the page.")
     return 0 if found.passed else 1
@@ -140,8 +138,7 @@ def _self_test(quick: bool, out: Path) -> None:
     outcomes = run_self_test(quick=quick, progress=show)
     show("")
     print("\n" + render_matrix(outcomes))
-    content = json_format.dumps(matrix(outcomes)) + "\n"
-    _write(out / ("quick-self-test.json" if quick else "self-test.json"), content.encode(), "out")
+    saving.write_json(out / ("quick-self-test.json" if quick else "self-test.json"), matrix(outcomes), "out")
 
 
 def small_run() -> tuple[Experiment, TrainingData]:
@@ -165,12 +162,3 @@ _SIZES = {"train": 60, "test": 40}
 
 def _ordered(growths: list[Growth]) -> list[Growth]:
     return sorted(growths, key=lambda one: (one.experiment, one.dtype != "float64"))
-
-
-def _write(path: Path, content: bytes, option: str) -> None:
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise UserError(
-            f"{option}: cannot write {path} ({error.strerror}); choose another --{option}"
-        ) from None
