@@ -13,15 +13,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
 from experiment.spec import Experiment
+from torch_models import plain
 
 
 def seconds_per_step(
     experiment: Experiment, images: np.ndarray, labels: np.ndarray, size: int, calls: int
 ) -> list[float]:
     """Mean seconds of a step in each of `calls` groups of `size` steps, after one group to warm up."""
-    model = network(experiment)
+    model = nn.Sequential(*plain.modules(experiment.layers()))
     o = experiment.optimization
     optimizer: torch.optim.Optimizer
     if o.optimizer == "sgd":
@@ -44,27 +44,3 @@ def seconds_per_step(
             optimizer.step()
         seconds.append((time.perf_counter() - start) / size)
     return seconds[1:]
-
-
-def network(experiment: Experiment) -> nn.Sequential:
-    """torch's own layers, one for each of the description's."""
-    return nn.Sequential(*(_module(layer) for layer in experiment.layers()))
-
-
-def _module(layer: Layer) -> nn.Module:
-    match layer:
-        case Conv2d(_, before, after, window, bias):
-            return nn.Conv2d(before, after, window.kernel, window.stride, window.padding, bias=bias)
-        case MaxPool2d(_, window):
-            return nn.MaxPool2d(window.kernel, window.stride, window.padding)
-        case Flatten():
-            return nn.Flatten()
-        case Linear(_, before, after):
-            return nn.Linear(before, after)
-        case LeakyReLU(_, slope):
-            return nn.LeakyReLU(slope) if slope else nn.ReLU()
-        case Dropout(_, _, rate):
-            return nn.Dropout(rate)
-        case BatchNorm(name, features, eps, momentum):
-            kind = nn.BatchNorm2d if name.startswith("conv") else nn.BatchNorm1d
-            return kind(features, eps, momentum)

@@ -5,40 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
-from experiment.network import shapes
 from parity.convert.plain import in_our_order
 from parity.convert.plan import Order
 from parity.convert.tensors import to_tensor
 from parity.convert.units import Array, Arrays, Layers
+from torch_models import plain
 
 
 def network(layers: Layers, flatten: Order = "channels-first") -> nn.Sequential:
     """One of torch's layers for each of the description's, to be handed images (B, 3, 32, 32)."""
-    flat = False
-    modules = []
-    for layer, shape in zip(layers, shapes(layers), strict=False):
-        flat = len(shape) == 1
-        modules.append(_module(layer, flat, flatten))
+    modules = plain.modules(layers)
+    if flatten == "channels-last":
+        modules = [ChannelsLastFlatten() if isinstance(m, nn.Flatten) else m for m in modules]
     return nn.Sequential(*modules)
-
-
-def _module(layer: Layer, flat: bool, flatten: Order) -> nn.Module:
-    match layer:
-        case Conv2d(_, before, after, window, bias):
-            return nn.Conv2d(before, after, window.kernel, window.stride, window.padding, bias=bias)
-        case MaxPool2d(_, window):
-            return nn.MaxPool2d(window.kernel, window.stride, window.padding)
-        case Flatten():
-            return nn.Flatten() if flatten == "channels-first" else ChannelsLastFlatten()
-        case Linear(_, before, after):
-            return nn.Linear(before, after)
-        case LeakyReLU(_, slope):
-            return nn.LeakyReLU(slope) if slope else nn.ReLU()
-        case Dropout(_, _, rate):
-            return nn.Dropout(rate)
-        case BatchNorm(_, features, eps, momentum):
-            return (nn.BatchNorm1d if flat else nn.BatchNorm2d)(features, eps, momentum)
 
 
 class ChannelsLastFlatten(nn.Module):
