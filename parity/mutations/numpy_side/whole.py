@@ -13,7 +13,7 @@ from parity.mutations.shared_side import PIXELS
 
 Array = np.ndarray[Any, Any]
 INIT, PREPARE = backend.NumpyBackend.__init__, backend.NumpyBackend._prepare
-FORWARD, BACKWARD = model.Network.forward, model.Network._layer_backward
+APPLY, BACKWARD = model.Network._apply, model.Network._layer_backward
 
 
 def _prepare(self: Any, images: Array) -> Array:
@@ -26,8 +26,8 @@ def _one_row_late(self: Any, experiment: Any, data: Any) -> None:
     self.labels = self.labels | {"train": np.roll(self.labels["train"], 1)}
 
 
-def _in_training_mode(self: Any, x: Array, masks: Any = None, batch_statistics: bool = False) -> Any:
-    return FORWARD(self, x, masks, batch_statistics=True)
+def _in_training_mode(self: Any, layer: Any, x: Array, masks: Any, batch_statistics: bool, cache: Any) -> Any:
+    return APPLY(self, layer, x, masks, True, cache)
 
 
 def _behind(self: Any, layer: Any, dy: Array, cache: Any, gradients: Any, need_dx: bool) -> Any:
@@ -43,6 +43,6 @@ PLANTINGS: Plantings = {
     "labels-one-row-late": [Patch(backend.NumpyBackend, "__init__", _one_row_late)],
     "l2-on-biases": [Patch(backend, "is_weight", lambda name: True)],
     "running-statistics-stale": [Patch(model.Network, "update_statistics", lambda self, cache: None)],
-    "evaluation-flag-forgotten": [Patch(model.Network, "forward", _in_training_mode)],
+    "evaluation-flag-forgotten": [Patch(model.Network, "_apply", _in_training_mode)],
     "upstream-of-another-layer": [Patch(model.Network, "_layer_backward", _behind)],
 }
