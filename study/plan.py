@@ -32,7 +32,7 @@ class Planned:
     statistics: Statistics = "running"
     """What the reported number was evaluated by, where there is batch norm."""
     question: str = ""
-    """The question of `study.questions` that it serves."""
+    """The question of `study.questions` that it was added for; the report's runs serve several."""
     always: tuple[BackendName, ...] = ()
     """Backends that its seed 0 is run with too, whatever was asked for, where they are installed."""
 
@@ -41,10 +41,6 @@ class Planned:
         return replace(self.experiment, training=replace(self.experiment.training, seed=seed))
 
 
-_QUESTION_OF = {
-    "fig1": "faster-loss", "fig2": "faster-loss", "fig3": "low-rates",
-    "fig4": "hand-derived", "fig5": "hand-derived", "fig7": "head-norm", "fig8": "head-norm",
-}  # fmt: skip
 _UNSTABLE = "table1-size11-lr1e-2-"
 """Names of the table's runs whose accuracy differs most between seeds: one seed would say nothing."""
 
@@ -53,8 +49,7 @@ def _of_the_report(name: str, group: Group, seeds: int) -> Planned:
     entry = CATALOGUE[name]
     by: Statistics = "batch" if name in ("fig4", "fig5") else "running"
     always: tuple[BackendName, ...] = ("numpy", "jax", "torch") if name == "fig1" else ()
-    question = _QUESTION_OF.get(name, "")
-    return Planned(entry.title, group, entry.experiment, name, seeds, entry.reported, by, question, always)
+    return Planned(entry.title, group, entry.experiment, name, seeds, entry.reported, by, always=always)
 
 
 def _departing(entry: str, question: str, seeds: int, title: str, **changes: dict[str, Any]) -> Planned:
