@@ -94,8 +94,9 @@ def _height(by_hand: dict[int, float], framework: dict[int, float]) -> str:
     ahead = sum(framework[step] < by_hand[step] for step in framework if step <= 5 * FIRST)
     told = (
         f"Figure 2 starts at {framework[1]:.3g} (figure 1: {by_hand[1]:.3g}), is highest at "
-        f"{framework[top]:.3g} in step {top} and at {framework[end]:.3g} in step {end} (figure 1: {by_hand[end]:.3g}); it is the "
-        f"lower one in {ahead} of the first {min(5 * FIRST, last)} steps"
+        f"{framework[top]:.3g} in step {top} and at {framework[end]:.3g} in step {end} "
+        f"(figure 1: {by_hand[end]:.3g}); it is the lower one in {ahead} of the "
+        f"first {min(5 * FIRST, last)} steps"
     )
     if framework[top] - framework[end] > 2 * (by_hand[1] - min(by_hand.values())):
         return f"{told}: its steep drop is one from a height that figure 1 never climbs."
