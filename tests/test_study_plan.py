@@ -83,7 +83,7 @@ def test_names_groups_and_patterns(words: list[str], names: set[str]) -> None:
 
 
 def test_an_unknown_name_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="no run is called 'figure1'.*questions.*fig1.*python -m study list"):
+    with pytest.raises(UserError, match=r"no run is called 'figure1'.*questions.*fig1.*python -m study list"):
         select(["figure1"])
     assert study(["run", "nothing-*"]) == 2
     assert "no run is called 'nothing-*'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Spread, intervals and t tests against textbook tables and SciPy's own tests; comparisons with the report."""
+"""Spread, intervals and t tests against textbook tables and SciPy's own; comparisons with the report."""
 
 from __future__ import annotations
 
