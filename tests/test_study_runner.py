@@ -85,6 +85,7 @@ def test_everything_is_run_once_in_folders_like_those_of_train(
     assert not list(tmp_path.glob("fig1/*/checkpoints")), "a finished run's checkpoints are dropped"
 
     steps_taken.clear()
+    capsys.readouterr()
     assert tiny_study.call(tmp_path, *GOOD) == 0
     assert steps_taken == []
     again = capsys.readouterr().out.splitlines()
