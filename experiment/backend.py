@@ -8,6 +8,7 @@ arrives in `Steps`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -219,3 +220,8 @@ def saved_optimizer(
         return None
     arrays = {slot: {name: state[f"optimizer/{slot}/{name}"] for name in names} for slot in slots}
     return arrays, int(state["optimizer/updates"])
+
+
+def installed(name: BackendName) -> bool:
+    """Whether the packages that the backend needs are there; imports none of them."""
+    return all(importlib.util.find_spec(package) is not None for package in _MODULES[name][1].split())

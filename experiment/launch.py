@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -58,18 +59,18 @@ class RunOptions:
                 )
 
 
-def launch(options: RunOptions, experiment: Experiment) -> int:
+Load = Callable[[str, Path | None], cifar10.Dataset]
+"""As `cifar10.load`: kind of source and folder to data set."""
+
+
+def launch(options: RunOptions, experiment: Experiment, load: Load | None = None) -> int:
     """Run or resume; returns the exit code: 0, or 128 + the signal that stopped it.
 
+    `load` takes the place of `cifar10.load` where a process makes many runs of one data set.
     Raises UserError for what the user can mend, NonFiniteError when training broke down.
     """
     inherited, origin = other_start(options.resume, experiment) if options.resume else (None, None)
-    config = {
-        "name": options.experiment,
-        "backend": options.backend,
-        "experiment": to_dict(experiment),
-        "resumed_from": origin,
-    }
+    config = config_of(options, experiment, origin)
     folder = RunDirectory(options.run_dir or run_dir.default_path(config))
     if not options.dry_run:
         folder.check(config, options.overwrite)
@@ -77,7 +78,7 @@ def launch(options: RunOptions, experiment: Experiment) -> int:
             _report(folder.read_summary(), folder)
             print("already finished, nothing to do; --overwrite starts it anew")
             return 0
-    dataset = cifar10.load(experiment.data.dataset, options.data_dir)
+    dataset = (load or cifar10.load)(experiment.data.dataset, options.data_dir)
     data = prepare(dataset, experiment.data.preprocess, experiment.data.validation)
     source = Source(dataset.source, dataset.fingerprint)
     backend = create(options.backend, experiment, data, options.device)
@@ -93,6 +94,18 @@ def launch(options: RunOptions, experiment: Experiment) -> int:
     folder.create(config, options.overwrite)
     _announce(options, experiment, backend, source, folder, start)
     return _conclude(run.train(start), folder, dataset)
+
+
+def config_of(
+    options: RunOptions, experiment: Experiment, origin: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What config.json says of a run before its data is known; `origin` as `other_start` has it."""
+    return {
+        "name": options.experiment,
+        "backend": options.backend,
+        "experiment": to_dict(experiment),
+        "resumed_from": origin,
+    }
 
 
 def _loop_options(options: RunOptions) -> LoopOptions:

@@ -62,7 +62,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir {self.path}: expected a folder, found a file; choose another --run-dir")
         if self.config.exists():
-            differences = [] if overwrite else _differences(self.read_config(), config)
+            differences = [] if overwrite else self.differences(config)
             if differences:
                 raise UserError(
                     f"run_dir {self.path}: holds a run with other settings ({'; '.join(differences[:4])}); "
@@ -73,6 +73,10 @@ class RunDirectory:
             raise UserError(
                 f"run_dir {self.path}: not empty and no run folder (no config.json); choose another --run-dir"
             )
+
+    def differences(self, config: dict[str, Any]) -> list[str]:
+        """In which settings the run that is there departs from this config's, each as a phrase."""
+        return _differences(self.read_config(), config)
 
     def create(self, config: dict[str, Any], overwrite: bool = False) -> None:
         """Make the folder and its config.json where they are missing; `overwrite` empties it first."""

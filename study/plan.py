@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 from experiment.backend import Statistics
 from experiment.catalogue import CATALOGUE
-from experiment.spec import Experiment
+from experiment.errors import UserError
+from experiment.spec import BackendName, Experiment
 
 Group = Literal["figure", "search", "table1", "question"]
 
@@ -29,19 +32,133 @@ class Planned:
     statistics: Statistics = "running"
     """What the reported number was evaluated by, where there is batch norm."""
     question: str = ""
-    """The question of `study.questions` that it serves."""
+    """The question of `study.questions` that it was added for; the report's runs serve several."""
+    always: tuple[BackendName, ...] = ()
+    """Backends that its seed 0 is run with too, whatever was asked for, where they are installed."""
+
+    def with_seed(self, seed: int) -> Experiment:
+        """The experiment as that seed runs it."""
+        return replace(self.experiment, training=replace(self.experiment.training, seed=seed))
+
+
+_UNSTABLE = "table1-size11-lr1e-2-"
+"""Where the report's own numbers differ most, 0.31 to 0.47: the spread over seeds is wanted there."""
 
 
 def _of_the_report(name: str, group: Group, seeds: int) -> Planned:
     entry = CATALOGUE[name]
     by: Statistics = "batch" if name in ("fig4", "fig5") else "running"
-    return Planned(entry.title, group, entry.experiment, name, seeds, entry.reported, by)
+    always: tuple[BackendName, ...] = ("numpy", "jax", "torch") if name == "fig1" else ()
+    return Planned(entry.title, group, entry.experiment, name, seeds, entry.reported, by, always=always)
 
+
+def _departing(entry: str, question: str, seeds: int, title: str, **changes: dict[str, Any]) -> Planned:
+    """A run that differs from the catalogue's in the given settings, by group."""
+    base = CATALOGUE[entry].experiment
+    groups = {group: replace(getattr(base, group), **values) for group, values in changes.items()}
+    return Planned(title, "question", replace(base, **groups), entry, seeds, question=question)
+
+
+_OFTEN = {"eval_every": 20}
+
+QUESTION_RUNS: dict[str, Planned] = {
+    "fig1-he": _departing(
+        "fig1",
+        "faster-loss",
+        1,
+        "figure 1 from large weights (He) and zero biases",
+        initialization={"init": "he"},
+    ),
+    "fig1-dense": _departing("fig1", "jagged", 5, "figure 1, evaluated every 20 steps", training=_OFTEN),
+    "decay-step": _departing(
+        "fig1",
+        "jagged",
+        5,
+        "figure 1, learning rate halved every 500 steps",
+        training=_OFTEN,
+        schedule={"schedule": "step", "decay_every": 500, "decay_factor": 0.5},
+    ),
+    "decay-cosine": _departing(
+        "fig1",
+        "jagged",
+        5,
+        "figure 1, learning rate down to 0 along a cosine",
+        training=_OFTEN,
+        schedule={"schedule": "cosine"},
+    ),
+    "early-stopping": _departing(
+        "fig3",
+        "early-stopping",
+        3,
+        "figure 3, stopped after 5 evaluations without a better validation accuracy (5,000 images held out)",
+        data={"validation": 5000},
+        training={"early_stopping": 5},
+    ),
+    "dropout-0.2": _departing("fig3", "dropout", 3, "figure 3 with dropout 0.2", model={"dropout": 0.2}),
+    "dropout-0.5": _departing("fig3", "dropout", 3, "figure 3 with dropout 0.5", model={"dropout": 0.5}),
+    "lr3e-5": _departing(
+        "fig3", "low-rates", 3, "figure 3 at learning rate 3e-5", optimization={"learning_rate": 3e-5}
+    ),
+    "lr1e-5": _departing(
+        "fig3", "low-rates", 3, "figure 3 at learning rate 1e-5", optimization={"learning_rate": 1e-5}
+    ),
+    "lr3e-5-long": _departing(
+        "fig3",
+        "low-rates",
+        1,
+        "figure 3 at learning rate 3e-5, three times as long",
+        optimization={"learning_rate": 3e-5},
+        training={"steps": 12000},
+    ),
+}
 
 PLAN: dict[str, Planned] = {
-    **{name: _of_the_report(name, "figure", 10) for name in ("fig1", "fig2", "fig3", "fig4", "fig5")},
-    **{name: _of_the_report(name, "figure", 1) for name in ("fig7", "fig8")},
+    **{name: _of_the_report(name, "figure", 10) for name in ("fig1", "fig2")},
+    "fig3": _of_the_report("fig3", "figure", 5),
+    **{name: _of_the_report(name, "figure", 10) for name in ("fig4", "fig5")},
+    **{name: _of_the_report(name, "figure", 3) for name in ("fig7", "fig8")},
     **{name: _of_the_report(name, "search", 5) for name in ("adam", "size7", "size11", "size11-decay")},
-    **{name: _of_the_report(name, "table1", 1) for name in CATALOGUE if name.startswith("table1-")},
+    **{
+        name: _of_the_report(name, "table1", 5 if name.startswith(_UNSTABLE) else 1)
+        for name in CATALOGUE
+        if name.startswith("table1-")
+    },
+    **QUESTION_RUNS,
 }
-"""By name, in the report's order."""
+"""By name, in the report's order, then the questions."""
+
+GROUPS = {
+    "all": "everything",
+    "figures": "the report's figures",
+    "search": "its search for 0.52",
+    "table1": "its table 1",
+    "questions": "runs for the questions it left open",
+    "mlp": "everything but the CNNs",
+}
+"""What stands for many names on the command line."""
+
+
+def select(words: Iterable[str]) -> list[str]:
+    """The plan's names that the words (names, groups, patterns such as `table1-size7-*`) stand for, in the
+    plan's order. Raises UserError for a word that stands for none.
+    """
+    chosen: set[str] = set()
+    for word in words:
+        found = {name for name, planned in PLAN.items() if _stands_for(word, name, planned)}
+        if not found:
+            single = [name for name, planned in PLAN.items() if planned.group != "table1"]
+            raise UserError(
+                f"study: no run is called {word!r}; expected a group ({', '.join(GROUPS)}), one of "
+                f"{', '.join(single)}, a table1-... name, or a pattern such as 'table1-size7-*'; "
+                "`python -m study list` shows all"
+            )
+        chosen |= found
+    if not chosen:
+        raise UserError("study: no run was named; name one, or `all`; `python -m study list` shows them")
+    return [name for name in PLAN if name in chosen]
+
+
+def _stands_for(word: str, name: str, planned: Planned) -> bool:
+    if word == "mlp":
+        return not planned.experiment.model.channels
+    return word == "all" or word in (planned.group, planned.group + "s") or fnmatchcase(name, word)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiment.errors import UserError
 from experiment.plain import from_dict
-from experiment.run_dir import Record, RunDirectory
+from experiment.run_dir import Record, RunDirectory, read_json
 from experiment.spec import Experiment
 
 
@@ -49,6 +50,35 @@ def load(root: Path, names: Iterable[str]) -> list[Result]:
             if folder.summary.exists():
                 results.append(_read(name, folder))
     return sorted(results, key=lambda result: (result.name, result.backend, result.seed))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that stopped being finite."""
+
+    name: str
+    backend: str
+    seed: int
+    message: str
+    """What train.py says of it: step, layer and kind."""
+    folder: Path
+
+
+def failure_file(folder: Path) -> Path:
+    """Where a run's folder says that it stopped being finite."""
+    return folder / "failed.json"
+
+
+def failures(root: Path, names: Iterable[str]) -> list[Failure]:
+    """The runs of those names under `root` that stopped being finite, by name, backend and seed."""
+    found = []
+    for name in names:
+        for path in (root / name).glob("*-seed*/failed.json"):
+            content = read_json(path)
+            if not isinstance(content, dict) or not {"backend", "seed", "message"} <= set(content):
+                raise UserError(f"{path}: expected backend, seed and message; remove the file and run again")
+            found.append(Failure(name, content["backend"], content["seed"], content["message"], path.parent))
+    return sorted(found, key=lambda failure: (failure.name, failure.backend, failure.seed))
 
 
 def _read(name: str, folder: RunDirectory) -> Result:

@@ -1,0 +1,114 @@
+"""The study reproduced: its figures, its table and its open questions, beside what the report says.
+
+    python -m study list                    every run of the study, and what is done of it
+    python -m study run fig1                one of them, with several seeds
+    python -m study run figures table1      groups: all, figures, search, table1, questions, mlp
+    python -m study run 'table1-size7-*' --backend torch --seeds 2
+    python -m study report                  the page that sets the finished runs beside the report
+
+Repeat `run` to go on where it was interrupted; nothing finished is trained again. Exit codes: 0 done,
+2 a mistake in the command or the data, 3 a run stopped being finite (the others were trained), 130 and
+143 stopped by SIGINT and SIGTERM (with a checkpoint).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import get_args
+
+from experiment.backend import installed
+from experiment.errors import UserError
+from experiment.spec import BackendName, Device
+from study.jobs import jobs
+from study.listing import listing
+from study.plan import GROUPS, PLAN, select
+from study.runner import Session, run
+
+ROOT = Path("runs/study")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(prog="python -m study", description=__doc__, formatter_class=raw)
+    commands = top.add_subparsers(dest="command", required=True)
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--root", type=Path, default=ROOT, help="the study's folder (default %(default)s)")
+    commands.add_parser("list", parents=[where], help="every run, and what is done of it")
+    words = "names, patterns, or " + ", ".join(f"{group} ({what})" for group, what in GROUPS.items())
+    train = commands.add_parser("run", parents=[where], help="train what is not finished")
+    train.add_argument("names", nargs="+", metavar="NAME", help=words)
+    train.add_argument(
+        "--backend",
+        action="append",
+        choices=[*get_args(BackendName), "all"],
+        help="may be repeated; all: those installed (default jax)",
+    )
+    train.add_argument("--seeds", type=int, help="how many seeds of each, in place of the plan's number")
+    train.add_argument("--data-dir", type=Path, help="folder with CIFAR-10, as for train.py")
+    train.add_argument("--device", choices=get_args(Device), default="auto", help="as for train.py")
+    train.add_argument("--retry", action="store_true", help="train again what stopped being finite before")
+    train.add_argument(
+        "--keep-checkpoints", action="store_true", help="keep the checkpoints of finished runs"
+    )
+    train.add_argument("--verbose", action="store_true", help="show every line that train.py would")
+    report = commands.add_parser("report", parents=[where], help="write the page")
+    report.add_argument("--out", type=Path, help="the page's file (default: report.html in the root)")
+    return top
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`run`; returns its exit code."""
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise UserError(f"seeds: expected at least 1, got {arguments.seeds}; change --seeds")
+    backends: list[BackendName] = []
+    for word in arguments.backend or ["jax"]:
+        backends += [
+            name for name in get_args(BackendName) if word == name or (word == "all" and installed(name))
+        ]
+    chosen = jobs(select(arguments.names), list(dict.fromkeys(backends)), arguments.seeds)
+    session = Session(
+        root=arguments.root,
+        data_dir=arguments.data_dir,
+        device=arguments.device,
+        retry=arguments.retry,
+        keep_checkpoints=arguments.keep_checkpoints,
+        verbose=arguments.verbose,
+    )
+    return run(chosen, session)
+
+
+def report(root: Path, out: Path | None) -> None:
+    """Write the page of the finished runs."""
+    out = out or root / "report.html"
+    importlib.import_module("study.page").write(root, out)  # here: `run` needs none of what it draws with
+    print(f"page: {out}")
+
+
+def main(argv: list[str]) -> int:
+    """The command; returns its exit code."""
+    try:
+        arguments = parser().parse_args(argv)
+        if arguments.command == "list":
+            print(listing(arguments.root, PLAN))
+        elif arguments.command == "run":
+            return train(arguments)
+        else:
+            report(arguments.root, arguments.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; repeat the same command to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,149 @@
+"""The report's numbers beside ours: is each inside the spread of our runs, and if not, why perhaps.
+
+A reported number is one run's. It is inside our spread where it lies in the 95% prediction interval of one
+further run (`Spread.prediction`), which takes two runs or more.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from experiment.backend import Statistics
+from experiment.catalogue import CATALOGUE, TABLE_1
+from study.plan import Planned
+from study.results import Result
+from study.statistics import Interval, Spread, spread
+
+Verdict = Literal["inside", "above", "below", "one run", "other data", ""]
+"""inside: the reported number is inside our spread. above, below: our runs lie above it, below it. one run:
+ours is one run, so there is no spread. other data: not CIFAR-10. "": the report has no such number."""
+
+LAST_STEPS = 500
+"""The stretch at a run's end whose evaluations are called its swing, in steps."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One experiment in one backend beside the report."""
+
+    name: str
+    backend: str
+    reported: float | None
+    ours: Spread
+    """Test accuracy after the last step, by the planned statistics, over seeds."""
+    best: Spread
+    """Each run's best evaluation, by the experiment's own statistics, over seeds."""
+    verdict: Verdict
+    reason: str = ""
+    """Where the verdict is above or below: what our runs offer for a reason, or that they explain nothing."""
+
+
+def compare(planned: Planned, results: Sequence[Result]) -> Comparison:
+    """The runs of one name in one backend, one at least, beside the report."""
+    ours = spread([accuracy(result, planned.statistics) for result in results])
+    best = spread([result.summary["best_test_accuracy"] for result in results])
+    verdict = _verdict(planned, ours, results)
+    reason = _reason(planned, results, ours, best) if verdict in ("above", "below") else ""
+    return Comparison(results[0].name, results[0].backend, planned.reported, ours, best, verdict, reason)
+
+
+def comparisons(plan: Mapping[str, Planned], results: Iterable[Result]) -> list[Comparison]:
+    """Of each name and backend with finished runs, in the plan's order."""
+    order = list(plan)
+    known = [result for result in results if result.name in plan]
+    key = lambda result: (order.index(result.name), result.backend)  # noqa: E731
+    grouped = itertools.groupby(sorted(known, key=key), key=key)
+    return [compare(plan[order[index]], list(group)) for (index, _), group in grouped]
+
+
+def accuracy(result: Result, statistics: Statistics) -> float:
+    """Final test accuracy by these statistics of batch norm, where there is any."""
+    value: float = result.summary.get(
+        f"test_accuracy_{statistics}_statistics", result.summary["test_accuracy"]
+    )
+    return value
+
+
+def _verdict(planned: Planned, ours: Spread, results: Sequence[Result]) -> Verdict:
+    if planned.reported is None:
+        return ""
+    if any(result.summary["data"]["source"] == "generated" for result in results):
+        return "other data"
+    if ours.prediction is None:
+        return "one run"
+    low, high = ours.prediction
+    if low <= planned.reported <= high:
+        return "inside"
+    return "above" if planned.reported < low else "below"
+
+
+# --- reasons, each tried on the runs -------------------------------------------------------------
+
+
+def _reason(planned: Planned, results: Sequence[Result], ours: Spread, best: Spread) -> str:
+    reported = planned.reported
+    if reported is None:
+        raise AssertionError("only a reported number lies outside")
+    for kind in get_args(Statistics):
+        other = spread([accuracy(result, kind) for result in results])
+        if kind != planned.statistics and _holds(other.prediction, reported):
+            return (
+                f"by {kind} statistics of batch norm our runs give {_figure(other)}, and the reported "
+                f"number is inside that spread; by {planned.statistics} statistics they give {_figure(ours)}"
+            )
+    if _holds(best.prediction, reported):
+        return (
+            f"the report does not say whether it gives a run's last or best evaluation: our runs' best, "
+            f"{_figure(best)}, hold the reported number, their last, {_figure(ours)}, do not"
+        )
+    low, high = _swing(results)
+    if low <= reported <= high:
+        return (
+            f"accuracy swings between {low:.4f} and {high:.4f} over our runs' last {LAST_STEPS} steps: the "
+            "reported number is inside, and a stop at another step would give it"
+        )
+    return _reports_own_spread(planned, ours) or _unexplained(planned)
+
+
+def _swing(results: Sequence[Result]) -> Interval:
+    """Least and largest test accuracy of all evaluations in the last steps of all runs."""
+    late = [
+        record["test_accuracy"]
+        for result in results
+        for record in result.records
+        if record["kind"] == "eval" and record["step"] > result.summary["steps"] - LAST_STEPS
+    ]
+    return min(late), max(late)
+
+
+def _reports_own_spread(planned: Planned, ours: Spread) -> str:
+    """For table 1: the report's own runs of that size and rate; they differ in weight decay only."""
+    for (rate, decay), cells in TABLE_1.items():
+        for column, size in enumerate((7, 11)):
+            if planned.entry == f"table1-size{size}-lr{rate}-wd{decay}":
+                row = [cells[column] for (other, _), cells in TABLE_1.items() if other == rate]
+                theirs = spread(row)
+                if _holds(theirs.prediction, ours.mean):
+                    return (
+                        f"the report's own {theirs.n} runs of this size and rate lie between "
+                        f"{theirs.least:.4f} and {theirs.largest:.4f} (sd {theirs.sd:.4f}), whatever the "
+                        f"weight decay, and ours, {_figure(ours)}, is inside their spread"
+                    )
+    return ""
+
+
+def _unexplained(planned: Planned) -> str:
+    note = CATALOGUE[planned.entry].note
+    tried = "neither the spread over seeds nor the best evaluations nor the last steps' swing hold it"
+    return f"not explained: {tried}" + (f"; {note}" if note else "")
+
+
+def _holds(interval: Interval | None, value: float) -> bool:
+    return interval is not None and interval[0] <= value <= interval[1]
+
+
+def _figure(values: Spread) -> str:
+    return f"{values.mean:.4f}" + (f" (sd {values.sd:.4f}, n {values.n})" if values.sd is not None else "")

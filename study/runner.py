@@ -1,0 +1,187 @@
+"""Runs the study: each run as train.py would, finished ones passed over, interrupted ones resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import io
+import itertools
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import cifar10
+from experiment.diagnose import NonFiniteError
+from experiment.errors import UserError
+from experiment.launch import Load, launch
+from experiment.run_dir import write_json
+from experiment.spec import Device
+from study.jobs import Clock, Job, State, duration, state
+from study.results import failure_file
+
+NOT_FINITE = 3
+"""Exit code where a run stopped being finite, as train.py's."""
+
+
+@dataclass
+class Session:
+    """What all runs of one command share."""
+
+    root: Path
+    data_dir: Path | None = None
+    device: Device = "auto"
+    retry: bool = False
+    """Train again what stopped being finite before."""
+    keep_checkpoints: bool = False
+    """Keep the checkpoints of finished runs."""
+    verbose: bool = False
+    """Show every line that train.py would."""
+    load: Load = field(default_factory=lambda: functools.cache(cifar10.load))
+    """Reads a data set once."""
+    clock: Clock = field(default_factory=Clock)
+    left: list[Job] = field(default_factory=list)
+    """Runs still to be trained, this one included."""
+
+
+def run(jobs: Sequence[Job], session: Session) -> int:
+    """Train what is not finished; returns 0, 3 where a run stopped being finite, or 128 + a signal.
+
+    SIGTERM outside of training ends the process with 143; nothing is lost.
+    Raises UserError, also where another process runs the study in this folder.
+    """
+    with _lock(session.root), _terminated():
+        states = {job: state(job, session.root) for job in jobs}
+        session.left = [job for job in jobs if _is_open(states[job], session)]
+        _measure(session.clock, jobs, states, session.root)
+        worst, number = 0, itertools.count(1)
+        for _, group in itertools.groupby(jobs, key=_trained_together):
+            numbered = [(job, f"[{next(number):>3}/{len(jobs)}] {job}") for job in group]
+            for job, title in numbered:
+                if not _is_open(states[job], session):
+                    worst = max(worst, _pass_over(job, title, states[job], session))
+            code = _train_group([(job, title) for job, title in numbered if job in session.left], session)
+            if code > 128:
+                return code
+            worst = max(worst, code)
+    return worst
+
+
+def _is_open(found: State, session: Session) -> bool:
+    return found == "open" or (found == "failed" and session.retry)
+
+
+def _trained_together(job: Job) -> tuple[object, ...]:
+    """Equal for consecutive runs that one program could train: those of the table differ only in learning
+    rate, weight decay and seed.
+    """
+    if job.planned.group == "table1":
+        return (job.backend, job.experiment.model)
+    return (job,)
+
+
+def _train_group(group: Sequence[tuple[Job, str]], session: Session) -> int:
+    """Train runs that one program could train; today one after the other. (Run, title of its line)."""
+    worst = 0
+    for job, title in group:
+        print(f"{title}, {session.clock.left(session.left)}", flush=True)
+        began = time.perf_counter()
+        code = _train(job, session)
+        if code > 128:
+            return code
+        session.left.remove(job)
+        if code == 0:
+            session.clock.note(job, time.perf_counter() - began)
+            _settle(job, session)
+            accuracy = job.folder(session.root).read_summary()["test_accuracy"]
+            print(f"    test accuracy {accuracy:.4f}, {duration(time.perf_counter() - began)}", flush=True)
+        worst = max(worst, code)
+    return worst
+
+
+def _train(job: Job, session: Session) -> int:
+    """One run, from its last checkpoint where it has one."""
+    folder, shown = job.folder(session.root), sys.stdout if session.verbose else io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown):
+            options = job.options(session.root, session.data_dir, session.device)
+            code = launch(options, job.experiment, session.load)
+    except NonFiniteError as error:
+        found = {"backend": job.backend, "seed": job.seed, "message": str(error)}
+        write_json(failure_file(folder.path), found)
+        print(f"    {error}", flush=True)
+        return NOT_FINITE
+    finally:
+        _relay(shown)
+    if code > 128:
+        print(f"    stopped by {signal.Signals(code - 128).name}, checkpoint saved in {folder.path}")
+        print("repeat the same command to go on")
+    else:
+        failure_file(folder.path).unlink(missing_ok=True)
+    return code
+
+
+def _relay(shown: object) -> None:
+    """Print what a user should know of a run's lines that were held back."""
+    if isinstance(shown, io.StringIO):
+        for line in shown.getvalue().splitlines():
+            if line.startswith(("notice:", "resuming at step")):
+                print(f"    {line}", flush=True)
+
+
+def _pass_over(job: Job, title: str, found: State, session: Session) -> int:
+    """Say why a run is not trained; its part in the exit code."""
+    if found == "failed":
+        print(f"{title}: stopped being finite before; --retry trains it again", flush=True)
+        return NOT_FINITE
+    _settle(job, session)
+    accuracy = job.folder(session.root).read_summary()["test_accuracy"]
+    print(f"{title}: finished before, test accuracy {accuracy:.4f}", flush=True)
+    return 0
+
+
+def _settle(job: Job, session: Session) -> None:
+    """Drop a finished run's checkpoints: those of all runs would fill gigabytes."""
+    if not session.keep_checkpoints:
+        shutil.rmtree(job.folder(session.root).checkpoints, ignore_errors=True)
+
+
+def _measure(clock: Clock, jobs: Sequence[Job], states: dict[Job, State], root: Path) -> None:
+    for job in jobs:
+        if states[job] == "finished":
+            summary = job.folder(root).read_summary()
+            clock.note(job, summary["train_seconds"] + summary["compile_seconds"])
+
+
+@contextlib.contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    """Hold the study's folder against a second command; the system lets go when the process ends."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"root {root}: another `python -m study run` is at work there; wait for it, or choose "
+                "another --root"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM outside of training ends the process with its exit code, as SIGINT does with Python's own."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
