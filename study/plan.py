@@ -116,7 +116,7 @@ PLAN: dict[str, Planned] = {
     **{name: _of_the_report(name, "figure", 10) for name in ("fig1", "fig2")},
     "fig3": _of_the_report("fig3", "figure", 5),
     **{name: _of_the_report(name, "figure", 10) for name in ("fig4", "fig5")},
-    **{name: _of_the_report(name, "figure", 3) for name in ("fig7", "fig8")},
+    **{name: _of_the_report(name, "figure", 2) for name in ("fig7", "fig8")},
     **{name: _of_the_report(name, "search", 5) for name in ("adam", "size7", "size11", "size11-decay")},
     **{
         name: _of_the_report(name, "table1", 5 if name.startswith(_UNSTABLE) else 1)
