@@ -90,7 +90,11 @@ def launch(options: RunOptions, experiment: Experiment, load: Load | None = None
     if options.dry_run:
         _dry_run(run, start)
         return 0
-    config["data"] = {"source": source.source, "fingerprint": source.fingerprint}
+    config["data"] = {
+        "source": source.source,
+        "fingerprint": source.fingerprint,
+        "notices": list(dataset.notices),
+    }
     folder.create(config, options.overwrite)
     _announce(options, experiment, backend, source, folder, start)
     return _conclude(run.train(start), folder, dataset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -31,7 +32,7 @@ def curves(records: list[Record], title: str) -> bytes:
     left.plot(at, [record["train_loss"] for record in evaluations], color=BLUE, lw=1.8, label="train, mean")
     left.plot(at, [record["test_loss"] for record in evaluations], "o--", color=ORANGE, ms=3.5, label="test")
     left.set(xlabel="step", ylabel="loss (mean over images)", title="loss")
-    _bound(left, [record["loss"] for record in train] + [record["test_loss"] for record in evaluations])
+    bound(left, [record["loss"] for record in train] + [record["test_loss"] for record in evaluations])
 
     right.plot(
         at,
@@ -56,9 +57,16 @@ def curves(records: list[Record], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def _bound(axes: object, values: list[float]) -> None:
-    """Keep a few huge first losses (raw pixels, default initialization) from flattening the rest."""
-    if values:
-        low, typical, top = np.percentile(values, [0, 98, 100])
-        if top > 2 * typical:
-            axes.set_ylim(max(low - 0.05 * (typical - low), 0), typical * 1.1)  # type: ignore[attr-defined]
+def bound(axes: Axes, values: list[float], typical_percent: float = 98) -> bool:
+    """Keep a few huge first losses (raw pixels, default initialization) from flattening the rest.
+
+    The axis is cut a little above that percentile of the values where the largest is over twice as much;
+    returns whether it was.
+    """
+    if not values:
+        return False
+    low, typical, top = np.percentile(values, [0, typical_percent, 100])
+    if top <= 2 * typical:
+        return False
+    axes.set_ylim(max(low - 0.05 * (typical - low), 0), typical * 1.1)
+    return True

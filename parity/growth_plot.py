@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiment.plots import BLUE, GREEN, ORANGE
+from experiment import pages
 from parity.growth import TWIN, Growth
 from parity.rounding import rounding
 
-STYLES: dict[str, dict[str, Any]] = {
-    "numpy": {"color": ORANGE, "linestyle": "--"},
-    "jax": {"color": BLUE, "linestyle": "-"},
-    "torch": {"color": GREEN, "linestyle": "-."},
-    TWIN: {"color": "#666666", "linestyle": ":"},
-}
-"""Told apart by dashes where colours are not."""
+STYLES: dict[str, dict[str, Any]] = pages.STYLES | {TWIN: {"color": "#666666", "linestyle": ":"}}
 
 
 def figure(growth: Growth) -> Figure:
@@ -56,17 +48,12 @@ def figure(growth: Growth) -> Figure:
 
 def png(growth: Growth) -> bytes:
     """As a picture."""
-    buffer = io.BytesIO()
-    figure(growth).savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return pages.png(figure(growth))
 
 
 def svg(growth: Growth) -> str:
-    """As an <svg> element with real text, the same bytes each time."""
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "triptych"}):
-        figure(growth).savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    """As an <svg> element."""
+    return pages.svg(figure(growth))
 
 
 def _style(curve: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--verbose", action="store_true", help="show every line that train.py would")
     report = commands.add_parser("report", parents=[where], help="write the page")
-    report.add_argument("--out", type=Path, help="the page's file (default: report.html in the root)")
+    report.add_argument("--out", type=Path, help="the page's folder (default: the root's page/)")
     return top
 
 
@@ -83,9 +83,9 @@ def train(arguments: argparse.Namespace) -> int:
 
 def report(root: Path, out: Path | None) -> None:
     """Write the page of the finished runs."""
-    out = out or root / "report.html"
-    importlib.import_module("study.page").write(root, out)  # here: `run` needs none of what it draws with
-    print(f"page: {out}")
+    # Imported here: `run` needs none of what the page is drawn with.
+    written = importlib.import_module("study.page").write(root, out or root / "page")
+    print(f"page: {written[0]}")
 
 
 def main(argv: list[str]) -> int:

@@ -6,12 +6,10 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from experiment import pages
 from parity import growth_plot
 from parity.check import Result
 from parity.growth import TWIN, Growth
@@ -21,7 +19,6 @@ from parity.table import explain, worst
 from parity.usual_checks import CAUGHT, FALSE_ALARM, NOT_APPLICABLE
 
 FAILURES_SHOWN = 50
-PACKAGES = ("numpy", "jax", "jaxlib", "flax", "optax", "torch")
 SHADES = ("#f1f6fb", "#d5e5f4", "#a9cbe6", "#6fa8d6", "#3b82c0", "#0b5394")
 """Of a share of the limit from 0 to 1, light to dark blue; what fails is orange and says so in words."""
 FAILED = "#d55e00"
@@ -61,15 +58,10 @@ class Findings:
 
 def render(found: Findings) -> str:
     """The page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     checks = found.checks or ()
-    return environment.get_template("page.html.jinja").render(
+    template = pages.environment(Path(__file__).parent).get_template("page.html.jinja")
+    return template.render(
+        css=pages.css(),
         found=found,
         columns=columns(checks),
         rows=heat_map(checks),
@@ -79,7 +71,7 @@ def render(found: Findings) -> str:
         truth=truth_note(),
         growths=[(growth, growth_plot.svg(growth), endings(growth)) for growth in found.growths],
         matrix=kill_matrix(found.self_test) if found.self_test is not None else None,
-        versions=versions(),
+        versions=pages.versions(),
         machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     )
 
@@ -174,14 +166,3 @@ def _planted(outcome: Mapping[str, Any] | None) -> tuple[str, str, str]:
         return "missed", "miss", outcome["where"]
     share = float(outcome["share"])
     return (f"{share:.0e}" if math.isfinite(share) else "∞"), "yes", outcome["where"]
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that compute; those that are not installed are left out."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
