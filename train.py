@@ -5,6 +5,7 @@
     python train.py --backend numpy --experiment fig2        another run, gradients by hand
     python train.py --hidden 600 500 275 --optimizer adam --learning-rate 1e-3
     python train.py --backend torch --resume RUN --steps 3000   go on from any backend's run
+    python train.py --sweep learning_rate=1e-2,1e-3 seed=0,1    every combination, in one program
 
 Repeat a command to resume it where it was interrupted. Exit codes: 0 done, 2 a mistake in the
 command or the data, 3 training stopped being finite, 130 and 143 stopped by SIGINT and SIGTERM
@@ -27,6 +28,7 @@ from experiment.errors import UserError
 from experiment.launch import RunOptions, launch
 from experiment.resume import settings_of
 from experiment.spec import Experiment
+from experiment.sweep_command import sweep
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def main(argv: list[str]) -> int:
             print(listing())
             return 0
         arguments = parse(argv)
+        if arguments.run.sweep:
+            return sweep(arguments.run, arguments.settings)
         return launch(arguments.run, arguments.settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

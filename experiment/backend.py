@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -139,6 +139,19 @@ class Backend(Protocol):
         """Package name to version, of what computes here."""
 
 
+class Together(Protocol):
+    """Several runs that one program trains: those of one `experiment.grid.common`."""
+
+    members: Sequence[Backend]
+    """One for each run, in the order asked for. One that trains alone leaves the others as they are."""
+
+    def compile(self, capacity: int) -> None:
+        """Get ready for calls of up to `capacity` steps."""
+
+    def train(self, steps: Mapping[int, Steps]) -> dict[int, StepResults]:
+        """Take the steps of these members (by place), as many for each; the others stay as they are."""
+
+
 _MODULES: dict[BackendName, tuple[str, str]] = {
     "numpy": ("numpy_ref.backend", "numpy"),
     "jax": ("jax_models.backend", "jax flax optax"),
@@ -154,15 +167,30 @@ def create(name: BackendName, experiment: Experiment, data: TrainingData, device
     if name not in _MODULES:
         raise UserError(f"backend: expected one of {', '.join(_MODULES)}, got {name!r}; change --backend")
     module, packages = _MODULES[name]
+    backend: Backend = _builder(name, module, packages)(experiment, data, device)
+    return backend
+
+
+def _builder(name: BackendName, module: str, packages: str) -> Callable[..., Any]:
     try:
-        build = importlib.import_module(module).build
+        build: Callable[..., Any] = importlib.import_module(module).build
     except ModuleNotFoundError as error:
         raise UserError(
             f"backend {name}: the package {error.name!r} is not installed; "
             f"install {packages} (pip install -r requirements.txt) or choose another --backend"
         ) from None
-    backend: Backend = build(experiment, data, device)
-    return backend
+    return build
+
+
+def create_together(
+    name: BackendName, experiments: Sequence[Experiment], data: TrainingData, device: Device = "auto"
+) -> Together | None:
+    """The runs in one program, or None where the backend trains one at a time."""
+    if name != "jax":
+        return None
+    build = _builder(name, "jax_models.sweep", _MODULES[name][1])
+    together: Together = build(experiments, data, device)
+    return together
 
 
 def plan_steps(experiment: Experiment, indices: np.ndarray, first: int) -> Steps:

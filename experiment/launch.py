@@ -47,6 +47,10 @@ class RunOptions:
     """Write TensorBoard event files into the run's folder too."""
     overwrite: bool = False
     """Start anew in a folder that holds a run, and drop what it holds."""
+    sweep: tuple[str, ...] = ()
+    """Train every combination of these values, such as learning_rate=1e-2,1e-3 weight_decay=0,1e-4 seed=0,1
+    (only these three settings), each in a folder of its own in the run's folder; jax trains them together, as
+    one program."""
     dry_run: bool = False
     """Print model, parameters, FLOPs and memory, take two steps, write nothing."""
 
@@ -80,7 +84,7 @@ def launch(options: RunOptions, experiment: Experiment, load: Load | None = None
             return 0
     dataset = (load or cifar10.load)(experiment.data.dataset, options.data_dir)
     data = prepare(dataset, experiment.data.preprocess, experiment.data.validation)
-    source = Source(dataset.source, dataset.fingerprint)
+    source = Source(dataset.source, dataset.fingerprint, tuple(dataset.notices))
     backend = create(options.backend, experiment, data, options.device)
     run = Run(experiment, backend, len(data.labels["train"]), source, folder, _loop_options(options))
     own = None if options.overwrite or options.dry_run else own_start(folder, experiment)
@@ -90,11 +94,7 @@ def launch(options: RunOptions, experiment: Experiment, load: Load | None = None
     if options.dry_run:
         _dry_run(run, start)
         return 0
-    config["data"] = {
-        "source": source.source,
-        "fingerprint": source.fingerprint,
-        "notices": list(dataset.notices),
-    }
+    config["data"] = source.record()
     folder.create(config, options.overwrite)
     _announce(options, experiment, backend, source, folder, start)
     return _conclude(run.train(start), folder, dataset)

@@ -18,7 +18,8 @@ from experiment.cost import steps_per_call
 from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.layers import BatchNorm
-from experiment.progress import Progress, StopRequest, Stopwatch
+from experiment.progress import Progress, Reporter, StopRequest, Stopwatch
+from experiment.records import SHARED_SECONDS, evaluation_line, train_records
 from experiment.run_dir import Record, RunDirectory, write_json
 from experiment.spec import Experiment
 from experiment.tensorboard import BoardWriter
@@ -26,10 +27,15 @@ from experiment.tensorboard import BoardWriter
 
 @dataclass(frozen=True)
 class Source:
-    """What the data was: kind and SHA-256 fingerprint."""
+    """What the data was: kind, SHA-256 fingerprint, and what its reading had to remark."""
 
     source: str
     fingerprint: str
+    notices: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """For config.json."""
+        return {"source": self.source, "fingerprint": self.fingerprint, "notices": list(self.notices)}
 
 
 @dataclass(frozen=True)
@@ -81,30 +87,41 @@ class Run:
         self.training, self.compiling = Stopwatch(), Stopwatch()
         self.timed_from = 0
         """Steps before the first that `training` timed."""
+        self.together = 1
+        """How many runs shared the seconds: in a sweep each counts an equal part of them."""
+        self._board: BoardWriter | None = None
 
     def train(self, start: Start | None = None) -> Outcome:
         """Train to the end, an early stop or a signal.
 
         Raises NonFiniteError, which names step and layer, once the loss or a parameter is not finite.
         """
-        self._begin(start)
-        training = self.experiment.training
-        progress = Progress(training.steps, self.step, f"{self.options.name} {self.backend.name}")
-        board = BoardWriter(self.folder.tensorboard if self.options.tensorboard else None, self.records)
+        self.begin(start)
+        progress = Progress(
+            self.experiment.training.steps, self.step, f"{self.options.name} {self.backend.name}"
+        )
         try:
             with StopRequest() as stop:
                 with self.compiling:
                     self.backend.compile(self.capacity)
-                while self.step < training.steps and not self._stale():
+                while not self.done:
                     if stop.signal is not None:
-                        self._save()
+                        self.save()
                         progress.line(f"stopped by {stop.signal.name} at step {self.step}; checkpoint saved")
                         return Outcome(signal=int(stop.signal))
-                    self._advance(progress, board)
+                    steps = self.plan(self.step, self.next_event - self.step)
+                    with self.training:
+                        results = self.backend.train(steps)
+                    self.take(steps, results, progress)
         finally:
             progress.close()
-            board.close()
-        return Outcome(self._finish())
+            self.close()
+        return Outcome(self.finish())
+
+    @property
+    def done(self) -> bool:
+        """Whether it has taken all its steps, or stops early."""
+        return self.step >= self.experiment.training.steps or self._stale()
 
     # --- beginning and end ---
 
@@ -118,11 +135,13 @@ class Run:
         if info["backend"] == self.backend.name:
             self.timed_from = info["timed_from"]
             self.training.seconds, self.compiling.seconds = info["train_seconds"], info["compile_seconds"]
+            self.together = max(self.together, info.get("together", 1))
         else:  # another backend's seconds would say nothing of this one's speed
             self.timed_from = self.step
         self.backend.import_state(start.checkpoint.state)
 
-    def _begin(self, start: Start | None) -> None:
+    def begin(self, start: Start | None) -> None:
+        """Place the backend and bring the folder to the same step; `close` when the run ends."""
         self.place(start)
         self.folder.restart_metrics(self.records)
         checkpoint.drop_after(self.folder.checkpoints, self.step)
@@ -131,9 +150,16 @@ class Run:
                 f"init: the initial parameters are beyond {self.experiment.training.dtype}; lower --init-std"
             )
         if not checkpoint.listing(self.folder.checkpoints):
-            self._save()
+            self.save()
+        self._board = BoardWriter(self.folder.tensorboard if self.options.tensorboard else None, self.records)
 
-    def _finish(self) -> dict[str, Any]:
+    def close(self) -> None:
+        """Close what `begin` opened."""
+        if self._board is not None:
+            self._board.close()
+
+    def finish(self) -> dict[str, Any]:
+        """Write predictions, curves and summary of a run that is done; returns the summary."""
         evaluations = self._evaluations()
         if not evaluations or evaluations[-1]["step"] != self.step:
             raise AssertionError("the last step is always evaluated")
@@ -146,19 +172,22 @@ class Run:
         what = self.options.name + (" with changed settings" if changed else "")
         title = f"{what}, {self.backend.name}: test accuracy {final['test_accuracy']:.4f}"
         checkpoint.write_atomically(self.folder.curves, plots.curves(self.records, title))
+        summary = self._summary(final, best)
+        write_json(self.folder.summary, summary)
+        return summary
+
+    def _summary(self, final: Record, best: Record) -> dict[str, Any]:
+        training = self.experiment.training
         summary = {
             "backend": self.backend.name,
             "experiment": self.options.name,
-            "changed_settings": changed,
-            "dtype": self.experiment.training.dtype,
-            "seed": self.experiment.training.seed,
+            "changed_settings": changes(self.options.name, self.experiment),
+            "dtype": training.dtype,
+            "seed": training.seed,
             "device": self.backend.device,
             "steps": self.step,
-            "stopped_early": self.step < self.experiment.training.steps,
-            "train_loss": final["train_loss"],
-            "train_accuracy": final["train_accuracy"],
-            "test_accuracy": final["test_accuracy"],
-            "test_loss": final["test_loss"],
+            "stopped_early": self.step < training.steps,
+            **{key: final[key] for key in ("train_loss", "train_accuracy", "test_accuracy", "test_loss")},
             "best_test_accuracy": best["test_accuracy"],
             "best_step": best["step"],
             "train_seconds": self.training.seconds,
@@ -168,13 +197,14 @@ class Run:
             "versions": {"python": platform.python_version(), **self.backend.versions()},
             "parameters_sha256": checkpoint.parameters_sha256(self.backend.export_state()),
         }
+        if self.together > 1:
+            summary["sweep"] = {"runs": self.together, "seconds": SHARED_SECONDS}
         if any(isinstance(layer, BatchNorm) for layer in self.experiment.layers()):
             for kind in get_args(Statistics):
                 accuracy = self.backend.evaluate("test", kind).accuracy
                 summary[f"test_accuracy_{kind}_statistics"] = accuracy
         if "validation_accuracy" in final:
             summary["validation_accuracy"] = final["validation_accuracy"]
-        write_json(self.folder.summary, summary)
         return summary
 
     def _steps_per_second(self) -> float:
@@ -187,32 +217,32 @@ class Run:
         """The inputs of `count` steps after the first `first`."""
         return plan_steps(self.experiment, self.order.table(first, count), first)
 
-    def _advance(self, progress: Progress, board: BoardWriter) -> None:
-        steps = self.plan(self.step, self._until_next_event() - self.step)
-        with self.training:
-            results = self.backend.train(steps)
+    def take(self, steps: Steps, results: StepResults, progress: Reporter) -> None:
+        """Note what the backend's call returned, and do what is due: evaluate, save."""
         finite = np.isfinite(results.losses)
         count = len(steps) if finite.all() else int(np.argmin(finite))
-        records = _train_records(steps, results)[:count]
+        records = train_records(steps, results)[:count]
         if count < len(steps):
             self.folder.append_metrics(records)
             self._stop_non_finite(self.step + count + 1)
         self.step += len(steps)
         progress.advance(len(steps), records[-1]["loss"], records[-1]["accuracy"])
-        self._note(records, board)
+        self._note(records)
         if self._due(self.experiment.training.eval_every):
             records = [self._evaluate()]
-            progress.line(_evaluation_line(records[-1]))
-            self._note(records, board)
+            progress.line(evaluation_line(records[-1]))
+            self._note(records)
         if records[-1]["kind"] == "eval" or self._due(self.options.checkpoint_every):
-            self._save()
+            self.save()
 
-    def _note(self, records: list[Record], board: BoardWriter) -> None:
+    def _note(self, records: list[Record]) -> None:
         self.records += records
         self.folder.append_metrics(records)
-        board.write(records)
+        if self._board is not None:
+            self._board.write(records)
 
-    def _until_next_event(self) -> int:
+    @property
+    def next_event(self) -> int:
         """The last step of the next backend call."""
         training = self.experiment.training
         ends = [self.step + self.capacity, training.steps]
@@ -259,7 +289,8 @@ class Run:
 
     # --- checkpoints and failure ---
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint; raises NonFiniteError rather than save what is not finite."""
         state = self.backend.export_state()
         if not diagnose.finite(state):
             self._stop_non_finite(self.step)
@@ -269,7 +300,7 @@ class Run:
             "timed_from": self.timed_from,
             "train_seconds": self.training.seconds,
             "compile_seconds": self.compiling.seconds,
-        }
+        } | ({"together": self.together} if self.together > 1 else {})
         checkpoint.save(self.folder.checkpoints, checkpoint.Checkpoint(self.step, state, info))
         best = max(self._evaluations(), key=lambda record: record["test_accuracy"], default=None)
         keep = {best["step"]} if best else set()
@@ -287,24 +318,3 @@ class Run:
             )
         where = diagnose.find(self.backend, self.experiment, self.plan, good.state, good.step, bad_step)
         raise diagnose.NonFiniteError(f"training stopped being finite at {where}; {last}; {advice}")
-
-
-def _train_records(steps: Steps, results: StepResults) -> list[Record]:
-    columns = (results.losses, results.accuracies, steps.learning_rates)
-    return [
-        {"kind": "train", "step": step, "loss": loss, "accuracy": accuracy, "learning_rate": rate}
-        for step, loss, accuracy, rate in zip(
-            range(steps.first + 1, steps.first + len(steps) + 1), *(c.tolist() for c in columns), strict=True
-        )
-    ]
-
-
-def _evaluation_line(record: Record) -> str:
-    line = (
-        f"step {record['step']:>6}"
-        f"  train loss {record['train_loss']:.4f}  accuracy {record['train_accuracy']:.4f}"
-        f"  |  test loss {record['test_loss']:.4f}  accuracy {record['test_accuracy']:.4f}"
-    )
-    if "validation_accuracy" in record:
-        line += f"  |  validation accuracy {record['validation_accuracy']:.4f}"
-    return line

@@ -6,9 +6,19 @@ import signal
 import sys
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
+
+
+class Reporter(Protocol):
+    """Where a run's loop tells how far it is."""
+
+    def advance(self, steps: int, loss: float, accuracy: float) -> None:
+        """So many steps more, and what the last of them gave."""
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
 
 
 class Progress:

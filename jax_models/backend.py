@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -59,14 +59,13 @@ class DeviceData(NamedTuple):
 
 def build(experiment: Experiment, data: TrainingData, device: Device) -> JaxBackend:
     """The backend for `experiment`; raises UserError when JAX has no such device."""
-    return JaxBackend(experiment, data, _find_device(device))
+    return JaxBackend(experiment, data, find_devices(device)[0])
 
 
-def _find_device(device: Device) -> jax.Device:
-    if device == "auto":
-        return jax.devices()[0]
+def find_devices(device: Device) -> list[jax.Device]:
+    """All devices of that kind, or of the kind that JAX prefers; raises UserError where it has none."""
     try:
-        return jax.devices(device)[0]
+        return jax.devices(None if device == "auto" else device)
     except RuntimeError:
         found = ", ".join(sorted({d.platform for d in jax.devices()}))
         raise UserError(
@@ -80,15 +79,22 @@ class JaxBackend:
 
     name = "jax"
 
-    def __init__(self, experiment: Experiment, data: TrainingData, device: jax.Device) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: TrainingData,
+        device: jax.Device,
+        placement: jax.sharding.Sharding | None = None,
+    ) -> None:
+        """On `device`, or by `placement` on several of its kind."""
         self.experiment = experiment
-        self._device = device
+        self._device = placement or device
         kind = device.device_kind
         self.device = device.platform if kind == device.platform else f"{device.platform} ({kind})"
         compute = jnp.dtype(experiment.training.dtype)
         # bfloat16 keeps float32 master weights, optimizer state and loss.
         self.dtype = at_least_float32(compute)
-        with self._context():
+        with self.context():
             mean = self._put(data.mean.astype(self.dtype))
             scale = None if data.scale is None else self._put(data.scale.astype(self.dtype))
             self.data = {}
@@ -99,14 +105,14 @@ class JaxBackend:
             self.graph = nnx.split(network)[0]
             self.optimizer = optim.chain(experiment.optimization)
         self._run = jax.jit(self._run_steps, donate_argnums=0)
-        self._evaluate = jax.jit(self._evaluate_split, static_argnums=3)
+        self._evaluate = jax.jit(self.evaluate_split, static_argnums=3)
         self._trace = jax.jit(self._trace_step)
         self.capacity = 0
 
     # --- the protocol ---
 
     def start(self, parameters: Mapping[str, np.ndarray]) -> None:
-        with self._context():
+        with self.context():
             on_device = self._take(parameters)
             optimizer = jax.jit(self.optimizer.init)(on_device)
         self.state = TrainState(on_device, self._statistics({}), optimizer)
@@ -124,27 +130,28 @@ class JaxBackend:
 
     def train(self, steps: Steps) -> StepResults:
         self.capacity = max(self.capacity, len(steps), 2)
-        with self._context():
+        with self.context():
             table = jax.device_put(self._table(steps, self.capacity), self._device)
             self.state, losses, hits = self._run(self.state, self.data["train"], table, len(steps))
             losses, hits = jax.device_get((losses, hits))
         self.updates += len(steps)
-        kept = slice(0, len(steps))
-        losses, hits = (column[kept].astype(np.float64) for column in (losses, hits))
+        return self.step_results(losses, hits, len(steps))
+
+    def step_results(self, losses: np.ndarray, hits: np.ndarray, count: int) -> StepResults:
+        """The first `count` entries of what the compiled loop returned."""
+        losses, hits = (column[:count].astype(np.float64) for column in (losses, hits))
         return StepResults(losses, hits / self.experiment.data.batch_size)
 
     def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
         batch = (statistics or self.experiment.model.norm_statistics) == "batch"
-        with self._context():
-            losses, hits, predictions = jax.device_get(
+        with self.context():
+            results = jax.device_get(
                 self._evaluate(self.state.parameters, self.state.statistics, self.data[split], batch)
             )
-        return Evaluation(
-            float(losses.mean(dtype=np.float64)), float(hits.mean()), predictions.astype(np.uint8)
-        )
+        return evaluation(*results)
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
-        with self._context():
+        with self.context():
             table = jax.device_put(self._table(steps, 1), self._device)
             trace = jax.device_get(self._trace(self.state, self.data["train"], table))
         # NumPy has no bfloat16 of its own: such values, exact in float32, leave as float32.
@@ -194,37 +201,53 @@ class JaxBackend:
         hits = (jax.lax.argmax(logits, 1, jnp.int32) == labels).sum(dtype=self.dtype)
         return value, (hits, updated, outputs)
 
-    def _step(self, state: TrainState, data: DeviceData, row: Any) -> tuple[TrainState, Array, Array]:
-        """One training step on one row of the table."""
+    def _step(
+        self, state: TrainState, data: DeviceData, row: Any, weight_decay: Array | None
+    ) -> tuple[TrainState, Array, Array]:
+        """One training step on one row of the table; `weight_decay` in place of the description's."""
         batch = self._batch(data, row)
         gradient = jax.value_and_grad(self._objective, has_aux=True)
         (value, (hits, statistics, _)), g = gradient(
             state.parameters, None, state.statistics, batch, row["masks"]
         )
-        updates, optimizer = self.optimizer.update(
-            g, state.optimizer, state.parameters, scalars=row["scalars"]
-        )
+        rule = self.optimizer
+        if weight_decay is not None:
+            rule = optim.chain(self.experiment.optimization, weight_decay)
+        updates, optimizer = rule.update(g, state.optimizer, state.parameters, scalars=row["scalars"])
         parameters = {key: theta + updates[key] for key, theta in state.parameters.items()}
         return TrainState(parameters, statistics, optimizer), value, hits
 
     def _run_steps(
         self, state: TrainState, data: DeviceData, table: Any, count: Array
     ) -> tuple[TrainState, Array, Array]:
-        """The first `count` rows of the table. `count` is traced: one program for any number of
-        steps, so a run's numbers do not depend on where it was cut into calls.
+        def row(i: Array) -> Any:
+            return jax.tree.map(lambda column: column[i], table)
+
+        return self.loop(state, data, row, len(table["indices"]), count)
+
+    def loop(
+        self,
+        state: TrainState,
+        data: DeviceData,
+        row: Callable[[Array], Any],
+        capacity: int,
+        count: Array,
+        weight_decay: Array | None = None,
+    ) -> tuple[TrainState, Array, Array]:
+        """The steps of the first `count` of `capacity` rows. `count` is traced: one program for any number
+        of steps, so a run's numbers do not depend on where it was cut into calls.
         """
-        results = jnp.zeros((2, len(table["indices"])), self.dtype)
+        results = jnp.zeros((2, capacity), self.dtype)
 
         def body(i: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             state, results = carry
-            row = jax.tree.map(lambda column: column[i], table)
-            state, value, hits = self._step(state, data, row)
+            state, value, hits = self._step(state, data, row(i), weight_decay)
             return state, results.at[:, i].set(jnp.stack([value, hits]))
 
         state, results = jax.lax.fori_loop(0, count, body, (state, results))
         return state, results[0], results[1]
 
-    def _evaluate_split(
+    def evaluate_split(
         self, parameters: dict[str, Array], statistics: dict[str, Array], data: DeviceData, batch: bool
     ) -> tuple[Array, Array, Array]:
         """Per-sample losses, hits and predictions; `batch` normalises by each chunk's own statistics."""
@@ -269,11 +292,11 @@ class JaxBackend:
 
     # --- helpers ---
 
-    def _context(self) -> Any:
+    def context(self) -> Any:
         return _precision(self.dtype == jnp.float64, self.experiment.training.tf32)
 
     def _put(self, array: np.ndarray) -> Array:
-        with self._context():
+        with self.context():
             return jax.device_put(array, self._device)
 
     def _take(self, parameters: Mapping[str, np.ndarray]) -> dict[str, Array]:
@@ -295,23 +318,34 @@ class JaxBackend:
         return self._prepare(data, images), data.labels.at[row["indices"]].get(mode="promise_in_bounds")
 
     def _table(self, steps: Steps, capacity: int) -> dict[str, Any]:
-        """The steps as arrays of `capacity` rows; rows past the last step are zeros and never read."""
+        """The steps as arrays of `capacity` rows."""
+        return self.inputs(steps, capacity) | {"scalars": self.scalars(steps, self.updates, capacity)}
 
-        def pad(column: np.ndarray) -> np.ndarray:
-            return np.concatenate(
-                [column, np.zeros((capacity - len(column), *column.shape[1:]), column.dtype)]
-            )
-
-        scalars = optim.step_scalars(self.experiment.optimization, steps.learning_rates, self.updates)
+    def inputs(self, steps: Steps, capacity: int) -> dict[str, Any]:
+        """What the steps read, as far as the seed decides it."""
         return {
-            "indices": pad(steps.indices),
-            "scalars": {name: pad(self._cast(column)) for name, column in scalars.items()},
-            "masks": {name: pad(mask) for name, mask in steps.masks.items()},
+            "indices": _pad(steps.indices, capacity),
+            "masks": {name: _pad(mask, capacity) for name, mask in steps.masks.items()},
         } | {
-            name: pad(column)
+            name: _pad(column, capacity)
             for name, column in (("shifts", steps.shifts), ("flips", steps.flips))
             if column is not None
         }
+
+    def scalars(self, steps: Steps, updates: int, capacity: int) -> dict[str, np.ndarray]:
+        """Learning rates and Adam's corrections of the steps after so many updates, in our dtype."""
+        scalars = optim.step_scalars(self.experiment.optimization, steps.learning_rates, updates)
+        return {name: _pad(self._cast(column), capacity) for name, column in scalars.items()}
+
+
+def evaluation(losses: np.ndarray, hits: np.ndarray, predictions: np.ndarray) -> Evaluation:
+    """From what `evaluate_split` gives for each image."""
+    return Evaluation(float(losses.mean(dtype=np.float64)), float(hits.mean()), predictions.astype(np.uint8))
+
+
+def _pad(column: np.ndarray, capacity: int) -> np.ndarray:
+    """`capacity` rows; those past the column's own are zeros and never read."""
+    return np.concatenate([column, np.zeros((capacity - len(column), *column.shape[1:]), column.dtype)])
 
 
 def _internal(parameter: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 DESCRIPTION = {"errors", "require", "layers", "network", "spec", "plain", "catalogue", "init", "schedule"}
-DESCRIPTION |= {"streams", "backend"}
+DESCRIPTION |= {"streams", "backend", "grid"}
 SIBLINGS = {"cifar10", "numpy_ref", "jax_models", "torch_models"}
 TOP = {"train", "parity", "bench", "study"}
 ROOMS = {"experiment", *SIBLINGS, *TOP}

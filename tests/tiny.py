@@ -51,7 +51,7 @@ DEATHS: dict[str, tuple[object, str]] = {
     "unlink": (Path, "unlink"),
     "append": (RunDirectory, "append_metrics"),
     "plan": (experiment.loop.Run, "plan"),
-    "save": (experiment.loop.Run, "_save"),
+    "save": (experiment.loop.Run, "save"),
 }
 """Moments at which a run can be made to die: just before the n-th call of one of these."""
 

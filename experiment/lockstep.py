@@ -1,0 +1,152 @@
+"""Several runs trained together by one program, each with the folder and records of a run alone.
+
+The runs furthest behind take their steps first, until they are level with the next ones. So runs that an
+interruption left at different steps go on together, and a run that stopped early or failed just rests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from experiment.backend import StepResults, Steps, Together
+from experiment.diagnose import NonFiniteError
+from experiment.loop import Run, Start
+from experiment.progress import Progress, StopRequest
+from experiment.schedule import learning_rates
+
+LEAST_STEPS = 20
+"""A call takes at least so many steps of each run, where a run alone would: reading and putting back a run's
+parameters then costs little beside them."""
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Lockstep:
+    """How runs trained together ended."""
+
+    failures: dict[int, str] = field(default_factory=dict)
+    """Place of each run that stopped being finite, to step and layer."""
+    signal: int | None = None
+    """The signal that stopped them all, each with a checkpoint."""
+
+
+@dataclass
+class _Reporter:
+    """One run's lines under its own name; the bar counts the steps of all."""
+
+    progress: Progress
+    name: str
+
+    def advance(self, steps: int, loss: float, accuracy: float) -> None:
+        self.progress.advance(steps, loss, accuracy)
+
+    def line(self, text: str) -> None:
+        self.progress.line(f"{self.name}: {text}")
+
+
+def train_together(
+    runs: Sequence[Run], starts: Sequence[Start | None], names: Sequence[str], together: Together
+) -> Lockstep:
+    """Train all to the end, early stops or a signal; `names` stand before their lines.
+
+    A run that stops being finite leaves the others alone. `runs` and `together.members` have one order.
+    """
+    ended = Lockstep()
+    capacity = call_length(runs[0].capacity, len(runs))
+    for run, start in zip(runs, starts, strict=True):
+        run.capacity, run.together = capacity, len(runs)
+        run.begin(start)
+    total = sum(run.experiment.training.steps for run in runs)
+    progress = Progress(total, sum(run.step for run in runs), f"{len(runs)} runs")
+    live = dict(enumerate(runs))
+    try:
+        with StopRequest() as stop:
+            _timed(lambda: together.compile(capacity), runs, "compiling")
+            while live := _unfinished(live):
+                if stop.signal is not None:
+                    ended.failures |= _save(live)
+                    progress.line(f"stopped by {stop.signal.name}; checkpoints saved")
+                    ended.signal = int(stop.signal)
+                    break
+                for place, message in _advance(live, names, together, progress).items():
+                    ended.failures[place] = message
+                    progress.line(f"{names[place]}: {message}")
+                    del live[place]
+    finally:
+        progress.close()
+        for run in runs:
+            run.close()
+    return ended
+
+
+def call_length(alone: int, runs: int) -> int:
+    """Steps of each of `runs` runs in one call, from those of a run alone: the call takes about as long."""
+    return max(min(alone, LEAST_STEPS), alone // runs)
+
+
+def _unfinished(live: dict[int, Run]) -> dict[int, Run]:
+    """The runs that go on; those that are done write what a finished run leaves."""
+    for run in live.values():
+        if run.done:
+            run.finish()
+    return {place: run for place, run in live.items() if not run.done}
+
+
+def _save(live: dict[int, Run]) -> dict[int, str]:
+    """A checkpoint of every run; those with nothing finite to save."""
+    failures = {}
+    for place, run in live.items():
+        try:
+            run.save()
+        except NonFiniteError as error:
+            failures[place] = str(error)
+    return failures
+
+
+def _advance(
+    live: dict[int, Run], names: Sequence[str], together: Together, progress: Progress
+) -> dict[int, str]:
+    """One call for the runs furthest behind; the failures among them."""
+    first = min(run.step for run in live.values())
+    behind = {place: run for place, run in live.items() if run.step == first}
+    ends = [run.next_event for run in behind.values()]
+    ends += [run.step for run in live.values() if run.step > first]
+    plans = _plans(behind, first, min(ends) - first)
+
+    def train() -> dict[int, StepResults]:
+        return together.train(plans)
+
+    results = _timed(train, list(behind.values()), "training")
+    failures = {}
+    for place, run in behind.items():
+        try:
+            run.take(plans[place], results[place], _Reporter(progress, names[place]))
+        except NonFiniteError as error:
+            failures[place] = str(error)
+    return failures
+
+
+def _plans(runs: dict[int, Run], first: int, count: int) -> dict[int, Steps]:
+    """The steps of each run; what a seed decides is drawn once for all runs of that seed."""
+    drawn: dict[int, Steps] = {}
+    plans = {}
+    for place, run in runs.items():
+        seed = run.experiment.training.seed
+        if seed not in drawn:
+            drawn[seed] = run.plan(first, count)
+        rates = learning_rates(run.experiment, first, count)
+        plans[place] = replace(drawn[seed], learning_rates=rates)
+    return plans
+
+
+def _timed(call: Callable[[], _Result], runs: Sequence[Run], watch: str) -> _Result:
+    """The call's result; each run is charged an equal part of its seconds."""
+    start = time.perf_counter()
+    result = call()
+    share = (time.perf_counter() - start) / len(runs)
+    for run in runs:
+        getattr(run, watch).seconds += share
+    return result
