@@ -34,7 +34,7 @@ STAMP := $(VENV)/installed-$(PYTHON_VERSION)-$(or $(ACCEL),cpu)-$(or $(notdir $(
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-slow check format lock hooks environment clean
+.PHONY: help train test test-slow soak soak-short check format lock hooks environment clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,12 @@ test: environment  ## install if needed, then the tests, without those marked sl
 
 test-slow: environment  ## the tests marked slow: whole training runs
 	@$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
+
+soak: environment  ## kills, signals, faults, resumes, hostile input at full size: figures in runs/soak
+	@$(BIN)/python -m tools.soak $(ARGS)
+
+soak-short: environment  ## a few of each
+	@$(BIN)/python -m tools.soak --short $(ARGS)
 
 check: environment  ## ruff's rules and format, mypy's types
 	@$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from experiment.catalogue import find, listing
 from experiment.diagnose import NonFiniteError
 from experiment.errors import UserError
 from experiment.launch import RunOptions, launch
+from experiment.progress import Terminated, terminable
 from experiment.resume import settings_of
 from experiment.spec import Experiment
 from experiment.sweep_command import sweep
@@ -67,6 +68,15 @@ def parse(argv: list[str]) -> Arguments:
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
     try:
+        with terminable():
+            return _main(argv)
+    except (KeyboardInterrupt, Terminated) as stop:
+        print("interrupted before training began or after it ended; nothing more was saved", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
+
+
+def _main(argv: list[str]) -> int:
+    try:
         if argv in (["list"], ["--experiment", "list"], ["--experiment=list"]):
             print(listing())
             return 0
@@ -83,9 +93,6 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted before training began or after it ended; nothing more was saved", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":

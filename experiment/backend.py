@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, Protocol
@@ -166,20 +166,34 @@ def create(name: BackendName, experiment: Experiment, data: TrainingData, device
     """
     if name not in _MODULES:
         raise UserError(f"backend: expected one of {', '.join(_MODULES)}, got {name!r}; change --backend")
-    module, packages = _MODULES[name]
-    backend: Backend = _builder(name, module, packages)(experiment, data, device)
+    backend: Backend = create_module(name).build(experiment, data, device)
     return backend
 
 
-def _builder(name: BackendName, module: str, packages: str) -> Callable[..., Any]:
+def make_deterministic(name: BackendName) -> None:
+    """Let this process compute the same bits each time on a GPU, too; called before `create`.
+
+    The framework is told for good: there is no way back, nor one run beside another without it. On a CPU
+    every run is bitwise repeatable without.
+    """
+    if name != "numpy" and name in _MODULES:
+        create_module(name).make_deterministic()
+
+
+def create_module(name: BackendName) -> Any:
+    """The backend's module; raises UserError when its packages are missing."""
+    module, packages = _MODULES[name]
+    return _module(name, module, packages)
+
+
+def _module(name: BackendName, module: str, packages: str) -> Any:
     try:
-        build: Callable[..., Any] = importlib.import_module(module).build
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UserError(
             f"backend {name}: the package {error.name!r} is not installed; "
             f"install {packages} (pip install -r requirements.txt) or choose another --backend"
         ) from None
-    return build
 
 
 def create_together(
@@ -188,7 +202,7 @@ def create_together(
     """The runs in one program, or None where the backend trains one at a time."""
     if name != "jax":
         return None
-    build = _builder(name, "jax_models.sweep", _MODULES[name][1])
+    build = _module(name, "jax_models.sweep", _MODULES[name][1]).build
     together: Together = build(experiments, data, device)
     return together
 

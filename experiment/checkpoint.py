@@ -7,6 +7,7 @@ only when it is complete and on the disk (temporary file, fsync, rename, folder 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -38,12 +39,12 @@ class Checkpoint:
     step: int
     state: State
     info: dict[str, Any]
-    """JSON values: backend, fingerprint of the data, seconds so far."""
+    """JSON values: backend, fingerprint of the data, seconds so far, SHA-256 of the metrics so far."""
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write `folder`/step-NNNNNNNN.safetensors so that it is there whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # no parents: a run's folder that was deleted must not come back in part
     path = folder / f"step-{checkpoint.step:08d}.safetensors"
     tensors = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}
     content = json.dumps({"step": checkpoint.step, "info": checkpoint.info}, sort_keys=True)
@@ -68,8 +69,20 @@ def load(path: Path) -> Checkpoint:
     content = metadata.get("content", "")
     if metadata.get("sha256") != _digest(content, tensors):
         raise CheckpointError(f"checkpoint {path}: damaged, its SHA-256 is not the one it was saved with")
-    fields = json.loads(content)
-    return Checkpoint(fields["step"], tensors, fields["info"])
+    step, info = _fields(content, path)
+    return Checkpoint(step, tensors, info)
+
+
+def _fields(content: str, path: Path) -> tuple[int, dict[str, Any]]:
+    """Step and info. The digest is right, but anybody can compute one: the values are checked as well."""
+    try:
+        fields = json.loads(content)
+        step, info = fields["step"], fields["info"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        step, info = None, None
+    if type(step) is not int or not 0 <= step < 2**63 or not isinstance(info, dict):
+        raise CheckpointError(f"checkpoint {path}: expected its step and info, found {content[:40]!r}")
+    return step, info
 
 
 def listing(folder: Path) -> list[tuple[int, Path]]:
@@ -117,11 +130,17 @@ def parameters_sha256(state: Mapping[str, np.ndarray]) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: after a crash it holds the old or the new, never a part."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        # A full disk stays full for as long as half a checkpoint lies on it.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import cifar10
 from cifar10.preprocess import prepare
-from experiment import cost, run_dir
-from experiment.backend import Backend, Statistics, create
+from experiment import cost, memory, run_dir
+from experiment.backend import Backend, Statistics, create, make_deterministic
 from experiment.catalogue import CATALOGUE
 from experiment.errors import UserError
 from experiment.loop import LoopOptions, Outcome, Run, Source, Start
 from experiment.plain import to_dict
 from experiment.resume import check_data, other_start, own_start
 from experiment.run_dir import RunDirectory
+from experiment.run_lock import RunLocks
 from experiment.spec import BackendName, Device, Experiment
 
 
@@ -42,7 +42,11 @@ class RunOptions:
     checkpoint_every: int = 0
     """Steps between checkpoints besides those at every evaluation; 0 for none."""
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep; the one with the best test accuracy is kept as well."""
+    """Newest checkpoints to keep, at least 1; the one with the best test accuracy is kept as well. More
+    of them guard against a disk that spoils the newest: the run goes back to the last that is whole."""
+    deterministic: bool = False
+    """On a GPU take only algorithms that give the same bits each time, which are slower; a CPU always does.
+    docs/reliability.md says what it covers."""
     tensorboard: bool = False
     """Write TensorBoard event files into the run's folder too."""
     overwrite: bool = False
@@ -63,16 +67,17 @@ class RunOptions:
                 )
 
 
-Load = Callable[[str, Path | None], cifar10.Dataset]
-"""As `cifar10.load`: kind of source and folder to data set."""
-
-
-def launch(options: RunOptions, experiment: Experiment, load: Load | None = None) -> int:
+def launch(options: RunOptions, experiment: Experiment, load: cifar10.Load | None = None) -> int:
     """Run or resume; returns the exit code: 0, or 128 + the signal that stopped it.
 
     `load` takes the place of `cifar10.load` where a process makes many runs of one data set.
     Raises UserError for what the user can mend, NonFiniteError when training broke down.
     """
+    with RunLocks() as locks, memory.explained(experiment, options.backend):
+        return _launch(options, experiment, locks, load)
+
+
+def _launch(options: RunOptions, experiment: Experiment, locks: RunLocks, load: cifar10.Load | None) -> int:
     inherited, origin = other_start(options.resume, experiment) if options.resume else (None, None)
     config = config_of(options, experiment, origin)
     folder = RunDirectory(options.run_dir or run_dir.default_path(config))
@@ -82,9 +87,12 @@ def launch(options: RunOptions, experiment: Experiment, load: Load | None = None
             _report(folder.read_summary(), folder)
             print("already finished, nothing to do; --overwrite starts it anew")
             return 0
+        locks.take(folder.path)
     dataset = (load or cifar10.load)(experiment.data.dataset, options.data_dir)
     data = prepare(dataset, experiment.data.preprocess, experiment.data.validation)
     source = Source(dataset.source, dataset.fingerprint, tuple(dataset.notices))
+    if options.deterministic:
+        make_deterministic(options.backend)
     backend = create(options.backend, experiment, data, options.device)
     run = Run(experiment, backend, len(data.labels["train"]), source, folder, _loop_options(options))
     own = None if options.overwrite or options.dry_run else own_start(folder, experiment)
@@ -95,7 +103,7 @@ def launch(options: RunOptions, experiment: Experiment, load: Load | None = None
         _dry_run(run, start)
         return 0
     config["data"] = source.record()
-    folder.create(config, options.overwrite)
+    folder.create(config, locks, options.overwrite)
     _announce(options, experiment, backend, source, folder, start)
     return _conclude(run.train(start), folder, dataset)
 

@@ -19,8 +19,9 @@ from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.layers import BatchNorm
 from experiment.progress import Progress, Reporter, StopRequest, Stopwatch
-from experiment.records import SHARED_SECONDS, evaluation_line, train_records
-from experiment.run_dir import Record, RunDirectory, write_json
+from experiment.records import Record
+from experiment.reporting import SHARED_SECONDS, evaluation_line, train_records
+from experiment.run_dir import RunDirectory
 from experiment.spec import Experiment
 from experiment.tensorboard import BoardWriter
 
@@ -173,7 +174,7 @@ class Run:
         title = f"{what}, {self.backend.name}: test accuracy {final['test_accuracy']:.4f}"
         checkpoint.write_atomically(self.folder.curves, plots.curves(self.records, title))
         summary = self._summary(final, best)
-        write_json(self.folder.summary, summary)
+        self.folder.write_summary(summary)
         return summary
 
     def _summary(self, final: Record, best: Record) -> dict[str, Any]:
@@ -297,6 +298,7 @@ class Run:
         info = {
             "backend": self.backend.name,
             "fingerprint": self.source.fingerprint,
+            "metrics_sha256": self.folder.metrics_sha256(),
             "timed_from": self.timed_from,
             "train_seconds": self.training.seconds,
             "compile_seconds": self.compiling.seconds,

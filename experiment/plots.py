@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiment.run_dir import Record
+from experiment.records import Record
 
 # Okabe & Ito's palette: told apart by colour-blind readers and in grey.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
@@ -38,6 +41,27 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
+
+
+class Terminated(BaseException):
+    """SIGTERM where no training listens for it; SIGINT raises KeyboardInterrupt in the same way."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within its context SIGTERM raises Terminated, so that the command can leave in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's to handle
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopRequest:

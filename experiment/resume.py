@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiment import checkpoint
+import numpy as np
+
+from experiment import checkpoint, records
 from experiment.backend import saved_optimizer
 from experiment.catalogue import CATALOGUE
 from experiment.errors import UserError
-from experiment.layers import parameter_shapes
+from experiment.layers import initial_statistics, parameter_shapes
 from experiment.loop import Start
 from experiment.plain import from_dict
 from experiment.run_dir import RunDirectory
@@ -70,6 +72,25 @@ def _read(folder: RunDirectory, experiment: Experiment, then: str) -> Start | No
         print(f"notice: {line}; {then}")
     if found is None:
         return None
+    _check_state(found, folder, experiment)
+    past = folder.read_metrics(found.step)
+    steps = [record["step"] for record in past if record["kind"] == "train"]
+    whole = len(steps) == found.step and steps == list(range(1, found.step + 1))
+    if not whole or not all(map(records.is_complete, past)):
+        raise UserError(
+            f"resume {folder.path}: expected the {found.step} steps before its checkpoint in metrics.jsonl, "
+            f"found {len(steps)}; put the file back, or start anew with --overwrite"
+        )
+    if found.info.get("metrics_sha256", records.sha256(past)) != records.sha256(past):
+        raise UserError(
+            f"resume {folder.path}: metrics.jsonl is not what the checkpoint of step {found.step} was saved "
+            "with; put the file back, or start anew with --overwrite"
+        )
+    return Start(found, past)
+
+
+def _check_state(found: checkpoint.Checkpoint, folder: RunDirectory, experiment: Experiment) -> None:
+    """Raises UserError unless the checkpoint is one of this network: anybody can write a sound file."""
     shapes = parameter_shapes(experiment.layers())
     wanted = {f"parameters/{name}": shape for name, shape in shapes.items()}
     present = {name: array.shape for name, array in found.state.items() if name.startswith("parameters/")}
@@ -78,14 +99,33 @@ def _read(folder: RunDirectory, experiment: Experiment, then: str) -> Start | No
             f"resume {folder.path}: its parameters {_shapes(present)} do not fit this network's "
             f"{_shapes(wanted)}; leave out --hidden"
         )
-    records = folder.read_metrics(found.step)
-    steps = [record["step"] for record in records if record["kind"] == "train"]
-    if steps != list(range(1, found.step + 1)):
+    for slot in ("momentum", "first_moment", "second_moment"):
+        wanted |= {f"optimizer/{slot}/{name}": shape for name, shape in shapes.items()}
+    statistics = initial_statistics(experiment.layers())
+    wanted |= {f"statistics/{name}": array.shape for name, array in statistics.items()}
+    for name, array in found.state.items():
+        updates = name == "optimizer/updates"
+        fits = array.shape == () and array.dtype == np.int64 and array >= 0
+        if not (
+            fits if updates else array.dtype.kind == "f" and array.shape == wanted.get(name, array.shape)
+        ):
+            raise UserError(
+                f"resume {folder.path}: {name} is {array.dtype} {array.shape} in its checkpoint, which no "
+                "run of this network writes; take another run's folder"
+            )
+    _check_info(found, folder)
+
+
+def _check_info(found: checkpoint.Checkpoint, folder: RunDirectory) -> None:
+    texts, numbers = ("backend", "fingerprint"), ("timed_from", "train_seconds", "compile_seconds")
+    info = found.info
+    wrong = [name for name in texts if not isinstance(info.get(name), str)]
+    wrong += [name for name in numbers if not records.is_number(info.get(name))]
+    if wrong or "optimizer/updates" not in found.state:
         raise UserError(
-            f"resume {folder.path}: expected the {found.step} steps before its checkpoint in metrics.jsonl, "
-            f"found {len(steps)}; put the file back, or start anew with --overwrite"
+            f"resume {folder.path}: the checkpoint of step {found.step} does not say "
+            f"{', '.join(wrong or ['optimizer/updates'])} as a run's does; take another run's folder"
         )
-    return Start(found, records)
 
 
 def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:

@@ -13,10 +13,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experiment import records, run_lock
 from experiment.checkpoint import write_atomically
 from experiment.errors import UserError
+from experiment.records import Record
+from experiment.run_lock import RunLocks
+from experiment.sealed import read_json, sealed, unsealed
 
-Record = dict[str, Any]
+_BEFORE_CONFIG = ("config.json.tmp", run_lock.NAME)
+"""What a process that died before it had written config.json may leave."""
 
 SUMMARY_FIELDS = (
     "backend",
@@ -52,6 +57,7 @@ class RunDirectory:
         self.predictions = path / "predictions.npy"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
+        self._digest = hashlib.sha256()
 
     def check(self, config: dict[str, Any], overwrite: bool = False) -> None:
         """Make sure that the folder is free or holds this config's run; changes nothing.
@@ -69,7 +75,7 @@ class RunDirectory:
                     "repeat its command to resume it, choose another --run-dir, start anew with "
                     "--overwrite, or go on from it with --resume"
                 )
-        elif self.path.is_dir() and any(path.name != "config.json.tmp" for path in self.path.iterdir()):
+        elif self.path.is_dir() and any(path.name not in _BEFORE_CONFIG for path in self.path.iterdir()):
             raise UserError(
                 f"run_dir {self.path}: not empty and no run folder (no config.json); choose another --run-dir"
             )
@@ -78,27 +84,40 @@ class RunDirectory:
         """In which settings the run that is there departs from this config's, each as a phrase."""
         return _differences(self.read_config(), config)
 
-    def create(self, config: dict[str, Any], overwrite: bool = False) -> None:
-        """Make the folder and its config.json where they are missing; `overwrite` empties it first."""
+    def create(self, config: dict[str, Any], locks: RunLocks, overwrite: bool = False) -> None:
+        """Make the folder and its config.json where they are missing, and hold its lock; `overwrite`
+        empties it first.
+
+        Raises UserError where another process holds the folder, or made it since `check`.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if locks.take(self.path) and self.config.exists():
+            raise UserError(
+                f"run_dir {self.path}: another process made it just now; repeat the command to go on from it"
+            )
         if overwrite:
             self._clear()
-        self.path.mkdir(parents=True, exist_ok=True)
         if not self.config.exists():
-            write_json(self.config, config)
+            write_json(self.config, sealed(config))
 
     def read_config(self) -> dict[str, Any]:
         """config.json; raises UserError where it is not one."""
         config = read_json(self.config)
         if not isinstance(config, dict) or not {"experiment", "backend", "name"} <= set(config):
             raise UserError(f"{self.config}: expected a run's config with experiment, backend and name")
-        return config
+        return unsealed(config, self.config)
 
     def read_summary(self) -> dict[str, Any]:
         """summary.json of a finished run; raises UserError where it is not one."""
         summary = read_json(self.summary)
         if not isinstance(summary, dict) or not set(SUMMARY_FIELDS) <= set(summary):
             raise UserError(f"{self.summary}: expected a run's summary with {', '.join(SUMMARY_FIELDS)}")
-        return summary
+        records.check_summary(summary, self.summary)
+        return unsealed(summary, self.summary)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json whole or not at all: with it the run is finished."""
+        write_json(self.summary, sealed(summary))
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else."""
@@ -112,32 +131,40 @@ class RunDirectory:
     # --- metrics: one JSON object a line, {"kind": "train" | "eval", "step": ..., ...} ---
 
     def read_metrics(self, up_to: int) -> list[Record]:
-        """Records of steps 1 .. up_to; a half-written last line is passed over."""
-        records = []
+        """Records of steps 1 .. up_to; what follows a half-written or foreign line is passed over."""
+        found = []
         if self.metrics.exists():
             for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
+                record = records.parse(line)
+                if record is None:
                     break
-                if (
-                    isinstance(record, dict)
-                    and isinstance(record.get("step"), int)
-                    and record["step"] <= up_to
-                ):
-                    records.append(record)
-        return records
+                if record["step"] <= up_to:
+                    found.append(record)
+        return found
 
-    def restart_metrics(self, records: Iterable[Record]) -> None:
+    def restart_metrics(self, past: Iterable[Record]) -> None:
         """Replace metrics.jsonl by these records: lines past a checkpoint will be made again."""
-        write_atomically(self.metrics, "".join(map(_line, records)).encode())
+        lines = "".join(map(records.line, past)).encode()
+        self._digest = hashlib.sha256(lines)
+        write_atomically(self.metrics, lines)
 
-    def append_metrics(self, records: Iterable[Record]) -> None:
+    def append_metrics(self, more: Iterable[Record]) -> None:
         """Add lines, on the disk when this returns, so that no checkpoint is ever ahead of them."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.writelines(map(_line, records))
-            file.flush()
+        lines = "".join(map(records.line, more))
+        # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
+        with open(self.metrics, "ab", buffering=0) as file:
+            _write_all(file.fileno(), lines.encode())
             os.fsync(file.fileno())
+        self._digest.update(lines.encode())
+
+    def metrics_sha256(self) -> str:
+        """Of every record written, for the checkpoint to vouch for; as `records.sha256` of them."""
+        return self._digest.hexdigest()
+
+
+def _write_all(handle: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(handle, content) :]
 
 
 def default_path(config: dict[str, Any], root: Path = Path("runs")) -> Path:
@@ -160,20 +187,6 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {name: value}
     return {key: leaf for part, inner in value.items() for key, leaf in flat(inner, part).items()}
-
-
-def _line(record: Record) -> str:
-    return json.dumps(record, allow_nan=False) + "\n"
-
-
-def read_json(path: Path) -> Any:
-    """The JSON in `path`; raises UserError that names file and place of a fault."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 import cifar10
 from cifar10.preprocess import prepare
-from experiment import cost
-from experiment.backend import TrainingData, create, create_together
+from experiment import cost, memory
+from experiment.backend import TrainingData, create, create_together, make_deterministic
 from experiment.catalogue import changes
 from experiment.diagnose import NonFiniteError
 from experiment.errors import UserError
@@ -28,6 +28,7 @@ from experiment.loop import LoopOptions, Run, Source, Start
 from experiment.plain import to_dict
 from experiment.resume import check_data, own_start
 from experiment.run_dir import RunDirectory
+from experiment.run_lock import RunLocks
 from experiment.spec import BackendName, Device, Experiment
 
 Job = tuple[str, Experiment, Path]
@@ -44,6 +45,8 @@ class SweepOptions:
     keep_checkpoints: int = 2
     tensorboard: bool = False
     overwrite: bool = False
+    deterministic: bool = False
+    load: cifar10.Load | None = None
 
 
 @dataclass
@@ -84,8 +87,11 @@ def run_sweep(backend: BackendName, jobs: Sequence[Job], options: SweepOptions) 
     outcome = SweepOutcome()
     waiting = _unfinished(backend, jobs, options.overwrite)
     print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them finished before", flush=True)
+    if options.deterministic:
+        make_deterministic(backend)
     for group in grouped(waiting):
-        _run_group(backend, group, options, outcome)
+        with RunLocks() as locks, memory.explained(group[0][1], backend):
+            _run_group(backend, group, options, locks, outcome)
         if outcome.signal is not None:
             print("repeat the same command, without --overwrite, to resume")
             return outcome
@@ -127,10 +133,14 @@ def _unfinished(backend: BackendName, jobs: Sequence[Job], overwrite: bool) -> l
     return waiting
 
 
-def _run_group(backend: BackendName, jobs: list[Job], options: SweepOptions, outcome: SweepOutcome) -> None:
+def _run_group(
+    backend: BackendName, jobs: list[Job], options: SweepOptions, locks: RunLocks, outcome: SweepOutcome
+) -> None:
     """Train jobs of one `common`; adds to the outcome."""
+    for job in jobs:
+        locks.take(job[2])
     recipe = jobs[0][1].data
-    dataset = cifar10.load(recipe.dataset, options.data_dir)
+    dataset = (options.load or cifar10.load)(recipe.dataset, options.data_dir)
     data = prepare(dataset, recipe.preprocess, recipe.validation)
     source = Source(dataset.source, dataset.fingerprint, tuple(dataset.notices))
     together = None
@@ -138,7 +148,7 @@ def _run_group(backend: BackendName, jobs: list[Job], options: SweepOptions, out
         together = create_together(backend, [job[1] for job in jobs], data, options.device)
     if together is None:
         for job in jobs:
-            _run_alone(backend, job, data, source, options, outcome)
+            _run_alone(backend, job, data, source, options, locks, outcome)
             if outcome.signal is not None:
                 return
         return
@@ -148,7 +158,7 @@ def _run_group(backend: BackendName, jobs: list[Job], options: SweepOptions, out
             job[1], member, len(data.labels["train"]), source, RunDirectory(job[2]), _loop(job, options)
         )
         runs.append(run)
-        starts.append(_prepare_folder(backend, job, source, options))
+        starts.append(_prepare_folder(backend, job, source, options, locks))
     print(f"{len(jobs)} runs of {_what(jobs[0])} in one program on {runs[0].backend.device}", flush=True)
     ended = train_together(runs, starts, [job[2].name for job in jobs], together)
     outcome.signal = ended.signal
@@ -161,11 +171,12 @@ def _run_alone(
     data: TrainingData,
     source: Source,
     options: SweepOptions,
+    locks: RunLocks,
     outcome: SweepOutcome,
 ) -> None:
     one = create(backend, job[1], data, options.device)
     run = Run(job[1], one, len(data.labels["train"]), source, RunDirectory(job[2]), _loop(job, options))
-    start = _prepare_folder(backend, job, source, options)
+    start = _prepare_folder(backend, job, source, options, locks)
     print(f"{job[2].name}: {_what(job)} alone, {one.name} on {one.device}", flush=True)
     try:
         outcome.signal = run.train(start).signal
@@ -182,13 +193,15 @@ def _loop(job: Job, options: SweepOptions) -> LoopOptions:
     return LoopOptions(options.checkpoint_every, options.keep_checkpoints, options.tensorboard, job[0])
 
 
-def _prepare_folder(backend: BackendName, job: Job, source: Source, options: SweepOptions) -> Start | None:
+def _prepare_folder(
+    backend: BackendName, job: Job, source: Source, options: SweepOptions, locks: RunLocks
+) -> Start | None:
     """Make the run's folder, and find where it goes on."""
     folder = RunDirectory(job[2])
     start = None if options.overwrite else own_start(folder, job[1])
     if start is not None:
         check_data(start, source.fingerprint)
-    folder.create(_config(backend, job) | {"data": source.record()}, options.overwrite)
+    folder.create(_config(backend, job) | {"data": source.record()}, locks, options.overwrite)
     return start
 
 
@@ -197,7 +210,7 @@ def dry_run(backend: BackendName, jobs: Sequence[Job], options: SweepOptions) ->
     _unfinished(backend, jobs, options.overwrite)
     print(cost.describe(jobs[0][1]))
     recipe = jobs[0][1].data
-    dataset = cifar10.load(recipe.dataset, options.data_dir)
+    dataset = (options.load or cifar10.load)(recipe.dataset, options.data_dir)
     data = prepare(dataset, recipe.preprocess, recipe.validation)
     source = Source(dataset.source, dataset.fingerprint, tuple(dataset.notices))
     print(f"data: {source.source}, {source.fingerprint[:23]}..., {len(data.labels['train'])} training images")

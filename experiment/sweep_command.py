@@ -13,7 +13,8 @@ from experiment.errors import UserError
 from experiment.grid import Point, grid
 from experiment.launch import RunOptions
 from experiment.plain import to_dict
-from experiment.run_dir import RunDirectory, read_json
+from experiment.run_dir import RunDirectory
+from experiment.sealed import read_json
 from experiment.spec import Experiment
 from experiment.sweep import Job, SweepOptions, SweepOutcome, dry_run, run_sweep
 
@@ -44,6 +45,7 @@ def sweep(options: RunOptions, base: Experiment) -> int:
         options.keep_checkpoints,
         options.tensorboard,
         options.overwrite,
+        options.deterministic,
     )
     _check(parent, identity, options.overwrite)
     if options.dry_run:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.errors import UserError
-from experiment.run_dir import Record
+from experiment.records import Record
 
 
 class BoardWriter:

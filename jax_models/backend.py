@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -60,6 +61,17 @@ class DeviceData(NamedTuple):
 def build(experiment: Experiment, data: TrainingData, device: Device) -> JaxBackend:
     """The backend for `experiment`; raises UserError when JAX has no such device."""
     return JaxBackend(experiment, data, find_devices(device)[0])
+
+
+DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+"""The first covers scatters, reductions, cuDNN's convolutions and max-pool's backward; the second keeps
+what was fastest today from choosing the algorithm."""
+
+
+def make_deterministic() -> None:
+    """See experiment.backend.make_deterministic. XLA reads its flags when the first device is asked for."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*flags, *(flag for flag in DETERMINISTIC if flag not in flags)])
 
 
 def find_devices(device: Device) -> list[jax.Device]:

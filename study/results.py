@@ -12,7 +12,9 @@ from typing import Any
 
 from experiment.errors import UserError
 from experiment.plain import from_dict
-from experiment.run_dir import Record, RunDirectory, read_json
+from experiment.records import Record
+from experiment.run_dir import RunDirectory
+from experiment.sealed import read_json
 from experiment.spec import Experiment
 
 

@@ -19,7 +19,7 @@ from types import FrameType
 import cifar10
 from experiment.diagnose import NonFiniteError
 from experiment.errors import UserError
-from experiment.launch import Load, launch
+from experiment.launch import launch
 from experiment.run_dir import write_json
 from experiment.spec import Device
 from study.jobs import Clock, Job, State, duration, state
@@ -42,7 +42,7 @@ class Session:
     """Keep the checkpoints of finished runs."""
     verbose: bool = False
     """Show every line that train.py would."""
-    load: Load = field(default_factory=lambda: functools.cache(cifar10.load))
+    load: cifar10.Load = field(default_factory=lambda: functools.cache(cifar10.load))
     """Reads a data set once."""
     clock: Clock = field(default_factory=Clock)
     left: list[Job] = field(default_factory=list)

@@ -47,7 +47,7 @@ def assert_same(actual: State, expected: State) -> None:
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
-    path = saved(tmp_path / "new" / "folder")
+    path = saved(tmp_path / "new")
     assert path.name == "step-00000007.safetensors"
     loaded = checkpoint.load(path)
     assert (loaded.step, loaded.info) == (7, INFO)

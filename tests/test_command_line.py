@@ -16,6 +16,7 @@ import pytest
 import train
 from experiment.catalogue import CATALOGUE
 from experiment.launch import RunOptions
+from experiment.run_dir import RunDirectory
 from experiment.spec import Experiment
 from tests import tiny
 
@@ -181,7 +182,7 @@ def test_only_the_study_s_own_settings_on_cifar10_stand_beside_the_report(
     assert tiny.call(*words) == 0
     folder = Path("run")
     summary = tiny.summary(folder) | {"data": {"source": source}, "changed_settings": changed}
-    (folder / "summary.json").write_text(json.dumps(summary))
+    RunDirectory(folder).write_summary(summary)
     capsys.readouterr()
     assert tiny.call(*words) == 0
     assert capsys.readouterr().out.startswith(
@@ -227,7 +228,7 @@ def test_early_stopping_added_at_a_resume_decides_at_the_next_evaluation(tmp_pat
     for record in records:
         if record["kind"] == "eval":
             record["test_accuracy"] = 1.0 / record["step"]
-    (stopped / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    tiny.rewrite_metrics(stopped, records)
     resume = ("--backend", "numpy", "--resume", str(stopped), "--early-stopping", "1", "--steps", "40")
     assert tiny.call(*resume, "--run-dir", "on-test") == 0
     assert tiny.summary(Path("on-test"))["steps"] == 12

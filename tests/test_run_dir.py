@@ -14,6 +14,8 @@ from experiment.errors import UserError
 from experiment.plain import from_dict, to_dict
 from experiment.resume import settings_of
 from experiment.run_dir import RunDirectory, default_path
+from experiment.run_lock import RunLocks
+from experiment.sealed import sealed
 from tests import tiny
 
 Config = dict[str, Any]
@@ -32,7 +34,9 @@ def take(path: Path, content: Config, overwrite: bool = False) -> RunDirectory:
     """Check and create, as a command does before it trains."""
     folder = RunDirectory(path)
     folder.check(content, overwrite)
-    folder.create(content, overwrite)
+    with RunLocks() as locks:
+        locks.take(path)
+        folder.create(content, locks, overwrite)
     return folder
 
 
@@ -41,7 +45,7 @@ def take(path: Path, content: Config, overwrite: bool = False) -> RunDirectory:
 
 def test_a_new_folder_gets_the_config_and_opens_again(tmp_path: Path) -> None:
     folder = take(tmp_path / "runs" / "deep" / "one", config())
-    assert json.loads(folder.config.read_bytes()) == config()
+    assert json.loads(folder.config.read_bytes()) == sealed(config())
     take(folder.path, config())
     assert folder.read_config() == config()
     assert settings_of(folder.path) == ("fig1", tiny.settings())
@@ -63,7 +67,7 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path, other: Config, mes
     with pytest.raises(UserError, match=message) as caught:
         RunDirectory(tmp_path).check(other)
     assert str(tmp_path) in str(caught.value)
-    assert json.loads((tmp_path / "config.json").read_bytes()) == config()
+    assert json.loads((tmp_path / "config.json").read_bytes()) == sealed(config())
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -108,7 +112,7 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(tmp_path: Path) -
     mine.parent.mkdir()
     mine.write_text("keep")
     take(tmp_path, config(steps=24), overwrite=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "lock", "notes"]
     assert folder.read_config() == config(steps=24)
     assert mine.read_text() == "keep"
 
@@ -164,7 +168,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     ),
     "rate nan": (
         field("optimization", "learning_rate", float("nan")),
-        "learning_rate: expected a finite number",
+        "NaN is no JSON number",
     ),
     "rate beyond float": (field("optimization", "learning_rate", 10**400), "learning_rate: expected"),
     "out of range": (field("model", "dropout", 1), "dropout: expected a finite number >= 0 and < 1"),

@@ -27,8 +27,10 @@ import experiment.loop
 import experiment.plots
 import train
 from cifar10 import Dataset, generated
+from experiment import checkpoint
 from experiment.backend import Backend, TrainingData, create
 from experiment.launch import RunOptions
+from experiment.records import sha256
 from experiment.run_dir import RunDirectory
 from experiment.spec import Experiment
 
@@ -155,6 +157,16 @@ def rewind(folder: Path, copy: Path, step: int) -> Path:
         if int(path.stem.removeprefix("step-")) > step:
             path.unlink()
     return copy
+
+
+def rewrite_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
+    """Another past for a run, with checkpoints that vouch for it."""
+    directory = RunDirectory(folder)
+    directory.restart_metrics(records)
+    for step, path in checkpoint.listing(directory.checkpoints):
+        found = checkpoint.load(path)
+        found.info["metrics_sha256"] = sha256(record for record in records if record["step"] <= step)
+        checkpoint.save(path.parent, found)
 
 
 def flip(path: Path, at: int = -1) -> None:

@@ -26,7 +26,7 @@ from experiment.backend import (
 from experiment.errors import UserError
 from experiment.layers import Conv2d, is_weight
 from experiment.spec import Device, Experiment
-from torch_models import augment, loss, optim
+from torch_models import augment, loss, optim, precision
 from torch_models.model import Network
 from torch_models.precision import pinned
 
@@ -43,6 +43,11 @@ class Batch(NamedTuple):
 def build(experiment: Experiment, data: TrainingData, device: Device) -> TorchBackend:
     """The backend for `experiment`; raises UserError when torch has no such device."""
     return TorchBackend(experiment, data, _find_device(device))
+
+
+def make_deterministic() -> None:
+    """See experiment.backend.make_deterministic."""
+    precision.make_deterministic()
 
 
 def _find_device(device: Device) -> torch.device:

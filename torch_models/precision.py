@@ -1,11 +1,14 @@
-"""How precisely a GPU takes products: torch's defaults differ between operations, so each is set."""
+"""How precisely, and how repeatably, a GPU computes: torch's defaults differ, so each is set."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager
@@ -21,3 +24,14 @@ def pinned(tf32: bool) -> Iterator[None]:
         yield
     finally:
         products.allow_tf32, convolutions.allow_tf32, products.allow_bf16_reduced_precision_reduction = before
+
+
+def make_deterministic() -> None:
+    """Only algorithms that repeat bit for bit, for the rest of this process; others raise RuntimeError.
+
+    cuBLAS reads its workspace's setting when CUDA starts, so this comes before the first CUDA call.
+    """
+    os.environ.setdefault(WORKSPACE, ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True  # convolutions
+    torch.backends.cudnn.benchmark = False  # which algorithm is not to depend on what was fastest today

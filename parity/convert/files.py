@@ -25,7 +25,7 @@ from experiment.errors import UserError
 from experiment.plain import from_dict
 from experiment.run_dir import RunDirectory
 from experiment.spec import Experiment
-from parity.convert import safe
+from parity.convert import pickle_size, safe
 from parity.convert.api import canonical_of
 from parity.convert.source import About, Source, floating, stripped
 from parity.convert.units import CONVENTIONS, Array, Arrays, Convention
@@ -113,6 +113,8 @@ def _torch(content: bytes, path: Path, convention: Convention | None) -> Source:
     torch, tensors = _import("torch", path), _import("parity.convert.tensors", path)
     if content[:2] == b"PK":
         _require_stored(content, path)
+    elif pickle_size.is_bomb(content):
+        raise _bomb(path)
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling what is not a state_dict can raise anything
@@ -128,20 +130,35 @@ def _torch(content: bytes, path: Path, convention: Convention | None) -> Source:
             f"{path}: expected a state_dict of tensors, found {', '.join(map(str, wrong[:5])) or 'nothing'} "
             "in it; save model.state_dict()"
         )
+    # A tensor may claim to be an enormous view of a few numbers, which only a copy makes real.
+    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > 4 * len(content):
+        raise _bomb(path)
     arrays, more = stripped({str(name): tensors.to_array(tensor) for name, tensor in state.items()})
     return Source("torch state_dict", "torch", floating(arrays, path), True, notes=(*notes, *more))
+
+
+def _bomb(path: Path) -> UserError:
+    return UserError(f"{path}: unpacks to many times its size, as no state_dict does; do not trust it")
 
 
 def _require_stored(content: bytes, path: Path) -> None:
     """torch writes its archives uncompressed; a compressed one may unpack to any size."""
     try:
-        entries = zipfile.ZipFile(io.BytesIO(content)).infolist()
-    except zipfile.BadZipFile as error:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        entries = archive.infolist()
+        pickled = [
+            archive.read(entry)
+            for entry in entries
+            if entry.filename.endswith(".pkl") and entry.compress_type == zipfile.ZIP_STORED
+        ]
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"{path}: a damaged archive ({error}); copy it again, or save it anew") from None
     if any(name.endswith(".npy") for name in (entry.filename for entry in entries)):
         raise UserError(f"{path}: a NumPy .npz archive; save its arrays as safetensors instead")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UserError(f"{path}: a compressed archive, which torch does not write; save it with torch.save")
+    if any(map(pickle_size.is_bomb, pickled)):
+        raise _bomb(path)
 
 
 def _unwrapped(loaded: Any, path: Path) -> tuple[Mapping[Any, Any], tuple[str, ...]]:

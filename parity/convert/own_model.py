@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiment.errors import UserError
-from experiment.run_dir import read_json
+from experiment.sealed import read_json
 from parity.convert import api
 from parity.convert.source import Source
 from parity.convert.units import Array, Arrays, Convention, Shape

@@ -15,7 +15,7 @@ from cifar10.preprocess import fit
 from experiment.backend import TrainingData
 from experiment.errors import UserError
 from experiment.network import Model
-from experiment.run_dir import read_json
+from experiment.sealed import read_json
 from experiment.spec import Data, Dtype, Experiment, Initialization, Optimization, Training
 from parity import growth, saving, table
 from parity.cases import generator
