@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, Protocol
@@ -205,6 +207,24 @@ def create_together(
     build = _module(name, "jax_models.sweep", _MODULES[name][1]).build
     together: Together = build(experiments, data, device)
     return together
+
+
+@contextmanager
+def importing(name: BackendName) -> Iterator[None]:
+    """Import a backend in a thread while the body runs: a framework takes as long as reading the data,
+    most of which is hashing and leaves Python's lock free. What goes wrong is left for `create` to report.
+    """
+
+    def quietly() -> None:
+        with suppress(Exception):
+            importlib.import_module(_MODULES[name][0])
+
+    thread = threading.Thread(target=quietly)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def plan_steps(experiment: Experiment, indices: np.ndarray, first: int) -> Steps:

@@ -56,6 +56,23 @@ def step_flops(experiment: Experiment) -> int:
     return experiment.data.batch_size * (3 * sum(flops) - flops[0])
 
 
+def step_bytes(experiment: Experiment) -> int:
+    """Bytes that one training step cannot but move to and from memory, nothing of it staying in a cache.
+
+    Every parameter is read forward and backward, its gradient written and read, and the update reads and
+    writes it and its optimizer slots. All that lies between two products is taken as fused into them, so only
+    the products' outputs count: written and read forward, read again backward, their gradients written and
+    read. Images are gathered as bytes, written prepared, and read forward and backward.
+    """
+    compute = _BYTES[experiment.training.dtype]
+    costs = layer_costs(experiment)
+    parameters = sum(cost.parameters for cost in costs) * max(compute, 4)
+    values = sum(math.prod(cost.output) for cost in costs if cost.flops)
+    image = math.prod(IMAGE_SHAPE)
+    activations = experiment.data.batch_size * (5 * compute * values + (1 + 3 * compute) * image)
+    return parameters * (6 + 2 * len(optimizer_slots(experiment))) + activations
+
+
 def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]:
     """Bytes by purpose: the images, parameters with gradients and optimizer, activations of a batch."""
     dtype = experiment.training.dtype

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import cifar10
 from cifar10.preprocess import prepare
 from experiment import cost, memory, run_dir
-from experiment.backend import Backend, Statistics, create, make_deterministic
+from experiment.backend import Backend, Statistics, create, importing, make_deterministic
 from experiment.catalogue import CATALOGUE
 from experiment.errors import UserError
 from experiment.loop import LoopOptions, Outcome, Run, Source, Start
@@ -88,8 +88,9 @@ def _launch(options: RunOptions, experiment: Experiment, locks: RunLocks, load: 
             print("already finished, nothing to do; --overwrite starts it anew")
             return 0
         locks.take(folder.path)
-    dataset = (load or cifar10.load)(experiment.data.dataset, options.data_dir)
-    data = prepare(dataset, experiment.data.preprocess, experiment.data.validation)
+    with importing(options.backend):
+        dataset = (load or cifar10.load)(experiment.data.dataset, options.data_dir)
+        data = prepare(dataset, experiment.data.preprocess, experiment.data.validation)
     source = Source(dataset.source, dataset.fingerprint, tuple(dataset.notices))
     if options.deterministic:
         make_deterministic(options.backend)
@@ -105,7 +106,10 @@ def _launch(options: RunOptions, experiment: Experiment, locks: RunLocks, load: 
     config["data"] = source.record()
     folder.create(config, locks, options.overwrite)
     _announce(options, experiment, backend, source, folder, start)
-    return _conclude(run.train(start), folder, dataset)
+    code = _conclude(run.train(start), folder, dataset)
+    if run.training.first_stop is not None:
+        print(f"first steps done {run.training.first_stop:.1f} s after the program's start")
+    return code
 
 
 def config_of(

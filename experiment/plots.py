@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from experiment.records import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe & Ito's palette: told apart by colour-blind readers and in grey.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -17,6 +18,10 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 def curves(records: list[Record], title: str) -> bytes:
     """The picture as PNG bytes, from a run's metrics records."""
+    # Here, not above: matplotlib takes longer to import than the rest of a NumPy run, and draws at its end.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     train = [record for record in records if record["kind"] == "train"]
     evaluations = [record for record in records if record["kind"] == "eval"]
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")

@@ -29,7 +29,7 @@ from experiment.backend import (
 from experiment.errors import UserError
 from experiment.layers import first_trained, is_weight
 from experiment.spec import Device, Experiment
-from jax_models import augment, conv, loss, optim
+from jax_models import augment, cache, conv, loss, optim
 from jax_models.conv import AnyArray
 from jax_models.dense import at_least_float32
 from jax_models.model import Network, bind
@@ -60,6 +60,7 @@ class DeviceData(NamedTuple):
 
 def build(experiment: Experiment, data: TrainingData, device: Device) -> JaxBackend:
     """The backend for `experiment`; raises UserError when JAX has no such device."""
+    cache.enable()
     return JaxBackend(experiment, data, find_devices(device)[0])
 
 
@@ -118,6 +119,7 @@ class JaxBackend:
             self.optimizer = optim.chain(experiment.optimization)
         self._run = jax.jit(self._run_steps, donate_argnums=0)
         self._evaluate = jax.jit(self.evaluate_split, static_argnums=3)
+        self._evaluations: dict[tuple[str, bool], jax.stages.Compiled] = {}
         self._trace = jax.jit(self._trace_step)
         self.capacity = 0
 
@@ -138,7 +140,7 @@ class JaxBackend:
         """Compile training for tables of `capacity` steps, and evaluation."""
         self.capacity = max(capacity, 2)  # XLA compiles a table of one row to another program
         self.train(no_steps(self.experiment))
-        self.evaluate("test")
+        self._evaluation("test", self.experiment.model.norm_statistics == "batch")
 
     def train(self, steps: Steps) -> StepResults:
         self.capacity = max(self.capacity, len(steps), 2)
@@ -156,11 +158,19 @@ class JaxBackend:
 
     def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
         batch = (statistics or self.experiment.model.norm_statistics) == "batch"
+        program = self._evaluation(split, batch)
         with self.context():
-            results = jax.device_get(
-                self._evaluate(self.state.parameters, self.state.statistics, self.data[split], batch)
-            )
+            results = jax.device_get(program(self.state.parameters, self.state.statistics, self.data[split]))
         return evaluation(*results)
+
+    def _evaluation(self, split: str, batch: bool) -> jax.stages.Compiled:
+        """The compiled program for a split: made without running it, a pass over the test set."""
+        if (split, batch) not in self._evaluations:
+            state = self.state.parameters, self.state.statistics
+            with self.context():
+                lowered = self._evaluate.lower(*state, self.data[split], batch)
+                self._evaluations[split, batch] = lowered.compile()
+        return self._evaluations[split, batch]
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         with self.context():

@@ -28,6 +28,7 @@ from experiment.backend import Evaluation, State, Statistics, StepResults, Steps
 from experiment.grid import common
 from experiment.network import shapes
 from experiment.spec import Device, Experiment
+from jax_models import cache
 from jax_models.backend import DeviceData, JaxBackend, TrainState, evaluation, find_devices
 
 Array = jax.Array
@@ -39,6 +40,7 @@ ALL = PartitionSpec()
 
 def build(experiments: Sequence[Experiment], data: TrainingData, device: Device) -> JaxSweep:
     """The runs on all devices of that kind; raises UserError when JAX has none."""
+    cache.enable()
     return JaxSweep(experiments, data, find_devices(device))
 
 

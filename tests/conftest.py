@@ -16,6 +16,7 @@ import pytest
 # Read by the libraries when they are first imported, here or in a test's own subprocess.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["TRIPTYCH_CACHE_DIR"] = "off"  # what a test compiles is this checkout's; test_cache.py asks for it
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: one thread each for BLAS
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
