@@ -144,7 +144,8 @@ def main() -> None:
 def _print(options: Options, times: dict[str, list[float]]) -> None:
     first = options.variants[0]
     print(
-        f"size {options.size}, {options.runs} runs, batch 200, {options.device}, {options.repeats} processes each"
+        f"size {options.size}, {options.runs} runs, batch 200, {options.device}, "
+        f"{options.repeats} processes each"
     )
     print(f"{'variant':<12} {'ms a step of a run':>19} {'min':>9} {'max':>9}  time against {first}")
     for variant, row in times.items():
