@@ -19,9 +19,11 @@ from types import FrameType
 import cifar10
 from experiment.diagnose import NonFiniteError
 from experiment.errors import UserError
+from experiment.grid import common
 from experiment.launch import launch
 from experiment.run_dir import write_json
 from experiment.spec import Device
+from experiment.sweep import SweepOptions, run_sweep
 from study.jobs import Clock, Job, State, duration, state
 from study.results import failure_file
 
@@ -59,8 +61,11 @@ def run(jobs: Sequence[Job], session: Session) -> int:
         states = {job: state(job, session.root) for job in jobs}
         session.left = [job for job in jobs if _is_open(states[job], session)]
         _measure(session.clock, jobs, states, session.root)
+        groups: dict[tuple[object, ...], list[Job]] = {}
+        for job in jobs:
+            groups.setdefault(_trained_together(job), []).append(job)
         worst, number = 0, itertools.count(1)
-        for _, group in itertools.groupby(jobs, key=_trained_together):
+        for group in groups.values():
             numbered = [(job, f"[{next(number):>3}/{len(jobs)}] {job}") for job in group]
             for job, title in numbered:
                 if not _is_open(states[job], session):
@@ -77,16 +82,18 @@ def _is_open(found: State, session: Session) -> bool:
 
 
 def _trained_together(job: Job) -> tuple[object, ...]:
-    """Equal for consecutive runs that one program could train: those of the table differ only in learning
-    rate, weight decay and seed.
+    """Equal for runs that one program trains: in JAX, those that differ in learning rate, weight decay and
+    seed only. A CNN's run takes so long that it stays alone, and is done when it is done.
     """
-    if job.planned.group == "table1":
-        return (job.backend, job.experiment.model)
+    if job.backend == "jax" and not job.experiment.model.channels:
+        return (job.backend, common(job.experiment))
     return (job,)
 
 
 def _train_group(group: Sequence[tuple[Job, str]], session: Session) -> int:
-    """Train runs that one program could train; today one after the other. (Run, title of its line)."""
+    """Train runs that go together. (Run, title of its line)."""
+    if len(group) > 1:
+        return _train_together(group, session)
     worst = 0
     for job, title in group:
         print(f"{title}, {session.clock.left(session.left)}", flush=True)
@@ -104,6 +111,47 @@ def _train_group(group: Sequence[tuple[Job, str]], session: Session) -> int:
     return worst
 
 
+def _train_together(group: Sequence[tuple[Job, str]], session: Session) -> int:
+    """Runs in one program; each leaves the folder that it would have left alone."""
+    together = [job for job, _ in group]
+    for _, title in group:
+        print(f"{title}, in one program with {len(group) - 1} more", flush=True)
+    print(f"    {session.clock.left(session.left)}", flush=True)
+    began = time.perf_counter()
+    paths = {job.folder(session.root).path: job for job in together}
+    options = SweepOptions(session.data_dir, session.device, keep_checkpoints=1, load=session.load)
+    wanted = [(job.planned.entry, job.experiment, path) for path, job in paths.items()]
+    shown = sys.stdout if session.verbose else io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown):
+            outcome = run_sweep(together[0].backend, wanted, options)
+    finally:
+        _relay(shown)
+    for path, message in outcome.failures.items():
+        _note_failure(paths[path], path, message)
+        session.left.remove(paths[path])
+    seconds = time.perf_counter() - began
+    for path, job in paths.items():
+        if path in outcome.failures or not job.folder(session.root).summary.exists():
+            continue
+        session.left.remove(job)
+        session.clock.note(job, seconds / len(group))
+        failure_file(path).unlink(missing_ok=True)
+        _settle(job, session)
+        print(f"    {job}: test accuracy {job.folder(session.root).read_summary()['test_accuracy']:.4f}")
+    print(f"    {duration(seconds)} together", flush=True)
+    if outcome.signal is not None:
+        print(f"    stopped by {signal.Signals(outcome.signal).name}, checkpoints saved")
+        print("repeat the same command to go on")
+    return outcome.code
+
+
+def _note_failure(job: Job, folder: Path, message: str) -> None:
+    found = {"backend": job.backend, "seed": job.seed, "message": message}
+    write_json(failure_file(folder), found)
+    print(f"    {job}: {message}", flush=True)
+
+
 def _train(job: Job, session: Session) -> int:
     """One run, from its last checkpoint where it has one."""
     folder, shown = job.folder(session.root), sys.stdout if session.verbose else io.StringIO()
@@ -112,9 +160,7 @@ def _train(job: Job, session: Session) -> int:
             options = job.options(session.root, session.data_dir, session.device)
             code = launch(options, job.experiment, session.load)
     except NonFiniteError as error:
-        found = {"backend": job.backend, "seed": job.seed, "message": str(error)}
-        write_json(failure_file(folder.path), found)
-        print(f"    {error}", flush=True)
+        _note_failure(job, folder.path, str(error))
         return NOT_FINITE
     finally:
         _relay(shown)

@@ -113,7 +113,7 @@ def endings(growth: Growth) -> list[dict[str, Any]]:
             "statistics": f"{curve.last.statistics:.1e}" if curve.last.statistic else "none kept",
             "loss": f"{max(curve.losses):.1e}",
             "predictions": curve.last.predictions,
-            "share": "" if curve.backend == TWIN else f"{max(p.share for p in curve.points):.3f}",
+            "share": "" if curve.backend == TWIN else f"{curve.points[-1].share:.2g}",
             "passed": curve.passed,
         }
         for curve in growth.curves
