@@ -135,6 +135,7 @@ def main() -> None:
             ]
             output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             times[variant].append(json_format.loads(output))
+            print(f"{variant}: {times[variant][-1]:.2f} ms", file=sys.stderr, flush=True)
     _print(options, times)
     if options.json is not None:
         found = {"size": options.size, "runs": options.runs, "device": options.device, "milliseconds": times}

@@ -17,7 +17,7 @@ from experiment.loop import Run, Start
 from experiment.progress import Progress, StopRequest
 from experiment.schedule import learning_rates
 
-LEAST_STEPS = 20
+LEAST_STEPS = 40
 """A call takes at least so many steps of each run, where a run alone would: reading and putting back a run's
 parameters then costs little beside them."""
 _Result = TypeVar("_Result")

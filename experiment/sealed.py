@@ -24,9 +24,14 @@ def sealed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(fields: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The fields without their SHA-256; raises UserError where it is there and wrong."""
-    rest = {name: value for name, value in fields.items() if name != FIELD}
-    if FIELD in fields and fields[FIELD] != _digest(rest):
+    """The fields without their SHA-256, if they have one; raises UserError where it is damaged or wrong."""
+    # The seal is written last: where its very name is damaged, it must not pass for a file without one.
+    seal = FIELD if FIELD in fields else next(reversed(fields), FIELD)
+    rest = {name: value for name, value in fields.items() if name != seal}
+    matches = fields.get(seal) == _digest(rest)
+    if FIELD not in fields and not matches:
+        return fields
+    if FIELD not in fields or not matches:
         raise UserError(
             f"{path}: damaged or edited, its SHA-256 is not that of its content; put the file back (settings "
             "are changed on the command line, not in here)"

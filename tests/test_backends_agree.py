@@ -190,7 +190,15 @@ def test_float32_and_float64_share_a_process() -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @pytest.mark.parametrize(
-    "name", ["dropout", "batch norm", "batch norm by hand", "squared error", "hinge", "l2", "standardized"]
+    "name",
+    [
+        "dropout",
+        "batch norm by hand",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("batch norm", "squared error", "hinge", "l2", "standardized")
+        ),
+    ],
 )
 def test_jax_promotes_no_dtype_by_accident(name: str, dtype: Dtype) -> None:
     """The whole step, evaluation and trace with implicit dtype promotion forbidden."""

@@ -297,7 +297,7 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, measured: dict[str,
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--models", "fig9"], "models: expected some of fig1, size11, size11-bn, cnn, got 'fig9'"),
+        (["--models", "fig9"], "models: expected some of fig1, size7, size11, size11-bn, cnn, got 'fig9'"),
         (["--variants", "fast"], "variants: expected some of numpy, jax,"),
         (["--precisions", "float16"], "precisions: expected some of float32, tf32, bfloat16"),
         (["--variants", "torch-graphs"], "torch-graphs cannot run here: torch-graphs runs on gpu only"),

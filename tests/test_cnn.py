@@ -71,6 +71,12 @@ def rounding(spec: Experiment, steps: Steps) -> float:
     return 1e-12 + 30 * moved
 
 
+JAX_IS_SLOW = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "jax" else name for name in small.BACKENDS
+]
+"""JAX compiles half a minute for each of these CNNs; others here compare the same code with NumPy."""
+
+
 @pytest.mark.parametrize("other", ["jax", "torch"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_activation_and_gradient(name: str, other: BackendName) -> None:
@@ -100,7 +106,7 @@ def test_training_and_running_statistics(other: BackendName) -> None:
         np.testing.assert_array_equal(a.predictions, b.predictions)
 
 
-@pytest.mark.parametrize("backend", small.BACKENDS)
+@pytest.mark.parametrize("backend", JAX_IS_SLOW)
 def test_by_hand_is_as_by_autodiff(backend: BackendName) -> None:
     """One step of batch norm's two backward passes, from the same state."""
     manual = spec_of("by hand")
@@ -177,7 +183,7 @@ def test_crop_and_flip_pick_the_pixels_they_name(rng: np.random.Generator) -> No
     assert (augment.augment(images, shifts, flips, 2) == 0).any(), "the border is black"
 
 
-@pytest.mark.parametrize("backend", small.BACKENDS)
+@pytest.mark.parametrize("backend", JAX_IS_SLOW)
 def test_training_sees_the_augmented_images(backend: BackendName) -> None:
     spec = spec_of("figure 7", data=Data(batch_size=16, random_crop=4, random_flip=True))
     data = planted()

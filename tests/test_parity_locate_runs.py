@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiment import checkpoint
+from experiment.sealed import sealed
 from parity.__main__ import main
 from parity.mutations.numpy_side import PLANTINGS
 from tests import tiny
@@ -110,7 +111,7 @@ def test_a_recorded_loss(runs: Path, capsys: Capture) -> None:
 def test_rounding_of_another_machine_is_no_divergence(runs: Path, capsys: Capture) -> None:
     """torch's checkpoints under NumPy's name: not one bit need be the same, and all is within rounding."""
     config = json.loads((runs / "torch" / "config.json").read_text())
-    (runs / "torch" / "config.json").write_text(json.dumps(config | {"backend": "numpy"}))
+    (runs / "torch" / "config.json").write_text(json.dumps(sealed(config | {"backend": "numpy"})))
     printed = say(capsys, 0, runs / "numpy", runs / "torch")
     assert "right: each of its 2 checkpoints follows from the one before, within rounding" in printed
 

@@ -51,6 +51,19 @@ def test_a_new_folder_gets_the_config_and_opens_again(tmp_path: Path) -> None:
     assert settings_of(folder.path) == ("fig1", tiny.settings())
 
 
+def test_a_seal_whose_name_is_damaged_is_no_missing_seal(tmp_path: Path) -> None:
+    folder = take(tmp_path, config())
+    whole = folder.config.read_bytes()
+    for bit in range(8 * len(b"sha256")):
+        damaged = bytearray(whole)
+        damaged[whole.rindex(b'"sha256"') + 1 + bit // 8] ^= 1 << bit % 8
+        folder.config.write_bytes(damaged)
+        with pytest.raises(UserError):
+            folder.read_config()
+    folder.config.write_text(json.dumps(config()))
+    assert folder.read_config() == config()
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
