@@ -57,7 +57,7 @@ def faster_loss(question: str, found: Evidence) -> Answer:
         ],
         [_series(label, losses) for label, losses in columns.items()],
         "step",
-        "loss of the batch",
+        "loss of the batch (nats)",
     )
 
 
