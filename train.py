@@ -22,6 +22,7 @@ from typing import Annotated
 
 import tyro
 
+from experiment import command
 from experiment.catalogue import find, listing
 from experiment.diagnose import NonFiniteError
 from experiment.errors import UserError
@@ -67,32 +68,27 @@ def parse(argv: list[str]) -> Arguments:
 
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
+    stopped = "interrupted before training began or after it ended; nothing more was saved"
     try:
-        with terminable():
-            return _main(argv)
-    except (KeyboardInterrupt, Terminated) as stop:
-        print("interrupted before training began or after it ended; nothing more was saved", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        return command.run(lambda: _train(argv), stopped)
+    except Terminated:
+        print(stopped, file=sys.stderr)
+        return 143
 
 
-def _main(argv: list[str]) -> int:
-    try:
+def _train(argv: list[str]) -> int:
+    with terminable():
         if argv in (["list"], ["--experiment", "list"], ["--experiment=list"]):
             print(listing())
             return 0
         arguments = parse(argv)
-        if arguments.run.sweep:
-            return sweep(arguments.run, arguments.settings)
-        return launch(arguments.run, arguments.settings)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except OSError as error:
-        print(f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        return 2
+        try:
+            if arguments.run.sweep:
+                return sweep(arguments.run, arguments.settings)
+            return launch(arguments.run, arguments.settings)
+        except NonFiniteError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 3
 
 
 if __name__ == "__main__":

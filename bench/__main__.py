@@ -28,6 +28,7 @@ import tyro
 from bench import compare, text
 from bench.cases import MODELS, PRECISIONS, VARIANTS, Case, choose, obstacle
 from bench.collect import Ask, Collected, Processes, Settings, cache_folder, collect, report
+from experiment import command
 from experiment.catalogue import find
 from experiment.checkpoint import write_atomically
 from experiment.errors import UserError
@@ -124,28 +125,21 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
-    try:
-        match argv:
-            case ["list"]:
-                print(text.variants())
-                return 0
-            case ["table", *files]:
-                print(text.markdown(compare.read(_files(files, 1, "table FILE.json")[0])))
-                return 0
-            case ["compare", *files]:
-                before, after = _files(files, 2, "compare A.json B.json")
-                print(compare.compare(compare.read(before), compare.read(after)))
-                return 0
-        return _measure(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; --json holds what was measured until then", file=sys.stderr)
-        return 130
+    return command.run(lambda: _main(argv), "interrupted; --json holds what was measured until then")
+
+
+def _main(argv: list[str]) -> int:
+    match argv:
+        case ["list"]:
+            print(text.variants())
+        case ["table", *files]:
+            print(text.markdown(compare.read(_files(files, 1, "table FILE.json")[0])))
+        case ["compare", *files]:
+            before, after = _files(files, 2, "compare A.json B.json")
+            print(compare.compare(compare.read(before), compare.read(after)))
+        case _:
+            return _measure(argv)
+    return 0
 
 
 def _measure(argv: list[str]) -> int:

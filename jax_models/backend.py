@@ -380,10 +380,6 @@ def _canonical(parameter: AnyArray) -> AnyArray:
     return conv.to_canonical(parameter) if parameter.ndim == 4 else parameter
 
 
-def _canonical_copy(parameter: np.ndarray) -> np.ndarray:
-    return np.array(_canonical(parameter), order="C")
-
-
 def _canonical_image(array: Array) -> Array:
     """(B, H, W, C) to (B, C, H, W); other arrays as they are."""
     return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array

@@ -12,6 +12,7 @@ import tyro
 
 import cifar10
 from cifar10.preprocess import prepare
+from experiment import command
 from experiment.catalogue import find
 from experiment.errors import UserError
 from experiment.spec import BackendName
@@ -122,26 +123,26 @@ def main(argv: list[str]) -> int:
     """
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv = ["report", *argv]
-    try:
-        code = tyro.extras.subcommand_cli_from_dict(
-            {
-                "report": report,
-                "check": check,
-                "grow": grow,
-                "self-test": self_test,
-                "locate": locate,
-                "convert": convert,
-                "runs": runs,
-                "perturb": perturb,
-                "ulps": ulps,
-            },
-            args=argv,
-            prog="python -m parity",
-            description=__doc__,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command.run(lambda: _main(argv), "interrupted; what was written until then stays")
+
+
+def _main(argv: list[str]) -> int:
+    code: int | None = tyro.extras.subcommand_cli_from_dict(
+        {
+            "report": report,
+            "check": check,
+            "grow": grow,
+            "self-test": self_test,
+            "locate": locate,
+            "convert": convert,
+            "runs": runs,
+            "perturb": perturb,
+            "ulps": ulps,
+        },
+        args=argv,
+        prog="python -m parity",
+        description=__doc__,
+    )
     return code or 0
 
 

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+from experiment import command
 from experiment.backend import installed
 from experiment.errors import UserError
 from experiment.spec import BackendName, Device
@@ -90,23 +91,17 @@ def report(root: Path, out: Path | None) -> None:
 
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
-    try:
-        arguments = parser().parse_args(argv)
-        if arguments.command == "list":
-            print(listing(arguments.root, PLAN))
-        elif arguments.command == "run":
-            return train(arguments)
-        else:
-            report(arguments.root, arguments.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; repeat the same command to go on", file=sys.stderr)
-        return 130
+    return command.run(lambda: _main(argv), "interrupted; repeat the same command to go on")
+
+
+def _main(argv: list[str]) -> int:
+    arguments = parser().parse_args(argv)
+    if arguments.command == "list":
+        print(listing(arguments.root, PLAN))
+    elif arguments.command == "run":
+        return train(arguments)
+    else:
+        report(arguments.root, arguments.out)
     return 0
 
 
