@@ -15,7 +15,13 @@ command or the data, 3 training stopped being finite, 130 and 143 stopped by SIG
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C while the packages are imported: the process ends, without a traceback. `main` takes over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +33,6 @@ from experiment.catalogue import find, listing
 from experiment.diagnose import NonFiniteError
 from experiment.errors import UserError
 from experiment.launch import RunOptions, launch
-from experiment.progress import Terminated, terminable
 from experiment.resume import settings_of
 from experiment.spec import Experiment
 from experiment.sweep_command import sweep
@@ -69,26 +74,21 @@ def parse(argv: list[str]) -> Arguments:
 def main(argv: list[str]) -> int:
     """The command; returns its exit code."""
     stopped = "interrupted before training began or after it ended; nothing more was saved"
-    try:
-        return command.run(lambda: _train(argv), stopped)
-    except Terminated:
-        print(stopped, file=sys.stderr)
-        return 143
+    return command.run(lambda: _train(argv), stopped)
 
 
 def _train(argv: list[str]) -> int:
-    with terminable():
-        if argv in (["list"], ["--experiment", "list"], ["--experiment=list"]):
-            print(listing())
-            return 0
-        arguments = parse(argv)
-        try:
-            if arguments.run.sweep:
-                return sweep(arguments.run, arguments.settings)
-            return launch(arguments.run, arguments.settings)
-        except NonFiniteError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 3
+    if argv in (["list"], ["--experiment", "list"], ["--experiment=list"]):
+        print(listing())
+        return 0
+    arguments = parse(argv)
+    try:
+        if arguments.run.sweep:
+            return sweep(arguments.run, arguments.settings)
+        return launch(arguments.run, arguments.settings)
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
 
 
 if __name__ == "__main__":

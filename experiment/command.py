@@ -7,16 +7,19 @@ import signal
 import sys
 from collections.abc import Callable
 
+from experiment import signals
 from experiment.errors import UserError
 
 
 def run(body: Callable[[], int], interrupted: str) -> int:
     """The body's exit code; 2 for a user's mistake and for a file that cannot be read or written, 130 for
-    Ctrl-C (`interrupted` says what became of the work), 141 where nobody reads the output any more.
+    Ctrl-C and 143 for SIGTERM (`interrupted` says what became of the work), 141 where nobody reads the
+    output any more.
     """
     try:
-        code = body()
-        sys.stdout.flush()
+        with signals.raised():
+            code = body()
+            sys.stdout.flush()
         return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -28,6 +31,6 @@ def run(body: Callable[[], int], interrupted: str) -> int:
     except OSError as error:
         print(f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, signals.Terminated) as error:
         print(interrupted, file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)

@@ -14,8 +14,9 @@ from typing import TypeVar
 from experiment.backend import StepResults, Steps, Together
 from experiment.diagnose import NonFiniteError
 from experiment.loop import Run, Start
-from experiment.progress import Progress, StopRequest
+from experiment.progress import Progress
 from experiment.schedule import learning_rates
+from experiment.signals import StopRequest
 
 LEAST_STEPS = 40
 """A call takes at least so many steps of each run, where a run alone would: reading and putting back a run's

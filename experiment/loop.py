@@ -18,10 +18,11 @@ from experiment.cost import steps_per_call
 from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.layers import BatchNorm
-from experiment.progress import Progress, Reporter, StopRequest, Stopwatch
+from experiment.progress import Progress, Reporter, Stopwatch
 from experiment.records import Record
 from experiment.reporting import SHARED_SECONDS, evaluation_line, train_records
 from experiment.run_dir import RunDirectory
+from experiment.signals import StopRequest
 from experiment.spec import Experiment
 from experiment.tensorboard import BoardWriter
 

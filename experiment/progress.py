@@ -1,16 +1,11 @@
-"""What a user sees while a run trains, and how a signal reaches it."""
+"""What a user sees while a run trains, and how long it takes."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from tqdm import tqdm
 
@@ -42,56 +37,6 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
-
-
-class Terminated(BaseException):
-    """SIGTERM where no training listens for it; SIGINT raises KeyboardInterrupt in the same way."""
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Within its context SIGTERM raises Terminated, so that the command can leave in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's to handle
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class StopRequest:
-    """Within its context SIGINT and SIGTERM are noted; a second one acts as it always does."""
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        for number in self._SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
 
 
 _IMPORTED = time.perf_counter()

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import cifar10
 from experiment.diagnose import NonFiniteError
@@ -54,10 +53,9 @@ class Session:
 def run(jobs: Sequence[Job], session: Session) -> int:
     """Train what is not finished; returns 0, 3 where a run stopped being finite, or 128 + a signal.
 
-    SIGTERM outside of training ends the process with 143; nothing is lost.
     Raises UserError, also where another process runs the study in this folder.
     """
-    with _lock(session.root), _terminated():
+    with _lock(session.root):
         states = {job: state(job, session.root) for job in jobs}
         session.left = [job for job in jobs if _is_open(states[job], session)]
         _measure(session.clock, jobs, states, session.root)
@@ -217,17 +215,3 @@ def _lock(root: Path) -> Iterator[None]:
                 "another --root"
             ) from None
         yield
-
-
-@contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """SIGTERM outside of training ends the process with its exit code, as SIGINT does with Python's own."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

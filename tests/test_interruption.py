@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from experiment import checkpoint
-from experiment.progress import StopRequest
+from experiment.signals import StopRequest
 from tests import tiny
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "dropout": 0.3}

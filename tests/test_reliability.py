@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import pytest
 
 from experiment import backend, checkpoint
 from experiment.errors import UserError
-from experiment.progress import Progress, Terminated, terminable
+from experiment.progress import Progress
 from experiment.run_dir import RunDirectory
 from experiment.sealed import read_json
 from parity.convert import files as weights
@@ -174,24 +173,6 @@ def test_only_the_download_imports_what_reaches_the_network() -> None:
     assert len(files) > 40
     assert found <= {"download.py", "torchvision_source.py", "tfds_source.py"}
     assert "download.py" in found
-
-
-# --- signals outside training ---
-
-
-def test_sigterm_outside_training_is_an_exception_for_as_long_as_the_command_lasts() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated), terminable():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_sigterm_before_training_ends_with_143(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cifar10.load", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
-    assert tiny.call("--backend", "numpy", *tiny.arguments()) == 143
-    assert capsys.readouterr().err.startswith("interrupted before training began")
 
 
 # --- --deterministic ---
