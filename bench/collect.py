@@ -75,13 +75,8 @@ class Processes:
 
 
 def steps_of(case: Case) -> int:
-    """Steps of a timed call: on a CPU as many as training takes; on a GPU about a second's work at 20
-    TFLOP/s, 1 to 100.
-    """
-    experiment = case.experiment()
-    if case.device == "cpu":
-        return steps_per_call(experiment)
-    return max(1, min(100, round(2e13 / step_flops(experiment))))
+    """Steps of a timed call: as many as training takes."""
+    return steps_per_call(case.experiment(), case.device)
 
 
 def references(cases: list[Case]) -> dict[Case, Case]:

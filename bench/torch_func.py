@@ -35,7 +35,7 @@ def seconds_per_step(made: Sequence[Experiment], calls: int) -> float:
     inputs = torch.from_numpy(rng.standard_normal((IMAGES, 3072), dtype=np.float32) * 64)
     targets = torch.from_numpy(rng.integers(0, 10, IMAGES))
     batches = torch.randperm(IMAGES).split(made[0].data.batch_size)
-    size = call_length(steps_per_call(made[0]), len(made))
+    size = call_length(steps_per_call(made[0], "cpu"), len(made))
     seconds = []
     for call in range(calls + 1):
         start = time.perf_counter()

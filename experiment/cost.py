@@ -89,13 +89,16 @@ def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]
     }
 
 
-def steps_per_call(experiment: Experiment) -> int:
-    """How many steps one backend call takes: about a second's work at 100 GFLOP/s, 1 to 100.
+def steps_per_call(experiment: Experiment, device: str) -> int:
+    """How many steps one backend call takes: about a second's work, at 100 GFLOP/s on a CPU and 20 TFLOP/s
+    on an accelerator (`device` as a backend names its own), 1 to 100 and 1 to 200.
 
-    Few enough that progress is live and a signal is answered soon; many enough that the call's own
-    cost does not count. Results do not depend on it.
+    Few enough that progress is live, a signal is answered soon, and the calls' tables of batches and
+    dropout masks stay small; many enough that the call's own cost does not count. Results do not depend
+    on it.
     """
-    return max(1, min(100, round(1e11 / step_flops(experiment))))
+    flops, most = (1e11, 100) if device.startswith("cpu") else (2e13, 200)
+    return max(1, min(most, round(flops / step_flops(experiment))))
 
 
 def describe(experiment: Experiment) -> str:

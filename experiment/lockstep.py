@@ -18,9 +18,9 @@ from experiment.progress import Progress
 from experiment.schedule import learning_rates
 from experiment.signals import StopRequest
 
-LEAST_STEPS = 40
-"""A call takes at least so many steps of each run, where a run alone would: reading and putting back a run's
-parameters then costs little beside them."""
+LEAST_STEPS, LONGER = 10, 4
+"""A call for many runs may take so many times as long as a run's alone, since each run's parameters are read
+and put back once in it; and longer still where that left fewer than so many steps of each."""
 _Result = TypeVar("_Result")
 
 
@@ -84,8 +84,8 @@ def train_together(
 
 
 def call_length(alone: int, runs: int) -> int:
-    """Steps of each of `runs` runs in one call, from those of a run alone: the call takes about as long."""
-    return max(min(alone, LEAST_STEPS), alone // runs)
+    """Steps of each of `runs` runs in one call, from those of a run alone."""
+    return min(alone, max(LEAST_STEPS, LONGER * alone // runs))
 
 
 def _unfinished(live: dict[int, Run]) -> dict[int, Run]:

@@ -83,7 +83,7 @@ class Run:
         self.experiment, self.backend, self.source = experiment, backend, source
         self.folder, self.options = folder, options
         self.order = BatchOrder(train_size, experiment.data.batch_size, experiment.training.seed)
-        self.capacity = steps_per_call(experiment)
+        self.capacity = steps_per_call(experiment, backend.device)
         self.step = 0
         self.records: list[Record] = []
         self.training, self.compiling = Stopwatch(), Stopwatch()

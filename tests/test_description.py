@@ -275,4 +275,6 @@ def test_cost_of_fig1_by_hand() -> None:
     assert cost.memory_bytes(fig1)["optimizer state"] == 0
     adam = replace(fig1, optimization=Optimization("adam"), data=Data(batch_size=1))
     assert cost.memory_bytes(adam)["optimizer state"] == 2 * 308310 * 4
-    assert 1 <= cost.steps_per_call(find("fig3").experiment) <= 100
+    assert 1 <= cost.steps_per_call(find("fig3").experiment, "cpu") <= 100
+    assert cost.steps_per_call(find("fig7").experiment, "cpu") == 3
+    assert cost.steps_per_call(find("fig7").experiment, "gpu (a GPU)") == 200

@@ -90,7 +90,7 @@ def install(patch: Callable[[Any, str, Any], None], capacity: int = 3) -> None:
     `patch` is setattr, or pytest's monkeypatch.setattr.
     """
     patch(cifar10, "load", lambda *_, **__: dataset())
-    patch(experiment.loop, "steps_per_call", lambda _: capacity)
+    patch(experiment.loop, "steps_per_call", lambda *_: capacity)
     patch(experiment.plots, "curves", lambda records, title: b"no picture in these tests")
     patch(experiment.launch, "create", _create)
 
