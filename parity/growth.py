@@ -230,7 +230,7 @@ def grow(
     marks = spread(steps, MARKS)
     forced = {0, *(marks[i] for i in np.linspace(0, len(marks) - 1, FORCED).astype(int))} - {steps}
     looked = set(marks[:: -max(1, len(marks) // predictions)])
-    capacity = steps_per_call(experiment)
+    capacity = steps_per_call(experiment, "cpu")  # the slower device sets the pace
     runner.compile(max(2, min(capacity, max(np.diff([0, *marks])))))
     curves = {key: Curve(key, runner.backends[key].device) for key in (*backends[1:], TWIN)}
     done = 0
