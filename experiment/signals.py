@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ def raised() -> Iterator[None]:
     order; and whatever becomes of that exception on its way, it is what leaves the context.
 
     An exception out of a signal's handler can come anywhere: in a lock that then is released twice and
-    raises another one in its place, or in a callback from C, where Python prints and drops it.
+    raises another one in its place, or in a callback from C (JAX has one for the garbage collection), where
+    Python prints a traceback and drops it: here it drops it quietly.
     """
     global _pending
     if threading.current_thread() is not threading.main_thread():
@@ -40,7 +42,13 @@ def raised() -> Iterator[None]:
         _pending = signal.Signals(number)
         raise _EXCEPTIONS[_pending]
 
-    _pending = None
+    shown = sys.unraisablehook
+
+    def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+        if _pending is None or unraisable.exc_type is not _EXCEPTIONS[_pending]:
+            shown(unraisable)
+
+    _pending, sys.unraisablehook = None, dropped
     before = {
         number: signal.signal(number, stop)
         for number in _EXCEPTIONS
@@ -56,7 +64,7 @@ def raised() -> Iterator[None]:
         if _pending is not None:
             raise _EXCEPTIONS[_pending]
     finally:
-        _pending = None
+        _pending, sys.unraisablehook = None, shown
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -76,9 +76,8 @@ class Dropping:
 
 
 @each
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_exception_that_is_dropped_is_not_lost(
-    number: signal.Signals, kind: type[BaseException], code: int
+    number: signal.Signals, kind: type[BaseException], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     went_on = []
 
@@ -89,10 +88,26 @@ def test_an_exception_that_is_dropped_is_not_lost(
 
     assert command.run(body, "stopped") == code
     assert went_on == [True]
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_another_exception_that_is_dropped_is_shown() -> None:
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError("ours")
+
+    def body() -> int:
+        Faulty()
+        return 0
+
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(str(unraisable.exc_value)))
+        assert command.run(body, "stopped") == 0
+    assert shown == ["ours"]
 
 
 @each
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_training_answers_one_that_was_dropped_before_it_began(
     number: signal.Signals, kind: type[BaseException], code: int
 ) -> None:
