@@ -6,6 +6,7 @@ file outside the folder touched (an audit hook sees it), memory beyond the limit
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import resource
@@ -76,7 +77,7 @@ def run(count: int, folder: Path, seed: int) -> Report:
     kinds = targets(folder)
     total = sum(kind.share for kind in kinds)
     for kind in kinds:
-        _kind(kind, max(round(count * kind.share / total), len(kind.seeds)), folder, seed, report)
+        _kind(kind, max(math.ceil(count * kind.share / total), len(kind.seeds)), folder, seed, report)
     report.figures["inputs"] = sum(
         value for name, value in report.figures.items() if name.endswith(": inputs")
     )

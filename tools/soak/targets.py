@@ -15,8 +15,9 @@ import numpy as np
 
 import train
 from cifar10 import binary, pickles, readers
-from experiment import checkpoint
+from experiment import checkpoint, command
 from experiment.checkpoint import Checkpoint
+from experiment.errors import UserError
 from experiment.launch import _report
 from experiment.resume import other_start, own_start, settings_of
 from experiment.run_dir import RunDirectory
@@ -263,9 +264,20 @@ def _command_lines(run: Path) -> Target:
         # What the system hands to a program: no NUL, undecodable bytes as surrogates.
         words = content.replace(b"\0", b"").decode("utf-8", "surrogateescape").split(" ")
         quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-        with quiet[0], quiet[1], contextlib.suppress(SystemExit):
+
+        def parsed() -> int:
             train.parse(words)
-        return True
+            return 0
+
+        with quiet[0], quiet[1]:
+            try:
+                # As train.py does it, but for the training.
+                code = command.run(parsed, "interrupted")
+            except SystemExit as error:  # tyro's: 0 after --help, 2 after it has said what is wrong
+                code = 2 if error.code is None else int(error.code)
+        if code == 2:
+            raise UserError("refused")
+        return code == 0
 
     return Target("command line", 0.01, [line.encode() for line in lines], TEXT, read)
 
