@@ -5,6 +5,8 @@
     python -m study run figures table1      groups: all, figures, search, table1, questions, mlp
     python -m study run 'table1-size7-*' --backend torch --seeds 2
     python -m study report                  the page that sets the finished runs beside the report
+    python -m study unpack                  the published runs, as if they had been trained here
+    python -m study pack                    the finished runs as files that the repository holds
 
 Repeat `run` to go on where it was interrupted; nothing finished is trained again. Exit codes: 0 done,
 2 a mistake in the command or the data, 3 a run stopped being finite (the others were trained), 130 and
@@ -25,10 +27,11 @@ from experiment.errors import UserError
 from experiment.spec import BackendName, Device
 from study.jobs import jobs
 from study.listing import listing
-from study.plan import GROUPS, PLAN, select
+from study.plan import BACKEND, GROUPS, PLAN, select
 from study.runner import Session, run
 
 ROOT = Path("runs/study")
+PUBLISHED = Path("docs/study-results")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "--backend",
         action="append",
         choices=[*get_args(BackendName), "all"],
-        help="may be repeated; all: those installed (default jax)",
+        help=f"may be repeated; all: those installed (default {BACKEND})",
     )
     train.add_argument("--seeds", type=int, help="how many seeds of each, in place of the plan's number")
     train.add_argument("--data-dir", type=Path, help="folder with CIFAR-10, as for train.py")
@@ -58,6 +61,14 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--verbose", action="store_true", help="show every line that train.py would")
     report = commands.add_parser("report", parents=[where], help="write the page")
     report.add_argument("--out", type=Path, help="the page's folder (default: the root's page/)")
+    pack = commands.add_parser("pack", parents=[where], help="write finished runs into the published files")
+    pack.add_argument("--out", type=Path, default=PUBLISHED, help="their folder (default %(default)s)")
+    unpack = commands.add_parser("unpack", parents=[where], help="put published runs among the finished ones")
+    unpack.add_argument(
+        "--from", dest="source", type=Path, default=PUBLISHED, help="their folder (default %(default)s)"
+    )
+    for published in (pack, unpack):
+        published.add_argument("names", nargs="*", metavar="NAME", help=f"{words} (default: what is there)")
     return top
 
 
@@ -66,7 +77,7 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.seeds is not None and arguments.seeds < 1:
         raise UserError(f"seeds: expected at least 1, got {arguments.seeds}; change --seeds")
     backends: list[BackendName] = []
-    for word in arguments.backend or ["jax"]:
+    for word in arguments.backend or [BACKEND]:
         backends += [
             name for name in get_args(BackendName) if word == name or (word == "all" and installed(name))
         ]
@@ -100,8 +111,15 @@ def _main(argv: list[str]) -> int:
         print(listing(arguments.root, PLAN))
     elif arguments.command == "run":
         return train(arguments)
-    else:
+    elif arguments.command == "report":
         report(arguments.root, arguments.out)
+    else:
+        # Imported here: a Python may come without xz, which the rest can do without.
+        publish = importlib.import_module("study.publish")
+        if arguments.command == "pack":
+            publish.pack(arguments.root, arguments.names, arguments.out)
+        else:
+            publish.unpack(arguments.source, arguments.names, arguments.root)
     return 0
 
 

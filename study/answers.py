@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from study.plan import BACKEND
+
 
 @dataclass(frozen=True)
 class Series:
@@ -15,13 +17,23 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Needed:
+    """Runs that an answer waits for, as `python -m study run` takes them."""
+
+    names: tuple[str, ...]
+    backend: str = BACKEND
+    seeds: int | None = None
+    """None for the plan's number."""
+
+
+@dataclass(frozen=True)
 class Answer:
     """A question that the report left open, and what the runs say of it."""
 
     question: str
     answer: str
     """Two or three sentences; every number in them computed from the runs. "" where runs are missing."""
-    missing: str = ""
+    missing: Needed | None = None
     """What to run first, where the runs are not there."""
     columns: tuple[str, ...] = ()
     rows: list[tuple[str, ...]] = field(default_factory=list)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from study.answers import Answer, Series
+from study.answers import Answer, Needed, Series
+from study.plan import BACKEND
 from study.results import Result
 from study.statistics import Difference, Spread, paired, spread
 
@@ -156,7 +157,6 @@ def curve(label: str, runs: Iterable[Result], key: str = "test_accuracy") -> Ser
     return Series(label, [float(step) for step in steps], means)
 
 
-def missing(question: str, names: Iterable[str], options: str = "") -> Answer:
+def missing(question: str, names: Iterable[str], backend: str = BACKEND, seeds: int | None = None) -> Answer:
     """The answer where runs are missing: what to run."""
-    command = f"python -m study run {' '.join(names)}" + (f" {options}" if options else "")
-    return Answer(question, "", missing=command)
+    return Answer(question, "", missing=Needed(tuple(names), backend, seeds))

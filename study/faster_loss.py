@@ -25,7 +25,7 @@ def faster_loss(question: str, found: Evidence) -> Answer:
     others = {name: _first_of(found, name, fig1) for name in ("fig2", "fig1-he")}
     fig2, he = others["fig2"], others["fig1-he"]
     if len(fig1) < 2 or fig2 is None:
-        return missing(question, ("fig1", "fig2", "fig1-he"), "--backend all --seeds 1")
+        return missing(question, ("fig1", "fig2", "fig1-he"), backend="all", seeds=1)
     backend, framework = fig2
     by_hand = fig1[backend]
     apart = max(_distance(a, b) for a, b in itertools.combinations(fig1.values(), 2))
@@ -48,7 +48,7 @@ def faster_loss(question: str, found: Evidence) -> Answer:
     return Answer(
         question,
         text,
-        "",
+        None,
         ("step", *columns),
         [
             (str(step), *(f"{losses[step]:.6g}" for losses in columns.values()))

@@ -58,16 +58,18 @@ def write(root: Path, out: Path) -> list[Path]:
     """Write study.html, study.md and figures/*.png into `out`; their paths.
 
     `root` is the study's folder, in which any part of the runs may be there. Raises UserError where there
-    is no such folder, a run's files are not a run's, or `out` cannot be written.
+    is no such folder or no run in it, a run's files are not a run's, or `out` cannot be written.
     """
-    if not root.is_dir():
+    if not root.is_dir() or not any(any((root / name).glob("*-seed*/*.json")) for name in PLAN):
+        found = f"no run of the study in {root}" if root.is_dir() else f"no folder {root}"
         raise UserError(
-            f"root: no folder {root}; train something first (python -m study run fig1 --root {root}), or "
-            "name the study's folder with --root"
+            f"root: {found}; train something first ({sections.command(root, 'fig1')}), take the published "
+            f"runs (python -m study unpack --root {shlex.quote(str(root))}), or name the study's folder with "
+            "--root"
         )
     content = gather(root)
     pictures = [section.picture for section in content["figures"]]
-    pictures += [picture for _, picture in content["questions"]]
+    pictures += [picture for _, picture, _ in content["questions"]]
     drawn = [picture for picture in pictures if picture is not None]
     files = {
         "study.html": render("page.html.jinja", content).encode(),
@@ -115,8 +117,12 @@ def gather(root: Path) -> dict[str, Any]:
         ],
         "no_table": sections.command(root, "table1"),
         "findings": sections.findings(comparisons),
-        "questions": [(answer, _evidence(n, answer)) for n, answer in enumerate(answers(found), start=1)],
+        "questions": [
+            (answer, _evidence(n, answer), _needed(root, answer))
+            for n, answer in enumerate(answers(found), start=1)
+        ],
         "costs": costs(found),
+        "progress": sections.progress(found),
         "gaps": sections.gaps(root, found, failed),
         "commands": [sections.command(root, group) for group in ("figures", "search", "table1", "questions")]
         + [sections.command(root, "all", "all"), f"python -m study report --root {shlex.quote(str(root))}"],
@@ -175,6 +181,14 @@ def _evidence(number: int, answer: Answer) -> Picture | None:
         return None
     label = f"{answer.y_label} over {answer.x_label}: " + ", ".join(series.label for series in answer.plot)
     return _picture(f"question-{number}.png", label, figures.plot(answer))
+
+
+def _needed(root: Path, answer: Answer) -> str:
+    """The command that makes the runs which an answer waits for."""
+    if answer.missing is None:
+        return ""
+    needed = answer.missing
+    return sections.command(root, " ".join(needed.names), needed.backend, needed.seeds)
 
 
 def _picture(file: str, label: str, figure: Figure) -> Picture:

@@ -36,10 +36,17 @@ class Planned:
     always: tuple[BackendName, ...] = ()
     """Backends that its seed 0 is run with too, whatever was asked for, where they are installed."""
 
+    def wanted(self) -> dict[str, int]:
+        """How many seeds, 0 and up, the plan wants in which backend."""
+        return {**dict.fromkeys(self.always, 1), BACKEND: self.seeds}
+
     def with_seed(self, seed: int) -> Experiment:
         """The experiment as that seed runs it."""
         return replace(self.experiment, training=replace(self.experiment.training, seed=seed))
 
+
+BACKEND: BackendName = "jax"
+"""What trains the plan where nobody names another."""
 
 _UNSTABLE = "table1-size11-lr1e-2-"
 """Where the report's own numbers differ most, 0.31 to 0.47: the spread over seeds is wanted there."""

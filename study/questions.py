@@ -56,7 +56,7 @@ def _against(
     plot += [curve(label, runs[name].values()) for name, label in labels.items() if runs[name]]
     text = f"{conclude(contrasts)} Test accuracy against {base} ({backend}): {_listed(contrasts)}."
     return Answer(
-        question, text, "", COLUMNS, [row(item) for item in contrasts], plot, "step", "test accuracy"
+        question, text, None, COLUMNS, [row(item) for item in contrasts], plot, "step", "test accuracy"
     )
 
 
@@ -122,7 +122,7 @@ def _early_stopping(question: str, found: Evidence) -> Answer:
         f"runs also train on the images held out here: {_listed([pairs, last])}."
     )
     plot = [curve("figure 3", whole.values()), curve("with early stopping", stopped.values())]
-    return Answer(question, text, "", COLUMNS, [row(pairs), row(last)], plot, "step", "test accuracy")
+    return Answer(question, text, None, COLUMNS, [row(pairs), row(last)], plot, "step", "test accuracy")
 
 
 def _chosen(result: Result) -> float:
@@ -175,7 +175,7 @@ def _jagged(question: str, found: Evidence) -> Answer:
     plot = [curve("constant rate", [runs["fig1-dense"][seed]])]
     plot += [curve(label, [runs[name][seed]]) for name, label in labels.items()]
     columns = ("measure", COLUMNS[0], COLUMNS[1], "value", *COLUMNS[3:-1])
-    return Answer(question, text, "", columns, rows, plot, "step", f"test accuracy, seed {seed}")
+    return Answer(question, text, None, columns, rows, plot, "step", f"test accuracy, seed {seed}")
 
 
 # --- running or batch statistics -----------------------------------------------------------------
@@ -201,7 +201,7 @@ def _statistics(question: str, found: Evidence) -> Answer:
         lead += "more)." if largest.direction > 0 else "less)."
     text = f"{lead} The same weights by batch statistics against running ones: {_listed(contrasts)}."
     columns = (*COLUMNS[:2], "by batch statistics", "by running statistics", *COLUMNS[4:-1])
-    return Answer(question, text, "", columns, [row(item)[:-1] for item in contrasts])
+    return Answer(question, text, None, columns, [row(item)[:-1] for item in contrasts])
 
 
 _ANSWERS: dict[str, Callable[[str, Evidence], Answer]] = {

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import io
 import itertools
+import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cifar10
 from experiment.diagnose import NonFiniteError
-from experiment.errors import UserError
 from experiment.grid import common
 from experiment.launch import launch
 from experiment.run_dir import write_json
 from experiment.spec import Device
 from experiment.sweep import SweepOptions, run_sweep
+from study import lock
 from study.jobs import Clock, Job, State, duration, state
 from study.results import failure_file
 
@@ -55,7 +55,7 @@ def run(jobs: Sequence[Job], session: Session) -> int:
 
     Raises UserError, also where another process runs the study in this folder.
     """
-    with _lock(session.root):
+    with lock.hold(session.root):
         states = {job: state(job, session.root) for job in jobs}
         session.left = [job for job in jobs if _is_open(states[job], session)]
         _measure(session.clock, jobs, states, session.root)
@@ -145,7 +145,9 @@ def _train_together(group: Sequence[tuple[Job, str]], session: Session) -> int:
 
 
 def _note_failure(job: Job, folder: Path, message: str) -> None:
-    found = {"backend": job.backend, "seed": job.seed, "message": message}
+    # Without the folder's path: the file may be published (`study.publish`), and the path is this machine's.
+    kept = message.replace(f"{folder}{os.sep}", "")
+    found = {"backend": job.backend, "seed": job.seed, "message": kept}
     write_json(failure_file(folder), found)
     print(f"    {job}: {message}", flush=True)
 
@@ -200,18 +202,3 @@ def _measure(clock: Clock, jobs: Sequence[Job], states: dict[Job, State], root: 
         if states[job] == "finished":
             summary = job.folder(root).read_summary()
             clock.note(job, summary["train_seconds"] + summary["compile_seconds"])
-
-
-@contextlib.contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    """Hold the study's folder against a second command; the system lets go when the process ends."""
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"root {root}: another `python -m study run` is at work there; wait for it, or choose "
-                "another --root"
-            ) from None
-        yield

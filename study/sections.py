@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from experiment.run_dir import RunDirectory
 from study.comparison import Comparison, Verdict, comparisons
-from study.plan import PLAN, Planned
+from study.plan import BACKEND, PLAN, Planned
 from study.results import Failure, Result, run_folder
 
 # --- comparisons ---------------------------------------------------------------------------------
@@ -121,59 +121,81 @@ class Gap:
 
 
 def gaps(root: Path, results: Sequence[Result], failed: Sequence[Failure]) -> list[Gap]:
-    """Failed, interrupted and missing runs: of each backend that ran a name, or of a name that none ran."""
-    found = [
-        Gap(
-            f"{one.name}, {one.backend}, seed {one.seed}",
-            f"failed: {one.message}",
-            command(root, one.name, one.backend, one.seed + 1) + " --retry",
-            failed=True,
-        )
-        for one in failed
-    ]
-    absent: list[str] = []
+    """Failed, interrupted and missing runs: of the plan, and of other backends that ran a name."""
+    found = [_failed(root, one) for one in failed]
     broken = {one.folder for one in failed}
-    seeds: dict[tuple[str, str], set[int]] = {}
+    absent: list[str] = []
+    seeds: dict[str, dict[str, set[int]]] = {name: {} for name in PLAN}
     for result in results:
-        seeds.setdefault((result.name, result.backend), set()).add(result.seed)
-    for name in PLAN:
+        seeds[result.name].setdefault(result.backend, set()).add(result.seed)
+    for name, planned in PLAN.items():
         started = [path for path in _begun(root, name) if path not in broken]
         found += [_interrupted(root, name, path) for path in started]
         known = broken.union(started)
-        backends = [backend for run, backend in seeds if run == name]
-        for backend in backends:
-            there = seeds[name, backend]
+        for backend, count in _counts(planned, seeds[name]).items():
+            there = seeds[name].get(backend, set())
             missing = [
                 seed
-                for seed in range(PLAN[name].seeds)
+                for seed in range(count)
                 if seed not in there and run_folder(root, name, backend, seed) not in known
             ]
-            # One seed of a backend that the plan wants for comparison only is all that it wants.
-            if missing and not (backend in PLAN[name].always and there == {0}):
-                text = "seed" if len(missing) == 1 else "seeds"
-                what = f"{name}, {backend}, {text} {_spans(missing)}"
-                found.append(Gap(what, "not run", command(root, name, backend)))
-        if not backends and not started and not any(one.name == name for one in failed):
-            absent.append(name)
+            if backend == BACKEND and len(missing) == count:
+                absent.append(name)
+            elif missing:
+                wanted = planned.wanted().get(backend, 0)
+                state = "not run" if missing[0] < wanted else "not run, beyond the plan"
+                line = command(root, name, backend, count if count < planned.seeds else None)
+                found.append(Gap(f"{name}, {backend}, {_seeds(missing)}", state, line))
     return found + _absent(root, absent)
 
 
+def progress(results: Sequence[Result]) -> str:
+    """What the plan asks for, and how much of it is done."""
+    wanted = {
+        (name, backend, seed)
+        for name, planned in PLAN.items()
+        for backend, count in planned.wanted().items()
+        for seed in range(count)
+    }
+    done = wanted & {(result.name, result.backend, result.seed) for result in results}
+    everywhere = ", ".join(name for name, planned in PLAN.items() if planned.always)
+    return (
+        f"The plan is every run in {BACKEND} with its number of seeds, and seed 0 of {everywhere} in every "
+        f"backend: {len(done)} of its {len(wanted)} runs are finished."
+    )
+
+
+def _failed(root: Path, one: Failure) -> Gap:
+    line = command(root, one.name, one.backend, one.seed + 1) + " --retry"
+    return Gap(f"{one.name}, {one.backend}, seed {one.seed}", f"failed: {one.message}", line, failed=True)
+
+
+def _counts(planned: Planned, ran: Mapping[str, set[int]]) -> dict[str, int]:
+    """How many seeds of which backend are looked for: the plan's, and as many where more of it was run."""
+    wanted = planned.wanted()
+    more = [backend for backend, seeds in ran.items() if not seeds <= {*range(wanted.get(backend, 0))}]
+    return wanted | dict.fromkeys(more, planned.seeds)
+
+
 def _absent(root: Path, names: Sequence[str]) -> list[Gap]:
-    """Names that no backend ran; Table 1's together."""
+    """Names of which the plan's backend ran nothing; Table 1's together."""
     table = [name for name in names if PLAN[name].group == "table1"]
+    single = [name for name in names if name not in table or len(table) == 1]
     found = [
-        Gap(f"{name}: {PLAN[name].title}", "not run", command(root, name))
-        for name in names
-        if name not in table
+        Gap(
+            f"{name}, {BACKEND}, {_seeds(range(PLAN[name].seeds))}: {PLAN[name].title}",
+            "not run",
+            command(root, name),
+        )
+        for name in single
     ]
-    if table:
-        what = table[0] if len(table) == 1 else f"{len(table)} settings of table 1"
-        found.append(Gap(what, "not run", command(root, "table1")))
+    if len(table) > 1:
+        found.append(Gap(f"{len(table)} settings of table 1, {BACKEND}", "not run", command(root, "table1")))
     return found
 
 
-def command(root: Path, name: str, backend: str = "jax", seeds: int | None = None) -> str:
-    """What trains it."""
+def command(root: Path, name: str, backend: str = BACKEND, seeds: int | None = None) -> str:
+    """What trains it; several names stand beside one another."""
     words = ["python -m study run", name, "--backend", backend, "--root", shlex.quote(str(root))]
     return " ".join(words + (["--seeds", str(seeds)] if seeds else []))
 
@@ -193,12 +215,13 @@ def _interrupted(root: Path, name: str, path: Path) -> Gap:
     return Gap(f"{name}, {backend}, seed {seed}", state, command(root, name, backend, more))
 
 
-def _spans(numbers: Sequence[int]) -> str:
-    """Such as 0-3, 7."""
+def _seeds(numbers: Sequence[int]) -> str:
+    """Such as seeds 0-3, 7."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
             parts[-1].append(number)
         else:
             parts.append([number])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+    spans = [f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts]
+    return f"{'seed' if len(numbers) == 1 else 'seeds'} {', '.join(spans)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,22 @@ def begun(
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def some(root: Path, accuracies: Sequence[float], message: str) -> Path:
+    """fig1 at these accuracies, two figures and a cell of table 1 once, size7 twice, a run that failed with
+    that message, and an interrupted one.
+    """
+    for seed, accuracy in enumerate(accuracies):
+        finished(root, "fig1", "jax", seed, accuracy, steps=60)
+    finished(root, "fig4", "torch", 0, 0.5432, steps=60, notices=("an unofficial copy <of> it",))
+    finished(root, "size7", "jax", 0, 0.61, steps=60)
+    finished(root, "size7", "jax", 1, 0.611, steps=60)
+    finished(root, "table1-size7-lr1e-2-wd1e-4", "jax", 0, 0.5351, steps=60)
+    failed = begun(root, "adam", "jax", 2)
+    (failed / "failed.json").write_text(json.dumps({"backend": "jax", "seed": 2, "message": message}))
+    begun(root, "fig2", "numpy", 0)
+    return root
 
 
 def _train(step: int, steps: int, accuracy: float) -> dict[str, Any]:

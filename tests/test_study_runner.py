@@ -164,6 +164,8 @@ def test_a_run_that_breaks_down_is_recorded_and_the_rest_goes_on(
     [failure] = failures(tmp_path, TINY_PLAN)
     assert (failure.name, failure.backend, failure.seed) == ("wild", "numpy", 0)
     assert failure.message.startswith("training stopped being finite at step 2: first non-finite value in")
+    assert "the last good checkpoint is step 0 in checkpoints;" in failure.message
+    assert str(tmp_path) not in failure.message, "the file may be published"
     steps_taken.clear()
     capsys.readouterr()
     assert tiny_study.call(tmp_path, "wild") == 3
@@ -211,7 +213,7 @@ def test_two_at_once_refuse_each_other(tmp_path: Path, capsys: pytest.CaptureFix
     with open(tmp_path / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert tiny_study.call(tmp_path, "fig1") == 2
-    assert "another `python -m study run` is at work there" in capsys.readouterr().err
+    assert "another `python -m study` command is at work there" in capsys.readouterr().err
     assert tiny_study.call(tmp_path, "fig1") == 0
 
 
