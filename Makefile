@@ -3,8 +3,8 @@
 #   PYTHON   the interpreter that makes the environment    make test PYTHON=python3.12
 #   ARGS     what follows on the command line              make train ARGS="--help"
 #   ACCEL    JAX for an accelerator, cuda or tpu           make train ACCEL=cuda
-#   LOCK     the pinned versions; empty for the newest     make test LOCK=
-#            that requirements.txt admits
+#   LOCK     versions and hashes; empty for the newest     make test LOCK=
+#            that requirements.txt admits, unchecked
 #   WORKERS  pytest's processes                            make test WORKERS=4
 
 PYTHON  ?= python3
@@ -14,11 +14,9 @@ ACCEL   ?=
 WORKERS ?= 2
 ARGS    ?=
 
-LOCK_PYTHONS ?= python3.11 python3.12 python3.13
 OLDEST_PYTHON := 3.11
 
 BIN     := $(VENV)/bin
-PIP     := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := $(wildcard train.py experiment cifar10 numpy_ref jax_models torch_models parity bench study \
                       tools tests)
 
@@ -63,8 +61,8 @@ format: environment  ## rewrite the code in ruff's format, with its safe fixes
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-lock:  ## pin the versions again; needs the Pythons of LOCK_PYTHONS
-	@$(PYTHON) tools/lock.py $(LOCK_PYTHONS) > requirements.lock.new
+lock:  ## pin the newest versions that requirements.txt admits, and the hashes of their files
+	@$(PYTHON) -m tools.lock $(OLDEST_PYTHON) > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 
 hooks: environment  ## check at each commit, test at each push
@@ -83,7 +81,7 @@ $(VENV)/installed-%: requirements.txt $(LOCK)
 	@echo "Installing into $(VENV) with Python $(PYTHON_VERSION): minutes the first time, nothing later."
 	@rm -f $(VENV)/installed-*
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) install -r requirements.txt $(LOCK:%=-c %) $(JAX_EXTRA)
+	@$(BIN)/python -m tools.install $(LOCK:%=--lock %) $(JAX_EXTRA)
 	@touch $@
 
 clean:  ## remove the environment and every cache; runs and data stay

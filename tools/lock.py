@@ -1,77 +1,85 @@
-"""Pin every package that requirements.txt brings, for the Python versions named on the command line.
+"""Pin every package that requirements.txt brings, with the SHA-256 of each of its files.
 
-    python tools/lock.py python3.11 python3.12 python3.13 > requirements.lock
+    python -m tools.lock 3.11 > requirements.lock
 
-The first interpreter, the oldest, chooses the versions; each later one must be able to install the same
-ones. A package that only some of them need gets a marker. The lock is used as pip constraints, so it
-may leave out the CUDA packages: torch and jax pin their own, and a CPU build has none.
+uv chooses one version of each package for every platform, every Python from the one named, and with every
+accelerator. It asks the public index. Where pip takes another file on this machine, such as a CPU build of
+torch, that file's hash is added, and said.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import subprocess
 import sys
 import tempfile
+import venv
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-CUDA_PACKAGE = re.compile(r"(nvidia|cuda|triton|jax-cuda\d+)\b")
+from experiment import command
+from tools.install import (
+    BUILD_TOOLS,
+    REQUIREMENTS,
+    Locked,
+    Pip,
+    allowed,
+    canonical,
+    file_of,
+    held,
+    read,
+    run,
+    write,
+)
 
-
-def resolve(python: str, pins: dict[str, str], folder: Path) -> tuple[str, dict[str, str]]:
-    """The interpreter's version ("3.11"), and canonical package name to version, with `pins` held."""
-    environment, constraints, report = folder / "venv", folder / "pins.txt", folder / "report.json"
-    constraints.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
-    subprocess.run([python, "-m", "venv", "--clear", str(environment)], check=True)
-    pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "-qq"]
-    install = ["install", "--dry-run", "--ignore-installed", "--report", str(report)]
-    requested = ["-r", str(ROOT / "requirements.txt"), "-c", str(constraints)]
-    subprocess.run([*pip, *install, *requested], check=True)
-    content = json.loads(report.read_text())
-    found = {}
-    for item in content["install"]:
-        name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
-        if not CUDA_PACKAGE.match(name):
-            found[name] = item["metadata"]["version"].partition("+")[0]  # a local build counts as its release
-    return content["environment"]["python_version"], found
-
-
-def lock(pythons: list[str]) -> str:
-    """The text of requirements.lock."""
-    pins: dict[str, str] = {}
-    needed: dict[str, list[str]] = {}
-    versions = []
-    for python in pythons:
-        with tempfile.TemporaryDirectory() as folder:
-            version, found = resolve(python, pins, Path(folder))
-        versions.append(version)
-        for name, pin in found.items():
-            pins.setdefault(name, pin)
-            needed.setdefault(name, []).append(version)
-    lines = [
-        f"# Made by `make lock` with Python {', '.join(versions)}; change requirements.txt instead.",
-        "# Used as constraints: pip install -r requirements.txt -c requirements.lock",
-    ]
-    for name in sorted(pins):
-        missing = len(needed[name]) < len(versions)
-        marker = " or ".join(f'python_version == "{version}"' for version in needed[name])
-        lines.append(f"{name}=={pins[name]}" + (f" ; {marker}" if missing else ""))
-    return "\n".join(lines) + "\n"
+UV = "uv==0.13.9"
+ALSO = ("jax[cuda13,tpu]", *BUILD_TOOLS)
+"""Needed beside requirements.txt: with ACCEL, and to build what has no wheel."""
+HEADER = """\
+# Made by `make lock` for Python {oldest} and newer; change requirements.txt instead.
+# All that any platform or accelerator needs: tools/install.py installs what this machine needs of it.
+"""
 
 
-def main() -> None:
-    """Print the lock, or say which interpreter could not install the pinned set."""
-    if len(sys.argv) < 2:
-        sys.exit("usage: lock.py PYTHON [PYTHON ...]   (the oldest first)")
+def resolve(environment: Path, oldest: str) -> list[Locked]:
+    """uv's choice."""
+    what = ["--universal", "--python-version", oldest, "--fork-strategy", "fewest", "--generate-hashes"]
+    uv = [str(environment / "uv"), "pip", "compile", "--quiet", "--no-header", "--no-annotate", *what]
+    done = subprocess.run(
+        [*uv, str(REQUIREMENTS), "-"], input="\n".join(ALSO), stdout=subprocess.PIPE, text=True, check=True
+    )
+    return read(done.stdout)
+
+
+def add(report: dict[str, Any], lock: list[Locked]) -> list[Locked]:
+    """The lock with the files that pip chose on this machine."""
+    for item in report["install"]:
+        name, (file, sha256) = canonical(item["metadata"]["name"]), file_of(item)
+        if sha256 and sha256 not in allowed(lock).get(name, ()):
+            print(f"lock: added {file}, which pip takes here", file=sys.stderr)
+            more = frozenset({sha256})
+            lock = [one._replace(hashes=one.hashes | more) if one.name == name else one for one in lock]
+    held(report, lock)  # or it could not be installed here
+    return lock
+
+
+def main() -> int:
+    """Print the lock for the oldest Python named on the command line, and all newer ones."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tools.lock OLDEST_PYTHON   (such as 3.11)")
+    oldest = sys.argv[1]
     try:
-        print(lock(sys.argv[1:]), end="")
-    except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(
-            f"lock: {error}\nEach Python named must be installed, and able to install one set of versions."
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            venv.create(folder, with_pip=True)
+            environment = Path(folder) / ("Scripts" if sys.platform == "win32" else "bin")
+            python = str(environment / "python")
+            run(python, UV)
+            pip = Pip(python, resolve(environment, oldest), Path(folder))
+            pip.build()
+            print(HEADER.format(oldest=oldest) + write(add(pip.choose(), pip.lock)), end="")
+        return 0
+    except subprocess.CalledProcessError as error:  # uv or pip has said why
+        return error.returncode
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main, "stopped"))
