@@ -36,9 +36,6 @@ class Pass(NamedTuple):
     accuracy: float
     gradients: dict[str, Array]
     """By parameter."""
-    upstream: dict[str, Array]
-    """dL/d(output) by layer."""
-    outputs: dict[str, Array]
     cache: Cache
     x: Array
 
@@ -72,6 +69,7 @@ class NumpyBackend:
         self.network = Network(experiment.layers(), {})
         self.slots: dict[str, dict[str, Array]] = {}
         self.updates = 0
+        self._last: Pass | None = None
 
     def start(self, parameters: Mapping[str, Array]) -> None:
         names = optimizer_slots(self.experiment)
@@ -100,7 +98,8 @@ class NumpyBackend:
         # Overflow on the way to a non-finite loss is the loop's to report, with step and layer.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for i in range(len(steps)):
-                step = self._pass(steps, i)
+                # Kept over the call's end as well: memory given back to the system comes anew page by page.
+                self._last = step = self._pass(steps, i)
                 losses[i], accuracies[i] = step.loss, step.accuracy
                 self._update(step.gradients, float(steps.learning_rates[i]))
                 self.network.update_statistics(step.cache)
@@ -124,10 +123,12 @@ class NumpyBackend:
 
     def trace(self, steps: Steps) -> dict[str, Array]:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            step = self._pass(steps, 0)
+            outputs: dict[str, Array] = {}
+            upstream: dict[str, Array] = {}
+            step = self._pass(steps, 0, outputs, upstream)
         trace = {"input": step.x, "loss": np.asarray(step.loss)}
-        trace |= {f"activation/{name}": array for name, array in step.outputs.items()}
-        trace |= {f"gradient/{name}": array for name, array in {**step.upstream, **step.gradients}.items()}
+        trace |= {f"activation/{name}": array for name, array in outputs.items()}
+        trace |= {f"gradient/{name}": array for name, array in {**upstream, **step.gradients}.items()}
         return trace
 
     def export_state(self) -> State:
@@ -158,8 +159,14 @@ class NumpyBackend:
             x *= self.scale
         return x
 
-    def _pass(self, steps: Steps, i: int) -> Pass:
-        """Forward and backward on batch i."""
+    def _pass(
+        self,
+        steps: Steps,
+        i: int,
+        outputs: dict[str, Array] | None = None,
+        upstream: dict[str, Array] | None = None,
+    ) -> Pass:
+        """Forward and backward on batch i; each layer's output and dL/d(output) are put into the last two."""
         objective, rows = self.experiment.objective, steps.indices[i]
         labels = self.labels["train"][rows]
         images = augment.augment(
@@ -169,17 +176,18 @@ class NumpyBackend:
             self.experiment.data.random_crop,
         )
         x = self._prepare(images)
-        logits, outputs, cache = self.network.forward(x, {name: m[i] for name, m in steps.masks.items()})
+        masks = {name: mask[i] for name, mask in steps.masks.items()}
+        logits, cache = self.network.forward(x, masks, outputs=outputs)
         value = float(loss.loss_forward(objective.loss, logits, labels, objective.label_smoothing).mean())
         ds = loss.loss_backward(objective.loss, logits, labels, objective.label_smoothing)
-        gradients, upstream = self.network.backward(ds, cache)
+        gradients = self.network.backward(ds, cache, upstream)
         if objective.l2:
             weights = {key: W for key, W in self.network.parameters.items() if is_weight(key)}
             value += loss.l2_forward(list(weights.values()), objective.l2)
             for key, W in weights.items():
                 gradients[key] += loss.l2_backward(W, objective.l2)
         accuracy = float((logits.argmax(axis=1) == labels).mean())
-        return Pass(value, accuracy, gradients, upstream, outputs, cache, x)
+        return Pass(value, accuracy, gradients, cache, x)
 
     def _update(self, gradients: Mapping[str, Array], learning_rate: float) -> None:
         optimization = self.experiment.optimization

@@ -79,11 +79,12 @@ def conv2d_backward(
     db = dY.sum(axis=0)  # eq. 68
     if not need_dx:
         return None, dW, db
-    dP = dY @ _matrix(W)  # eq. 70
-    dP = dP.reshape(len(dy), *dy.shape[2:], kh, kw, channels)
     dxp = np.zeros(_padded_shape(cache.image, cache.window), dy.dtype)
+    M = _matrix(W).reshape(len(W), kh, kw, channels)
     for (k, l), place in _places(cache.window, dy.shape[2:]):
-        dxp[place] += dP[:, :, :, k, l]  # eq. 71
+        # Column by column of dL/dP: the whole of it would be kh kw times as large as dx.
+        dP = dY @ M[:, k, l]  # eq. 70
+        dxp[place] += dP.reshape(len(dy), *dy.shape[2:], channels)  # eq. 71
     return _unpad(dxp, cache), dW, db
 
 
@@ -94,17 +95,39 @@ def max_pool2d_forward(x: Array, window: Window) -> tuple[Array, PoolCache]:
     """
     if x.ndim != 4:
         raise UserError(f"max-pool: expected x (B, C, H, W), got {x.shape}")
-    padded = _pad(x, window, -np.inf)
-    size = window.output(*x.shape[2:])
+    padded, size = _pad(x, window, -np.inf), window.output(*x.shape[2:])
+    y = np.full((len(x), *size, x.shape[1]), -np.inf, x.dtype)
+    for _, place in _places(window, size):
+        np.maximum(y, padded[place], out=y)  # eq. 75
+    first = _first_equal(padded, y, window) if np.isfinite(y).all() else _first_wins(padded, y, window)
+    return y.transpose(0, 3, 1, 2), PoolCache(first.transpose(0, 3, 1, 2), x.shape, window)
+
+
+def _first_equal(padded: Array, y: Array, window: Window) -> Array:
+    """eq. 76 where every maximum y (B, H', W', C) is finite: the least k kw + l whose value equals it."""
+    last = window.kernel[0] * window.kernel[1] - 1
+    kind = np.min_scalar_type(last).type
+    first = np.full(y.shape, last, kind)
+    for (k, l), place in _places(window, y.shape[1:3]):
+        number = k * window.kernel[1] + l
+        # `number` where the value is the maximum, else `last`: sums and products, as in LeakyReLU.
+        attained = (padded[place] != y) * kind(last - number)
+        attained += kind(number)
+        np.minimum(first, attained, out=first)
+    return first
+
+
+def _first_wins(padded: Array, y: Array, window: Window) -> Array:
+    """eq. 76 for any values: in reading order a greater one wins, and a NaN once and for all."""
+    size = y.shape[1:3]
     # Where every value is -inf the first place inside the image wins, not the border before it.
-    first = np.broadcast_to(_first_inside(window, size)[:, :, None], (len(x), *size, x.shape[1])).copy()
-    y = np.full(first.shape, -np.inf, x.dtype)
+    first = np.broadcast_to(_first_inside(window, size)[:, :, None], y.shape).copy()
+    so_far = np.full(y.shape, -np.inf, y.dtype)
     for (k, l), place in _places(window, size):
         here = padded[place]
-        greater = ~(here <= y) & (y == y)  # strictly, so that the first stays; a NaN wins once and for all
-        first[greater] = k * window.kernel[1] + l  # eq. 76
-        np.maximum(y, here, out=y)  # eq. 75
-    return y.transpose(0, 3, 1, 2), PoolCache(first.transpose(0, 3, 1, 2), x.shape, window)
+        first[~(here <= so_far) & (so_far == so_far)] = k * window.kernel[1] + l
+        np.maximum(so_far, here, out=so_far)
+    return first
 
 
 def max_pool2d_backward(dy: Array, cache: PoolCache) -> Array:
@@ -112,7 +135,7 @@ def max_pool2d_backward(dy: Array, cache: PoolCache) -> Array:
     upstream, first = dy.transpose(0, 2, 3, 1), cache.first.transpose(0, 2, 3, 1)
     dxp = np.zeros(_padded_shape(cache.image, cache.window), dy.dtype)
     for (k, l), place in _places(cache.window, dy.shape[2:]):
-        dxp[place] += np.where(first == k * cache.window.kernel[1] + l, upstream, 0)  # eq. 78
+        dxp[place] += upstream * (first == k * cache.window.kernel[1] + l)  # eq. 78
     return _unpad(dxp, cache)
 
 

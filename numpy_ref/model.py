@@ -39,18 +39,24 @@ class Network:
         """Running statistics of batch norm, canonical names."""
 
     def forward(
-        self, x: Array, masks: Mapping[str, Array] | None = None, batch_statistics: bool = False
-    ) -> tuple[Array, dict[str, Array], Cache]:
-        """Images (B, 3, 32, 32) to (logits (B, 10), every layer's output, cache for `backward`).
+        self,
+        x: Array,
+        masks: Mapping[str, Array] | None = None,
+        batch_statistics: bool = False,
+        outputs: dict[str, Array] | None = None,
+    ) -> tuple[Array, Cache]:
+        """Images (B, 3, 32, 32) to (logits (B, 10), cache for `backward`); every layer's output is put into
+        `outputs`.
 
         `masks` (dropout layer to bool (B, features)) means training; None means evaluation, where batch
         norm uses running statistics, or with `batch_statistics` those of x.
         """
-        outputs: dict[str, Array] = {}
         cache: Cache = {}
         for layer in self.layers:
-            x = outputs[layer.name] = self._apply(layer, x, masks, batch_statistics, cache)
-        return x, outputs, cache
+            x = self._apply(layer, x, masks, batch_statistics, cache)
+            if outputs is not None:
+                outputs[layer.name] = x
+        return x, cache
 
     def predict(self, x: Array, batch_statistics: bool = False) -> Array:
         """Images (B, 3, 32, 32) to logits (B, 10) by `forward` in evaluation, each layer's output and patches
@@ -114,22 +120,24 @@ class Network:
                     name = f"{layer.name}.{key}"
                     self.statistics[name] = norm.running_update(self.statistics[name], now, layer.momentum)
 
-    def backward(self, dy: Array, cache: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """dL/dlogits (B, 10) to (dL/dparameter by canonical name, dL/d(layer output) by layer).
+    def backward(self, dy: Array, cache: Cache, upstream: dict[str, Array] | None = None) -> dict[str, Array]:
+        """dL/dlogits (B, 10) to dL/dparameter by canonical name; dL/d(output) of every layer is put into
+        `upstream`. Uses the layers' caches up: their memory serves the next ones while it is still warm.
 
         The chain rule runs the layers in reverse (eq. 36-38), down to the first that has parameters: the
         gradient of the images is asked for by nobody and left out.
         """
         gradients: dict[str, Array] = {}
-        upstream: dict[str, Array] = {}
         first = first_trained(self.layers)
         for layer in reversed(self.layers):
-            upstream[layer.name] = dy
+            if upstream is not None:
+                upstream[layer.name] = dy
             dx = self._layer_backward(layer, dy, cache, gradients, need_dx=layer.name != first)
+            cache.pop(layer.name, None)
             if dx is None:
                 break
             dy = dx
-        return gradients, upstream
+        return gradients
 
     def _layer_backward(
         self, layer: Layer, dy: Array, cache: Mapping[str, Any], gradients: dict[str, Array], need_dx: bool

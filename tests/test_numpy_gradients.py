@@ -175,8 +175,8 @@ def test_whole_network(rng: np.random.Generator, hidden: tuple[int, ...], batch_
     def value(_: np.ndarray) -> float:
         return float(loss.loss_forward("cross_entropy", network.forward(x, masks)[0], labels).mean())
 
-    logits, _, cache = network.forward(x, masks)
-    gradients, _ = network.backward(loss.loss_backward("cross_entropy", logits, labels), cache)
+    logits, cache = network.forward(x, masks)
+    gradients = network.backward(loss.loss_backward("cross_entropy", logits, labels), cache)
     assert gradients.keys() == parameters.keys()
     for name, gradient in gradients.items():
         theta = network.parameters[name]

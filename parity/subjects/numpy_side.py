@@ -126,8 +126,10 @@ def flatten(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     layers = (Conv2d("conv", channels, channels, Window((1, 1)), bias=False), Flatten("flatten"))
     identity = np.eye(channels, dtype=x.dtype)[:, :, None, None]
     network = Network(layers, {"conv.weight": identity})
-    y, _, cache = network.forward(x)
-    return {"y": y, "dx": network.backward(dy, cache)[1]["conv"]}
+    upstream: Outputs = {}
+    y, cache = network.forward(x)
+    network.backward(dy, cache, upstream)
+    return {"y": y, "dx": upstream["conv"]}
 
 
 def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
