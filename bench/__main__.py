@@ -51,7 +51,7 @@ class Options:
     repeats: int = 5
     """Processes a case, in turns."""
     calls: int = 6
-    """Timed calls in a process, of about a second's work each."""
+    """Timed calls in a process, of one to four seconds' work each."""
     images: int = 50_000
     """Random training images on the device."""
     quick: bool = False

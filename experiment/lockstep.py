@@ -18,7 +18,7 @@ from experiment.progress import Progress
 from experiment.schedule import learning_rates
 from experiment.signals import StopRequest
 
-LEAST_STEPS, LONGER = 10, 4
+LEAST_STEPS, LONGER = 10, 2
 """A call for many runs may take so many times as long as a run's alone, since each run's parameters are read
 and put back once in it; and longer still where that left fewer than so many steps of each."""
 _Result = TypeVar("_Result")

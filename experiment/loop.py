@@ -14,7 +14,7 @@ from cifar10.batches import BatchOrder
 from experiment import checkpoint, diagnose, plots
 from experiment.backend import Backend, Statistics, StepResults, Steps, plan_steps
 from experiment.catalogue import changes
-from experiment.cost import steps_per_call
+from experiment.cost import step_flops, steps_per_call
 from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.layers import BatchNorm
@@ -25,6 +25,9 @@ from experiment.run_dir import RunDirectory
 from experiment.signals import StopRequest
 from experiment.spec import Experiment
 from experiment.tensorboard import BoardWriter
+
+LONGEST_CALL = 2.5
+"""Seconds that a call of the backend is to take at most, as far as single steps allow it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Run:
         self.folder, self.options = folder, options
         self.order = BatchOrder(train_size, experiment.data.batch_size, experiment.training.seed)
         self.capacity = steps_per_call(experiment, backend.device)
+        self._limit = max(1, round(1e11 / step_flops(experiment)))  # until a first call shows the pace
         self.step = 0
         self.records: list[Record] = []
         self.training, self.compiling = Stopwatch(), Stopwatch()
@@ -112,13 +116,19 @@ class Run:
                         progress.line(f"stopped by {stop.signal.name} at step {self.step}; checkpoint saved")
                         return Outcome(signal=int(stop.signal))
                     steps = self.plan(self.step, self.next_event - self.step)
+                    began = time.perf_counter()
                     with self.training:
                         results = self.backend.train(steps)
+                    self._pace(len(steps), time.perf_counter() - began)
                     self.take(steps, results, progress)
         finally:
             progress.close()
             self.close()
         return Outcome(self.finish())
+
+    def _pace(self, steps: int, seconds: float) -> None:
+        """How many steps the next call may take: progress and signals wait for its end."""
+        self._limit = max(1, int(LONGEST_CALL * steps / max(seconds, 1e-9)))
 
     @property
     def done(self) -> bool:
@@ -247,7 +257,7 @@ class Run:
     def next_event(self) -> int:
         """The last step of the next backend call."""
         training = self.experiment.training
-        ends = [self.step + self.capacity, training.steps]
+        ends = [self.step + min(self.capacity, self._limit), training.steps]
         for every in (training.eval_every, self.options.checkpoint_every):
             if every:
                 ends.append((self.step // every + 1) * every)

@@ -324,7 +324,7 @@ def test_only_runs_of_one_program_are_grouped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("alone", "runs", "length"),
-    [(100, 1, 100), (100, 2, 100), (44, 10, 17), (44, 20, 10), (100, 40, 10), (3, 40, 3)],
+    [(100, 1, 100), (100, 2, 100), (100, 4, 50), (100, 10, 20), (100, 40, 10), (14, 2, 14), (3, 40, 3)],
 )
 def test_calls_of_many_runs_are_short_but_not_too_short(alone: int, runs: int, length: int) -> None:
     assert call_length(alone, runs) == length
