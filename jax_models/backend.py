@@ -128,7 +128,9 @@ class JaxBackend:
     def start(self, parameters: Mapping[str, np.ndarray]) -> None:
         with self.context():
             on_device = self._take(parameters)
-            optimizer = jax.jit(self.optimizer.init)(on_device)
+            # Zeros depend on no input, so jit leaves it open where they lie; said here, or the first step's
+            # program, compiled for inputs left open, would be compiled again for its own outputs.
+            optimizer = jax.device_put(jax.jit(self.optimizer.init)(on_device), self._device)
         self.state = TrainState(on_device, self._statistics({}), optimizer)
         self.updates = 0
 

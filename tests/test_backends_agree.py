@@ -212,16 +212,23 @@ def test_jax_promotes_no_dtype_by_accident(name: str, dtype: Dtype) -> None:
         assert np.isfinite([*result.losses, backend.evaluate("test").loss]).all()
 
 
-def test_jax_compiles_training_once() -> None:
-    """Whatever the number of steps in a call, up to the capacity."""
-    spec, data = small.experiment("float32"), small.data()
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_jax_traces_and_compiles_training_once(optimizer: Any) -> None:
+    """Whatever the number of steps in a call, up to the capacity; its own outputs and a checkpoint's state
+    are inputs like the first ones.
+    """
+    spec, data = small.experiment("float32", optimization=Optimization(optimizer, 1e-3)), small.data()
     backend = small.started("jax", spec, data)
     assert isinstance(backend, JaxBackend)
     chex.clear_trace_counter()
-    backend._run = jax.jit(chex.assert_max_traces(backend._run_steps, n=1), donate_argnums=0)
+    run: Any = jax.jit(chex.assert_max_traces(backend._run_steps, n=1), donate_argnums=0)
+    backend._run = run
     backend.compile(10)
     for first, count in ((0, 10), (10, 3), (13, 1)):
         backend.train(small.steps(spec, data, first, count))
+    backend.import_state(backend.export_state())
+    backend.train(small.steps(spec, data, 14, 2))
+    assert run._cache_size() == 1
 
 
 @pytest.mark.parametrize("backend", small.BACKENDS)
