@@ -14,6 +14,10 @@ cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 MINUTES=${MINUTES:-7}
+if ! [[ $MINUTES =~ ^[1-9][0-9]*$ ]]; then
+  echo "error: MINUTES: expected a whole number of at least 1, got $MINUTES" >&2
+  exit 2
+fi
 device=gpu
 if [ "${1:-}" = --device ]; then device=${2:?--device needs gpu or cpu}; shift 2; fi
 if [ $# -gt 0 ] || { [ "$device" != gpu ] && [ "$device" != cpu ]; }; then
