@@ -58,7 +58,8 @@ def train_together(
     ended = Lockstep()
     capacity = call_length(runs[0].capacity, len(runs))
     for run, start in zip(runs, starts, strict=True):
-        run.capacity, run.together = capacity, len(runs)
+        run.capacity = run.limit = capacity  # of all runs together: no call of one alone sets the pace
+        run.together = len(runs)
         run.begin(start)
     total = sum(run.experiment.training.steps for run in runs)
     progress = Progress(total, sum(run.step for run in runs), f"{len(runs)} runs")

@@ -87,7 +87,7 @@ class Run:
         self.folder, self.options = folder, options
         self.order = BatchOrder(train_size, experiment.data.batch_size, experiment.training.seed)
         self.capacity = steps_per_call(experiment, backend.device)
-        self._limit = max(1, round(1e11 / step_flops(experiment)))  # until a first call shows the pace
+        self.limit = max(1, round(1e11 / step_flops(experiment)))  # until a first call shows the pace
         self.step = 0
         self.records: list[Record] = []
         self.training, self.compiling = Stopwatch(), Stopwatch()
@@ -128,7 +128,7 @@ class Run:
 
     def _pace(self, steps: int, seconds: float) -> None:
         """How many steps the next call may take: progress and signals wait for its end."""
-        self._limit = max(1, int(LONGEST_CALL * steps / max(seconds, 1e-9)))
+        self.limit = max(1, int(LONGEST_CALL * steps / max(seconds, 1e-9)))
 
     @property
     def done(self) -> bool:
@@ -257,7 +257,7 @@ class Run:
     def next_event(self) -> int:
         """The last step of the next backend call."""
         training = self.experiment.training
-        ends = [self.step + min(self.capacity, self._limit), training.steps]
+        ends = [self.step + min(self.capacity, self.limit), training.steps]
         for every in (training.eval_every, self.options.checkpoint_every):
             if every:
                 ends.append((self.step // every + 1) * every)
