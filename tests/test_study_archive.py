@@ -12,11 +12,9 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import experiment.loop
 from study import archive
 from study.__main__ import main as study
 from tests import study_runs, tiny, tiny_study
@@ -109,14 +107,7 @@ def test_unpacked_runs_are_finished_for_list_and_run(
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
     assert "numpy 2" in shown[1]
-    taken: list[int] = []
-    plan = experiment.loop.Run.plan
-
-    def counted(self: Any, first: int, count: int) -> Any:
-        taken.append(count)
-        return plan(self, first, count)
-
-    monkeypatch.setattr(experiment.loop.Run, "plan", counted)
+    taken = tiny_study.count_steps(monkeypatch)
     assert tiny_study.call(tmp_path, *TRAINED) == 3
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[2].partition(",")[0] for line in said] == [

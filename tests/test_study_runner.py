@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import cifar10
-import experiment.loop
 from experiment.schedule import learning_rates
 from study.__main__ import main as study
 from study.jobs import Clock, Job, duration
@@ -46,15 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many steps each backend call of this test planned."""
-    taken: list[int] = []
-    plan = experiment.loop.Run.plan
-
-    def counted(self: Any, first: int, count: int) -> Any:
-        taken.append(count)
-        return plan(self, first, count)
-
-    monkeypatch.setattr(experiment.loop.Run, "plan", counted)
-    return taken
+    return tiny_study.count_steps(monkeypatch)
 
 
 def computed(root: Path) -> dict[str, Any]:

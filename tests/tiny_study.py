@@ -16,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import experiment.loop
 from study import plan
 from study.__main__ import main as study
 from study.plan import Planned
@@ -58,6 +61,21 @@ def main(argv: list[str]) -> int:
     install(setattr)
     tiny.arm(setattr, argv[0], lambda number: os.kill(os.getpid(), signal.Signals(number)))
     return study(argv[1:])
+
+
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many steps each backend call plans from here on."""
+    taken: list[int] = []
+    planned = experiment.loop.Run.plan
+
+    def counted(self: Any, first: int, count: int) -> Any:
+        taken.append(count)
+        return planned(self, first, count)
+
+    monkeypatch.setattr(experiment.loop.Run, "plan", counted)
+    return taken
 
 
 if __name__ == "__main__":
