@@ -63,8 +63,6 @@ def main(argv: list[str]) -> int:
     return study(argv[1:])
 
 
-
-
 def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many steps each backend call plans from here on."""
     taken: list[int] = []
