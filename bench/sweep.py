@@ -98,7 +98,7 @@ def _sweep(made: list[Experiment], options: Options, at_once: int | None) -> flo
     )
     for member, run in zip(sweep.members, made, strict=True):
         member.start(initial_parameters(run))
-    size = call_length(steps_per_call(made[0], options.device), len(made))
+    size = call_length(steps_per_call(made[0], options.device), min(sweep.width, len(made)))
     sweep.compile(size)
     order = BatchOrder(IMAGES, made[0].data.batch_size, 0)
     seconds = []

@@ -146,6 +146,8 @@ class Together(Protocol):
 
     members: Sequence[Backend]
     """One for each run, in the order asked for. One that trains alone leaves the others as they are."""
+    width: int
+    """How many the device trains at a time: members 0 up to this, the next as many, and so on."""
 
     def compile(self, capacity: int) -> None:
         """Get ready for calls of up to `capacity` steps."""

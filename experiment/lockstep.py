@@ -1,7 +1,8 @@
 """Several runs trained together by one program, each with the folder and records of a run alone.
 
-The runs furthest behind take their steps first, until they are level with the next ones. So runs that an
-interruption left at different steps go on together, and a run that stopped early or failed just rests.
+The run furthest behind takes its steps first, and with it those that the device trains at the same time and
+that are level with it. So runs that an interruption left at different steps go on together, and a run that
+stopped early or failed just rests.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from experiment.schedule import learning_rates
 from experiment.signals import StopRequest
 
 LEAST_STEPS, LONGER = 10, 2
-"""A call for many runs may take so many times as long as a run's alone, since each run's parameters are read
-and put back once in it; and longer still where that left fewer than so many steps of each."""
+"""A call for several runs at a time may take so many times as long as a run's alone, since it is the larger
+for a device that has room for them; and longer still where that left fewer than so many steps of each."""
 _Result = TypeVar("_Result")
 
 
@@ -56,7 +57,7 @@ def train_together(
     A run that stops being finite leaves the others alone. `runs` and `together.members` have one order.
     """
     ended = Lockstep()
-    capacity = call_length(runs[0].capacity, len(runs))
+    capacity = call_length(runs[0].capacity, min(together.width, len(runs)))
     for run, start in zip(runs, starts, strict=True):
         run.capacity = run.limit = capacity  # of all runs together: no call of one alone sets the pace
         run.together = len(runs)
@@ -64,6 +65,7 @@ def train_together(
     total = sum(run.experiment.training.steps for run in runs)
     progress = Progress(total, sum(run.step for run in runs), f"{len(runs)} runs")
     live = dict(enumerate(runs))
+    drawn: dict[int, Steps] = {}
     try:
         with StopRequest() as stop:
             _timed(lambda: together.compile(capacity), runs, "compiling")
@@ -73,7 +75,7 @@ def train_together(
                     progress.line(f"stopped by {stop.signal.name}; checkpoints saved")
                     ended.signal = int(stop.signal)
                     break
-                for place, message in _advance(live, names, together, progress).items():
+                for place, message in _advance(live, names, together, progress, drawn).items():
                     ended.failures[place] = message
                     progress.line(f"{names[place]}: {message}")
                     del live[place]
@@ -84,9 +86,9 @@ def train_together(
     return ended
 
 
-def call_length(alone: int, runs: int) -> int:
-    """Steps of each of `runs` runs in one call, from those of a run alone."""
-    return min(alone, max(LEAST_STEPS, LONGER * alone // runs))
+def call_length(alone: int, width: int) -> int:
+    """Steps in one call for `width` runs at a time, from those in a call for one."""
+    return min(alone, max(LEAST_STEPS, LONGER * alone // width))
 
 
 def _unfinished(live: dict[int, Run]) -> dict[int, Run]:
@@ -109,14 +111,20 @@ def _save(live: dict[int, Run]) -> dict[int, str]:
 
 
 def _advance(
-    live: dict[int, Run], names: Sequence[str], together: Together, progress: Progress
+    live: dict[int, Run],
+    names: Sequence[str],
+    together: Together,
+    progress: Progress,
+    drawn: dict[int, Steps],
 ) -> dict[int, str]:
-    """One call for the runs furthest behind; the failures among them."""
-    first = min(run.step for run in live.values())
-    behind = {place: run for place, run in live.items() if run.step == first}
+    """One call for the run furthest behind and its neighbours; the failures among them."""
+    last = min(live, key=lambda place: live[place].step)
+    first, group = live[last].step, last // together.width
+    near = {place: run for place, run in live.items() if place // together.width == group}
+    behind = {place: run for place, run in near.items() if run.step == first}
     ends = [run.next_event for run in behind.values()]
-    ends += [run.step for run in live.values() if run.step > first]
-    plans = _plans(behind, first, min(ends) - first)
+    ends += [run.step for run in near.values() if run.step > first]
+    plans = _plans(behind, first, min(ends) - first, drawn)
 
     def train() -> dict[int, StepResults]:
         return together.train(plans)
@@ -131,13 +139,14 @@ def _advance(
     return failures
 
 
-def _plans(runs: dict[int, Run], first: int, count: int) -> dict[int, Steps]:
-    """The steps of each run; what a seed decides is drawn once for all runs of that seed."""
-    drawn: dict[int, Steps] = {}
+def _plans(runs: dict[int, Run], first: int, count: int, drawn: dict[int, Steps]) -> dict[int, Steps]:
+    """The steps of each run. What a seed decides is drawn once for all runs of that seed, also for those that
+    take the same steps in the calls that follow: `drawn` holds the last of each seed.
+    """
     plans = {}
     for place, run in runs.items():
         seed = run.experiment.training.seed
-        if seed not in drawn:
+        if seed not in drawn or (drawn[seed].first, len(drawn[seed])) != (first, count):
             drawn[seed] = run.plan(first, count)
         rates = learning_rates(run.experiment, first, count)
         plans[place] = replace(drawn[seed], learning_rates=rates)

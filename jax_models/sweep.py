@@ -1,14 +1,17 @@
 """Many runs that differ in learning rate, weight decay and seed, trained by one compiled program.
 
-Every run has a seat: a place on the leading axis of parameters, statistics and optimizer state. The program
-takes `backend.JaxBackend`'s own step and loop, with the weight decay as an argument, and carries it out for
-all seats:
+Every run has a seat: a place in a group, on the leading axis of the group's parameters, statistics and
+optimizer state. The program takes `backend.JaxBackend`'s own step and loop, with the weight decay as an
+argument, and is called for one group after another:
 
-- on a GPU or TPU for as many at once as fit beside their activations (vmap), then for the next ones;
-- on a CPU for one after another: a single run keeps its cores busy, so batching has nothing to gain, and one
-  run's activations are all that is held. `python -m bench.sweep` measures both (jax-sweep, jax-vmap).
+- on a GPU or TPU a group holds as many runs as fit beside their activations, batched by vmap;
+- on a CPU it holds one: a single run keeps its cores busy, so batching has nothing to gain, and one run's
+  activations are all that is held. `python -m bench.sweep` measures both (jax-sweep, jax-vmap).
 
-Where there are several devices, the seats are divided among them; nothing crosses from one to another.
+The groups' arrays are apart, not parts of larger ones: a program that cut a run's out of those, and put them
+back, worked in new memory at each call, and on a CPU every third call or so took a fifth longer.
+
+Where there are several devices, a group's seats are divided among them; nothing crosses from one to another.
 What seeds decide (batches, masks, crops, flips) is handed over once for each seed, not for each run.
 """
 
@@ -59,6 +62,8 @@ class JaxSweep:
         if len({common(experiment) for experiment in experiments}) != 1:
             raise AssertionError("runs of one program differ in learning rate, weight decay and seed only")
         devices = list(devices)[: len(experiments)]
+        self._one_by_one = devices[0].platform == "cpu"
+        """Whether a call waits for the one before: a CPU would carry both out, with both's activations."""
         self._mesh = Mesh(np.array(devices), ("runs",))
         self._divided, self._whole = (NamedSharding(self._mesh, spec) for spec in (RUNS, ALL))
         self.one = JaxBackend(common(experiments[0]), data, devices[0], self._whole)
@@ -66,17 +71,21 @@ class JaxSweep:
         self.device = self.one.device + (f" x {len(devices)}" if len(devices) > 1 else "")
         share = math.ceil(len(experiments) / len(devices))
         self.at_once = min(at_once or self._suitable(devices[0]), share)
-        self.seats = len(devices) * self.at_once * math.ceil(share / self.at_once)
-        self.seeds = sorted({experiment.training.seed for experiment in experiments})
-        self.updates = [0] * self.seats
+        self.width = len(devices) * self.at_once
+        """Seats of a group; see `experiment.backend.Together`."""
+        self.groups = math.ceil(share / self.at_once)
+        self.seeds = [self._group_seeds(group) for group in range(self.groups)]
+        self.tables = max(map(len, self.seeds))
+        """Seeds that a call has inputs for; the same for every group, or each would be compiled anew."""
+        self.updates = [0] * (self.groups * self.width)
         self.capacity = 0
         self.members = [Member(self, seat) for seat in range(len(experiments))]
-        self._state: TrainState | None = None
-        self._seen: dict[tuple[str, bool], list[Evaluation]] = {}
-        self._own = self._constants()
+        self._states: list[TrainState] = []
+        self._seen: dict[tuple[int, str, bool], list[Evaluation]] = {}
+        self._own = [self._constants(group) for group in range(self.groups)]
         # The same placement in and out, as JAX writes it: another spelling would compile anew.
-        self._train = jax.jit(self.train_seats, donate_argnums=0, out_shardings=self._divided)
-        self._evaluate = jax.jit(self.evaluate_seats, static_argnums=3)
+        self._train = jax.jit(self.train_group, donate_argnums=0, out_shardings=self._divided)
+        self._evaluate = jax.jit(self.evaluate_group, static_argnums=3)
         self._read = jax.jit(_read_seat, out_shardings=self._whole)
         self._write = jax.jit(_write_seat, donate_argnums=0, out_shardings=self._divided)
 
@@ -92,12 +101,21 @@ class JaxSweep:
         activations = description.data.batch_size * values * self.one.dtype.itemsize
         return max(1, int(limit / 2 / (4 * activations)))
 
-    def _constants(self) -> dict[str, Array]:
-        """Each seat's weight decay, and the place of its seed in `seeds`; seats left over repeat the last."""
-        spare = [self.experiments[-1]] * (self.seats - len(self.experiments))
-        runs = self.experiments + spare
+    def _seats(self, group: int) -> range:
+        return range(group * self.width, (group + 1) * self.width)
+
+    def _runs(self, group: int) -> list[Experiment]:
+        """What is in the group's seats; those left over repeat the last."""
+        return [self.experiments[min(seat, len(self.experiments) - 1)] for seat in self._seats(group)]
+
+    def _group_seeds(self, group: int) -> list[int]:
+        return sorted({run.training.seed for run in self._runs(group)})
+
+    def _constants(self, group: int) -> dict[str, Array]:
+        """Each seat's weight decay, and the place of its seed among the group's."""
+        runs = self._runs(group)
         decays = np.array([run.optimization.weight_decay for run in runs]).astype(self.one.dtype)
-        seeds = np.array([self.seeds.index(run.training.seed) for run in runs], np.int32)
+        seeds = np.array([self.seeds[group].index(run.training.seed) for run in runs], np.int32)
         return self._put({"decay": decays, "seed": seeds}, self._divided)
 
     def _put(self, tree: Any, placement: NamedSharding) -> Any:
@@ -110,82 +128,100 @@ class JaxSweep:
         """Compile training for calls of `capacity` steps, and evaluation."""
         self.capacity = max(self.capacity, capacity, 2)
         self.train({0: no_steps(self.experiments[0])})
-        self.evaluate("test")
+        self.evaluate(0, "test")
 
     def train(self, steps: Mapping[int, Steps]) -> dict[int, StepResults]:
         """Take the steps of these seats, as many for each; the others stay as they are."""
         (count,) = {len(some) for some in steps.values()}
         self.capacity = max(self.capacity, count, 2)
-        self._seen = {}
-        own = self._put(self._columns(steps), self._divided) | self._own
-        inputs = self._put(self._inputs(steps), self._whole)
-        with self.one.context():
-            self._state, results = self._train(self._state, own, self.one.data["train"], inputs, count)
-            results = jax.device_get(results)
+        groups = sorted({seat // self.width for seat in steps})
+        results = dict(zip(groups, self._train_groups(groups, steps, count), strict=True))
+        self._seen = {key: seen for key, seen in self._seen.items() if key[0] not in results}
+        found = {}
         for seat, some in steps.items():
             self.updates[seat] += len(some)
-        return {seat: self.one.step_results(results[seat][0], results[seat][1], count) for seat in steps}
+            losses, hits = results[seat // self.width][seat % self.width]
+            found[seat] = self.one.step_results(losses, hits, count)
+        return found
 
-    def _columns(self, steps: Mapping[int, Steps]) -> dict[str, Any]:
+    def _train_groups(
+        self, groups: Sequence[int], steps: Mapping[int, Steps], count: int
+    ) -> list[np.ndarray]:
+        results = []
+        for group in groups:
+            inputs = self._put(self._inputs(group, steps), self._whole)
+            own = self._put(self._columns(group, steps), self._divided) | self._own[group]
+            with self.one.context():
+                data = self.one.data["train"]
+                self._states[group], result = self._train(self._states[group], own, data, inputs, count)
+            results.append(jax.block_until_ready(result) if self._one_by_one else result)
+        found: list[np.ndarray] = jax.device_get(results)
+        return found
+
+    def _columns(self, group: int, steps: Mapping[int, Steps]) -> dict[str, Any]:
         """Every seat's numbers of each step, and which seats train."""
         idle = no_steps(self.experiments[0])
         scalars = [
             self.one.scalars(steps.get(seat, idle), self.updates[seat], self.capacity)
-            for seat in range(self.seats)
+            for seat in self._seats(group)
         ]
-        active = np.array([seat in steps for seat in range(self.seats)])
+        active = np.array([seat in steps for seat in self._seats(group)])
         return {"scalars": jax.tree.map(lambda *rows: np.stack(rows), *scalars), "active": active}
 
-    def _inputs(self, steps: Mapping[int, Steps]) -> Any:
-        """What the steps read: with an axis for the seeds where there are several."""
-        of_seed = {self.experiments[seat].training.seed: some for seat, some in steps.items()}
+    def _inputs(self, group: int, steps: Mapping[int, Steps]) -> Any:
+        """What the steps read: with an axis for the seeds where a group has several."""
+        mine = [seat for seat in self._seats(group) if seat in steps]
+        of_seed = {self.experiments[seat].training.seed: steps[seat] for seat in mine}
         idle = no_steps(self.experiments[0])
-        tables = [self.one.inputs(of_seed.get(seed, idle), self.capacity) for seed in self.seeds]
+        wanted = [of_seed.get(seed, idle) for seed in self.seeds[group]]
+        wanted += [idle] * (self.tables - len(wanted))
+        tables = [self.one.inputs(some, self.capacity) for some in wanted]
         return tables[0] if len(tables) == 1 else jax.tree.map(lambda *rows: np.stack(rows), *tables)
 
-    def evaluate(self, split: str, statistics: Statistics | None = None) -> list[Evaluation]:
-        """Every run's; worked out once for as long as no run changes."""
+    def evaluate(self, seat: int, split: str, statistics: Statistics | None = None) -> Evaluation:
+        """That run's, worked out for its group, once for as long as no run of the group changes."""
+        group, place = divmod(seat, self.width)
         batch = (statistics or self.experiments[0].model.norm_statistics) == "batch"
-        if (split, batch) not in self._seen:
-            assert self._state is not None
-            state = self._state.parameters, self._state.statistics
+        if (group, split, batch) not in self._seen:
+            state = self._states[group].parameters, self._states[group].statistics
             with self.one.context():
                 results = jax.device_get(self._evaluate(*state, self.one.data[split], batch))
-            rows = zip(*results, strict=True)
-            self._seen[split, batch] = [evaluation(*row) for row in rows][: len(self.members)]
-        return self._seen[split, batch]
+            self._seen[group, split, batch] = [evaluation(*row) for row in zip(*results, strict=True)]
+        return self._seen[group, split, batch][place]
 
     # --- one run ---
 
     def enter(self, seat: int) -> None:
         """Take what `one` holds into the seat."""
-        self._seen = {}
+        group, place = divmod(seat, self.width)
+        self._seen = {key: seen for key, seen in self._seen.items() if key[0] != group}
         with self.one.context():
-            if self._state is None:
-                self._state = self._empty(self.one.state)
-            self._state = self._write(self._state, self.one.state, seat)
+            while len(self._states) < self.groups:
+                self._states.append(self._empty(self.one.state))
+            self._states[group] = self._write(self._states[group], self.one.state, place)
         self.updates[seat] = self.one.updates
 
     def show(self, seat: int) -> JaxBackend:
         """`one`, holding the seat's run."""
+        group, place = divmod(seat, self.width)
         with self.one.context():
-            self.one.state = self._read(self._state, seat)
+            self.one.state = self._read(self._states[group], place)
         self.one.updates = self.updates[seat]
         return self.one
 
     def _empty(self, one: TrainState) -> TrainState:
         def zeros(one: TrainState) -> Any:
-            return jax.tree.map(lambda array: jnp.zeros((self.seats, *array.shape), array.dtype), one)
+            return jax.tree.map(lambda array: jnp.zeros((self.width, *array.shape), array.dtype), one)
 
         state: TrainState = jax.jit(zeros, out_shardings=self._divided)(one)
         return state
 
     # --- compiled functions ---
 
-    def train_seats(
+    def train_group(
         self, state: TrainState, own: Any, data: DeviceData, inputs: Any, count: Array
     ) -> tuple[TrainState, Array]:
-        """`count` steps of the active seats; results (seats, 2, capacity): losses and hits."""
+        """`count` steps of the group's active seats; results (seats, 2, capacity): losses and hits."""
         divided = jax.shard_map(
             self._train_share,
             mesh=self._mesh,
@@ -199,27 +235,28 @@ class JaxSweep:
     def _train_share(
         self, state: TrainState, own: Any, data: DeviceData, inputs: Any, count: Array
     ) -> tuple[TrainState, Array]:
-        """One device's seats, `at_once` at once, each group's state read and put back in its place."""
+        """One device's seats of the group."""
 
         def run(state: TrainState, own: Any) -> tuple[TrainState, Array]:
             return self._train_one(state, own, data, inputs, count)
 
-        seats = len(own["decay"])
-        results = jnp.zeros((seats, 2, self.capacity), self.one.dtype)
+        return self._over_seats(run)(state, own)
 
-        def body(i: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-            if self.at_once == 1:
-                return _put_seat(carry, run(_seat(carry[0], i), _seat(own, i)), i)
-            group, size = i * self.at_once, self.at_once
-            part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, group, size), (carry[0], own))
-            return _put_group(carry, jax.vmap(run)(*part), group)
+    def _over_seats(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """`run` of every seat of a device: without vmap for one alone, which trains as it would outside."""
+        if self.at_once > 1:
+            return jax.vmap(run)
 
-        return jax.lax.fori_loop(0, seats // self.at_once, body, (state, results))
+        def alone(*trees: Any) -> Any:
+            found = run(*jax.tree.map(lambda array: array[0], trees))
+            return jax.tree.map(lambda array: array[None], found)
+
+        return alone
 
     def _train_one(
         self, state: TrainState, own: Any, data: DeviceData, inputs: Any, count: Array
     ) -> tuple[TrainState, Array]:
-        several = len(self.seeds) > 1
+        several = self.tables > 1
         alone = self.at_once == 1
 
         def row(i: Array) -> Any:
@@ -233,17 +270,16 @@ class JaxSweep:
             new = jax.tree.map(lambda after, before: jnp.where(own["active"], after, before), new, state)
         return new, jnp.stack(results)
 
-    def evaluate_seats(
+    def evaluate_group(
         self, parameters: dict[str, Array], statistics: dict[str, Array], data: DeviceData, batch: bool
     ) -> tuple[Array, Array, Array]:
         """Per seat and sample: losses, hits, predictions."""
 
         def share(parameters: Any, statistics: Any, data: DeviceData) -> Any:
-            def run(state: tuple[Any, Any]) -> tuple[Array, Array, Array]:
-                return self.one.evaluate_split(*state, data, batch)
+            def run(parameters: Any, statistics: Any) -> tuple[Array, Array, Array]:
+                return self.one.evaluate_split(parameters, statistics, data, batch)
 
-            size = None if self.at_once == 1 else self.at_once
-            return jax.lax.map(run, (parameters, statistics), batch_size=size)
+            return self._over_seats(run)(parameters, statistics)
 
         divided = jax.shard_map(
             share, mesh=self._mesh, in_specs=(RUNS, RUNS, ALL), out_specs=RUNS, check_vma=False
@@ -274,7 +310,7 @@ class Member:
         return self._sweep.train({self._seat: steps})[self._seat]
 
     def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
-        return self._sweep.evaluate(split, statistics)[self._seat]
+        return self._sweep.evaluate(self._seat, split, statistics)
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         return self._sweep.show(self._seat).trace(steps)
@@ -290,26 +326,13 @@ class Member:
         return self._sweep.one.versions()
 
 
-# --- seats: places on the leading axis of every array of a tree ---
-
-
-def _seat(tree: Any, i: Array) -> Any:
-    return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, i, keepdims=False), tree)
-
-
-def _put_seat(tree: Any, one: Any, i: Array) -> Any:
-    update: Callable[..., Array] = partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
-    return jax.tree.map(update, tree, one)
-
-
-def _put_group(tree: Any, group: Any, first: Array) -> Any:
-    update: Callable[..., Array] = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
-    return jax.tree.map(update, tree, group)
+# --- a seat: a place on the leading axis of every array of a tree ---
 
 
 def _read_seat(state: TrainState, i: Array) -> Any:
-    return _seat(state, i)
+    return jax.tree.map(lambda array: jax.lax.dynamic_index_in_dim(array, i, keepdims=False), state)
 
 
 def _write_seat(state: TrainState, one: TrainState, i: Array) -> Any:
-    return _put_seat(state, one, i)
+    update: Callable[..., Array] = partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
+    return jax.tree.map(update, state, one)

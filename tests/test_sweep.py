@@ -73,7 +73,7 @@ def together(made: list[Experiment], steps: int, at_once: int, devices: int = 1)
     sweep = JaxSweep(made, DATA, find_devices("cpu")[:devices], at_once)
     assert sweep._mesh.size == devices
     chex.clear_trace_counter()  # it counts by function, and every sweep has the same
-    once = chex.assert_max_traces(sweep.train_seats, n=1)
+    once = chex.assert_max_traces(sweep.train_group, n=1)
     compiled: Any = jax.jit(once, donate_argnums=0, out_shardings=sweep._divided)
     sweep._train = compiled
     for member, run in zip(sweep.members, made, strict=True):
