@@ -1,7 +1,8 @@
 """The report's numbers beside ours: is each inside the spread of our runs, and if not, why perhaps.
 
 A reported number is one run's. It is inside our spread where it lies in the 95% prediction interval of one
-further run (`Spread.prediction`), which takes two runs or more.
+further run (`Spread.prediction`), which takes two runs or more. A setting of table 1 that was run once is
+judged by all our runs of its size and learning rate: the weight decays tried there hardly matter.
 """
 
 from __future__ import annotations
@@ -39,15 +40,25 @@ class Comparison:
     verdict: Verdict
     reason: str = ""
     """Where the verdict is above or below: what our runs offer for a reason, or that they explain nothing."""
+    judged_by: Spread | None = None
+    """Runs of several settings that gave the verdict in place of `ours`."""
 
 
-def compare(planned: Planned, results: Sequence[Result]) -> Comparison:
-    """The runs of one name in one backend, one at least, beside the report."""
-    ours = spread([accuracy(result, planned.statistics) for result in results])
+def compare(planned: Planned, results: Sequence[Result], kin: Sequence[Result] = ()) -> Comparison:
+    """The runs of one name in one backend, one at least, beside the report; `kin` are runs of other settings
+    by which a single run is judged.
+    """
+    judges = [*results, *kin] if len(results) == 1 else results
+    ours, judging = (
+        spread([accuracy(result, planned.statistics) for result in some]) for some in (results, judges)
+    )
+    best = spread([result.summary["best_test_accuracy"] for result in judges])
+    verdict = _verdict(planned, judging, judges)
+    reason = _reason(planned, judges, judging, best) if verdict in ("above", "below") else ""
     best = spread([result.summary["best_test_accuracy"] for result in results])
-    verdict = _verdict(planned, ours, results)
-    reason = _reason(planned, results, ours, best) if verdict in ("above", "below") else ""
-    return Comparison(results[0].name, results[0].backend, planned.reported, ours, best, verdict, reason)
+    judged_by = judging if judges is not results and verdict in ("inside", "above", "below") else None
+    key = results[0].name, results[0].backend
+    return Comparison(*key, planned.reported, ours, best, verdict, reason, judged_by)
 
 
 def comparisons(plan: Mapping[str, Planned], results: Iterable[Result]) -> list[Comparison]:
@@ -55,8 +66,23 @@ def comparisons(plan: Mapping[str, Planned], results: Iterable[Result]) -> list[
     order = list(plan)
     known = [result for result in results if result.name in plan]
     key = lambda result: (order.index(result.name), result.backend)  # noqa: E731
-    grouped = itertools.groupby(sorted(known, key=key), key=key)
-    return [compare(plan[order[index]], list(group)) for (index, _), group in grouped]
+    grouped = {at: list(group) for at, group in itertools.groupby(sorted(known, key=key), key=key)}
+    return [
+        compare(plan[order[index]], own, _kin(order[index], backend, known))
+        for (index, backend), own in grouped.items()
+    ]
+
+
+def _kin(name: str, backend: str, results: Iterable[Result]) -> list[Result]:
+    """In table 1 the runs of the other weight decays of that size and rate."""
+    alike, found, _ = name.partition("-wd")
+    if not found:
+        return []
+    return [
+        result
+        for result in results
+        if result.name != name and (result.name.partition("-wd")[0], result.backend) == (alike, backend)
+    ]
 
 
 def accuracy(result: Result, statistics: Statistics) -> float:

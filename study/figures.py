@@ -31,35 +31,57 @@ def curves(planned: Planned, results: Sequence[Result]) -> Figure:
     The band reaches from the lowest seed to the highest. `results` are finished runs of `planned`, at
     least one.
     """
-    figure, (left, right) = _axes()
-    losses: list[float] = []
-    for backend in dict.fromkeys(result.backend for result in results):
-        own = [result for result in results if result.backend == backend]
-        steps, found = evaluations(own)
-        for axes, quantity in ((left, "loss"), (right, "accuracy")):
-            _line(axes, steps, found[f"train_{quantity}"], f"{backend}, train", backend, lw=1.0, alpha=0.75)
-            _line(axes, steps, found[f"test_{quantity}"], f"{backend}, test", backend, lw=2.0, **DOTS)
-        losses += [*found["train_loss"].flat, *found["test_loss"].flat]
+    figure = _figure(9)
+    left, right = figure.subplots(1, 2)
+    _loss(left, results)
+    _accuracy(right, planned, results)
+    return figure
+
+
+def panels(planned: Planned, results: Sequence[Result]) -> list[Figure]:
+    """The two halves of `curves` as figures of their own, which a narrow page can put below one another."""
+    left, right = _figure(4.5), _figure(4.5)
+    _loss(left.subplots(), results)
+    _accuracy(right.subplots(), planned, results)
+    return [left, right]
+
+
+def _loss(axes: Axes, results: Sequence[Result]) -> None:
+    values = _lines(axes, results, "loss")
     # An early interval's mean may be huge; of the ten or more evaluations of a run that is one in twenty.
-    if bound(left, losses, typical_percent=90):
-        note = f"first values, up to {max(losses):.3g}, lie above"
-        left.annotate(note, (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=8)
+    if bound(axes, values, typical_percent=90):
+        note = f"first values, up to {max(values):.3g}, lie above"
+        axes.annotate(note, (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=8)
+    axes.set(xlabel="training steps", ylabel="loss (nats, mean over images)", title="loss")
+
+
+def _accuracy(axes: Axes, planned: Planned, results: Sequence[Result]) -> None:
+    _lines(axes, results, "accuracy")
     if planned.reported is not None:
-        right.axhline(planned.reported, color="black", lw=1.2, ls=(0, (6, 3)))
+        axes.axhline(planned.reported, color="black", lw=1.2, ls=(0, (6, 3)))
         # Left of the middle, where curves have not come up to it yet.
-        right.annotate(
+        axes.annotate(
             f"report {planned.reported:g}",
             (0.02, planned.reported),
             xycoords=("axes fraction", "data"),
             va="bottom",
             fontsize=8,
         )
-    left.set(xlabel="training steps", ylabel="loss (nats, mean over images)", title="loss")
-    right.set(xlabel="training steps", ylabel="accuracy (share of images)", title="accuracy")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    right.legend(fontsize=8, loc="lower right")
-    return figure
+    axes.set(xlabel="training steps", ylabel="accuracy (share of images)", title="accuracy")
+    axes.legend(fontsize=8, loc="lower right")
+
+
+def _lines(axes: Axes, results: Sequence[Result], quantity: str) -> list[float]:
+    """Train and test lines of each backend; the values drawn."""
+    values: list[float] = []
+    for backend in dict.fromkeys(result.backend for result in results):
+        steps, found = evaluations([result for result in results if result.backend == backend])
+        train, test = found[f"train_{quantity}"], found[f"test_{quantity}"]
+        _line(axes, steps, train, f"{backend}, train", backend, lw=1.0, alpha=0.75)
+        _line(axes, steps, test, f"{backend}, test", backend, lw=2.0, **DOTS)
+        values += [*train.flat, *test.flat]
+    axes.grid(alpha=0.3)
+    return values
 
 
 def evaluations(results: Sequence[Result]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -75,8 +97,7 @@ def evaluations(results: Sequence[Result]) -> tuple[np.ndarray, dict[str, np.nda
 
 def plot(answer: Answer) -> Figure:
     """The evidence of an answer, a line for each series."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(5.5)
     axes = figure.subplots()
     for number, series in enumerate(answer.plot):
         axes.plot(
@@ -98,11 +119,11 @@ def plot(answer: Answer) -> Figure:
     return figure
 
 
-def _axes() -> tuple[Figure, tuple[Axes, Axes]]:
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+def _figure(width: float) -> Figure:
+    """Empty, so many inches wide."""
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    return figure, (left, right)
+    return figure
 
 
 def _line(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str, backend: str, **style: Any) -> None:

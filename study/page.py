@@ -18,10 +18,13 @@ from experiment.checkpoint import write_atomically
 from experiment.errors import UserError
 from study import figures, results, sections
 from study.answers import Answer
+from study.evidence import figure as mean_and_sd
+from study.evidence import p_value
 from study.facts import costs, facts
 from study.heat import heat_maps
 from study.plan import PLAN
 from study.questions import answers
+from study.rates import by_rate
 from study.results import Result
 from study.sections import Row
 from study.statistics import Interval
@@ -39,7 +42,8 @@ class Picture:
     """Its name in figures/."""
     label: str
     """What it shows, for those who cannot see it."""
-    svg: str
+    svgs: list[str]
+    """Its parts from left to right."""
     png: bytes
 
 
@@ -94,6 +98,8 @@ def render(template: str, content: dict[str, Any]) -> str:
         "decimals": decimals,
         "seconds": seconds,
         "shade": shade,
+        "mean_and_sd": mean_and_sd,
+        "p_value": p_value,
     }
     return environment.get_template(template).render(content)
 
@@ -115,6 +121,7 @@ def gather(root: Path) -> dict[str, Any]:
         "maps": [
             (drawn, sections.command(root, "table1", drawn.backend)) for drawn in heat_maps(comparisons)
         ],
+        "rates": by_rate(found),
         "no_table": sections.command(root, "table1"),
         "findings": sections.findings(comparisons),
         "questions": [
@@ -171,7 +178,8 @@ def _figure(root: Path, name: str, found: Sequence[Result], comparisons: Sequenc
             f"{planned.title}: loss and accuracy, train and test, over the training steps; mean of the seeds "
             f"and band from lowest to highest (runs: {runs})"
         )
-        picture = _picture(f"{name}.png", label, figures.curves(planned, own))
+        parts = figures.panels(planned, own)
+        picture = _picture(f"{name}.png", label, figures.curves(planned, own), parts)
     rows = [row for row in comparisons if row.found.name == name]
     return Section(planned.title, CATALOGUE[name].note, picture, rows, sections.command(root, name))
 
@@ -191,9 +199,11 @@ def _needed(root: Path, answer: Answer) -> str:
     return sections.command(root, " ".join(needed.names), needed.backend, needed.seeds)
 
 
-def _picture(file: str, label: str, figure: Figure) -> Picture:
+def _picture(file: str, label: str, figure: Figure, parts: Sequence[Figure] = ()) -> Picture:
+    """The whole as PNG; as SVG the parts, where it has any."""
     # Every picture gets ids of its own: in one page, equal ids would take each other's shapes.
-    return Picture(file, label, pages.svg(figure, file), pages.png(figure))
+    svgs = [pages.svg(part, f"{file}-{i}") for i, part in enumerate(parts or [figure])]
+    return Picture(file, label, svgs, pages.png(figure))
 
 
 def _not_run(root: Path, group: str, comparisons: Sequence[Row]) -> list[str]:

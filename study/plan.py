@@ -70,6 +70,8 @@ def _departing(entry: str, question: str, seeds: int, title: str, **changes: dic
 
 _OFTEN = {"eval_every": 20}
 
+_LARGE_RATE = "table1-size7-lr1e-2-wd1e-4"
+
 QUESTION_RUNS: dict[str, Planned] = {
     "fig1-he": _departing(
         "fig1",
@@ -119,6 +121,17 @@ QUESTION_RUNS: dict[str, Planned] = {
         optimization={"learning_rate": 3e-5},
         training={"steps": 12000},
     ),
+    **{
+        f"rate-{name}": _departing(
+            _LARGE_RATE, "large-rate", 3, f"table 1's size 7 at rate 1e-2, {title}", **changes
+        )
+        for name, title, changes in (
+            ("standardize", "pixels standardized", {"data": {"preprocess": "standardize"}}),
+            ("adamw", "decoupled weight decay", {"optimization": {"optimizer": "adamw"}}),
+            ("epsilon", "Adam's epsilon 1e-3", {"optimization": {"epsilon": 1e-3}}),
+            ("cosine", "down to 0 along a cosine", {"schedule": {"schedule": "cosine"}}),
+        )
+    },
 }
 
 PLAN: dict[str, Planned] = {

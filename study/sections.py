@@ -22,6 +22,10 @@ MEANING: dict[Verdict, str] = {
     "other data": "ours were not trained on CIFAR-10",
 }
 """Of the verdicts that need no reason."""
+BY_KIN = (
+    "this setting was run once; the reported number lies where 95% of further runs of its size and rate "
+    "would end, whatever the weight decay"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Row:
     @property
     def why(self) -> str:
         """The reason for the verdict."""
+        if self.found.verdict == "inside" and self.found.judged_by:
+            return BY_KIN
         return self.found.reason or MEANING.get(self.found.verdict, "")
 
 

@@ -82,7 +82,7 @@ def test_what_is_missing_is_named_with_its_command(root: Path, text: str) -> Non
     assert f"python -m study run adam --backend jax --root {root} --seeds 3 --retry" in text
     assert "begun, not finished: step 0 of 1500" in text
     needed = f"python -m study run fig3 early-stopping --backend jax --root {root}"
-    assert "6 of its 159 runs are finished" in text
+    assert "6 of its 187 runs are finished" in text
     assert re.search(rf"Not answered yet: (`|<code>){re.escape(needed)}(`|</code>)", text)
 
 
@@ -212,12 +212,13 @@ def test_an_answers_plot_shows_small_values_beside_a_peak() -> None:
 def test_many_settings_of_one_verdict_are_counted(tmp_path: Path) -> None:
     names = [name for name in PLAN if name.startswith("table1-size7-lr1e-2-")]
     for name in names:
-        study_runs.finished(tmp_path, name, "jax", 0, 0.52, steps=10)
+        study_runs.finished(tmp_path, name, "jax", 0, 0.51, steps=10)
     study_runs.finished(tmp_path, "fig1", "jax", 0, 0.46, steps=10)
     study_runs.finished(tmp_path, "fig1", "torch", 0, 0.46, steps=10)
-    (found,) = findings(rows(load(tmp_path, PLAN)))
-    assert (found.verdict, found.numbers) == ("one run", 6)
-    assert found.what == "fig1 (jax, torch), table1-size7: 4 settings (jax)"
+    once, together = findings(rows(load(tmp_path, PLAN)))
+    assert (once.verdict, once.numbers, once.what) == ("one run", 2, "fig1 (jax, torch)")
+    assert (together.verdict, together.numbers) == ("below", 4)  # four equal runs: a spread of no width
+    assert together.what == "table1-size7: 4 settings (jax)"
 
 
 def test_costs_and_facts(root: Path) -> None:

@@ -37,6 +37,10 @@ def test_every_run_of_the_report_is_planned_as_the_catalogue_has_it() -> None:
         ("lr3e-5", "fig3", ["learning_rate"]),
         ("lr1e-5", "fig3", ["learning_rate"]),
         ("lr3e-5-long", "fig3", ["learning_rate", "steps"]),
+        ("rate-standardize", "table1-size7-lr1e-2-wd1e-4", ["preprocess"]),
+        ("rate-adamw", "table1-size7-lr1e-2-wd1e-4", ["optimizer"]),
+        ("rate-epsilon", "table1-size7-lr1e-2-wd1e-4", ["epsilon"]),
+        ("rate-cosine", "table1-size7-lr1e-2-wd1e-4", ["schedule"]),
     ],
 )
 def test_a_question_changes_what_it_asks_about_and_nothing_else(
@@ -50,7 +54,7 @@ def test_a_question_changes_what_it_asks_about_and_nothing_else(
 
 
 def test_every_question_run_is_listed_above() -> None:
-    assert len([planned for planned in PLAN.values() if planned.group == "question"]) == 10
+    assert len([planned for planned in PLAN.values() if planned.group == "question"]) == 14
 
 
 def test_a_rate_that_a_decay_ends_at_is_lower() -> None:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from study.comparison import compare, comparisons
 from study.plan import PLAN
+from study.rates import by_rate
 from study.statistics import paired, spread, welch
 from tests.made_results import evaluations, made
 
@@ -188,6 +189,45 @@ def test_what_nothing_explains_is_said_to_be_unexplained() -> None:
     reason = compare(PLAN["size7"], [made("size7", seed=s, accuracy=0.9 + s / 1000) for s in range(3)]).reason
     assert reason.startswith("not explained: neither the spread over seeds nor the best evaluations")
     assert "rate and steps are not in the report" in reason
+
+
+def test_a_single_run_of_table_1_is_judged_by_its_size_and_rate() -> None:
+    """Report 0.5188; the four decays together 0.51, 0.516, 0.522, 0.528; another rate and size stay out."""
+    rest = ("wd5e-4", 0.516), ("wd1e-5", 0.522), ("wd5e-5", 0.528)
+    results = [made(f"table1-size7-lr1e-3-{decay}", accuracy=value) for decay, value in rest]
+    results += [made("table1-size7-lr1e-3-wd1e-4", accuracy=0.510)]
+    results += [
+        made(f"table1-{name}", accuracy=0.3) for name in ("size7-lr1e-4-wd1e-4", "size11-lr1e-3-wd1e-4")
+    ]
+    found = {item.name: item for item in comparisons(PLAN, results)}
+    one = found["table1-size7-lr1e-3-wd1e-4"]
+    assert (one.verdict, one.ours.n, one.ours.mean, one.reason) == ("inside", 1, 0.510, "")
+    assert one.judged_by == spread([0.510, 0.516, 0.522, 0.528])
+    assert found["table1-size7-lr1e-4-wd1e-4"].verdict == "one run"
+    assert found["table1-size7-lr1e-4-wd1e-4"].judged_by is None
+    low = [made(f"table1-size7-lr1e-3-{decay}", accuracy=value - 0.1) for decay, value in rest]
+    (below, *_) = comparisons(PLAN, low)
+    assert (below.verdict, below.best.n) == ("below", 1)
+    assert below.reason.startswith("not explained")
+    # With two seeds a setting has a spread of its own.
+    two = [*results, made("table1-size7-lr1e-3-wd1e-4", seed=1, accuracy=0.5101)]
+    own = {item.name: item for item in comparisons(PLAN, two)}["table1-size7-lr1e-3-wd1e-4"]
+    assert (own.verdict, own.judged_by) == ("below", None)
+
+
+def test_table_1_by_rate_is_welchs_test_of_the_weight_decays() -> None:
+    ours = {"wd1e-4": 0.51, "wd5e-4": 0.505, "wd1e-5": 0.517, "wd5e-5": 0.514}
+    results = [made(f"table1-size7-lr1e-3-{decay}", accuracy=value) for decay, value in ours.items()]
+    results += [made("table1-size7-lr1e-3-wd1e-4", accuracy=0.1, source="generated", seed=1)]
+    results += [made("table1-size11-lr1e-3-wd1e-4", accuracy=0.5), made("fig1", accuracy=0.4)]
+    (found,) = by_rate(results)
+    theirs = [0.5188, 0.5232, 0.5234, 0.5187]
+    expected = stats.ttest_ind(list(ours.values()), theirs, equal_var=False)
+    assert (found.backend, found.size, found.rate, found.ours.n) == ("jax", 7, "1e-3", 4)
+    assert found.theirs == spread(theirs)
+    assert found.difference.p == pytest.approx(expected.pvalue, rel=1e-9)
+    assert found.difference.mean == pytest.approx(0.5115 - 0.521025)
+    assert (expected.pvalue < 0.05, found.verdict) == (True, "lower")
 
 
 def test_comparisons_by_name_and_backend_in_the_plans_order() -> None:
