@@ -16,7 +16,7 @@ from experiment.backend import Statistics
 from experiment.catalogue import CATALOGUE, TABLE_1
 from study.plan import Planned
 from study.results import Result
-from study.statistics import Interval, Spread, spread
+from study.statistics import Interval, Spread, spread, welch
 
 Verdict = Literal["inside", "above", "below", "one run", "other data", ""]
 """inside: the reported number is inside our spread. above, below: our runs lie above it, below it. one run:
@@ -131,7 +131,7 @@ def _reason(planned: Planned, results: Sequence[Result], ours: Spread, best: Spr
             f"accuracy swings between {low:.4f} and {high:.4f} over our runs' last {LAST_STEPS} steps: the "
             "reported number is inside, and a stop at another step would give it"
         )
-    return _reports_own_spread(planned, ours) or _unexplained(planned)
+    return _of_table_1(planned, ours) or _unexplained(planned)
 
 
 def _swing(results: Sequence[Result]) -> Interval:
@@ -145,19 +145,37 @@ def _swing(results: Sequence[Result]) -> Interval:
     return min(late), max(late)
 
 
-def _reports_own_spread(planned: Planned, ours: Spread) -> str:
-    """For table 1: the report's own runs of that size and rate; they differ in weight decay only."""
-    for (rate, decay), cells in TABLE_1.items():
-        for column, size in enumerate((7, 11)):
-            if planned.entry == f"table1-size{size}-lr{rate}-wd{decay}":
-                row = [cells[column] for (other, _), cells in TABLE_1.items() if other == rate]
-                theirs = spread(row)
-                if _holds(theirs.prediction, ours.mean):
-                    return (
-                        f"the report's own {theirs.n} runs of this size and rate lie between "
-                        f"{theirs.least:.4f} and {theirs.largest:.4f} (sd {theirs.sd:.4f}), whatever the "
-                        f"weight decay, and ours, {_figure(ours)}, is inside their spread"
-                    )
+def setting(name: str) -> tuple[int, str]:
+    """Size and learning rate of a setting of table 1, as its name says them."""
+    size, rate = name.removeprefix("table1-size").partition("-wd")[0].split("-lr")
+    return int(size), rate
+
+
+def reported_at(size: int, rate: str) -> tuple[list[float], list[float]]:
+    """The report's accuracies of that network at that rate, one for each weight decay, and at its others."""
+    column = (7, 11).index(size)
+    here = [pair[column] for (other, _), pair in TABLE_1.items() if other == rate]
+    return here, [pair[column] for (other, _), pair in TABLE_1.items() if other != rate]
+
+
+def _of_table_1(planned: Planned, ours: Spread) -> str:
+    """What the report's own runs of that size say, its four at that rate and those at the others."""
+    if not planned.entry.startswith("table1-"):
+        return ""
+    here, others = reported_at(*setting(planned.entry))
+    theirs, apart = spread(here), welch(here, others)
+    if _holds(theirs.prediction, ours.mean):
+        return (
+            f"the report's own {theirs.n} runs of this size and rate lie between "
+            f"{theirs.least:.4f} and {theirs.largest:.4f} (sd {theirs.sd:.4f}), whatever the "
+            f"weight decay, and ours, {_figure(ours)}, is inside their spread"
+        )
+    if not apart.significant:
+        return (
+            f"not explained by our runs. The report's own {theirs.n} of this size and rate do not differ from "
+            f"its {len(others)} at the other rates (by {apart.mean:+.4f}, p {apart.p:.2g}), as "
+            "if the rate had had no effect; the questions below try what else could give its numbers"
+        )
     return ""
 
 

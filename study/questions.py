@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 from study.answers import Answer
-from study.comparison import LAST_STEPS, accuracy
+from study.comparison import LAST_STEPS, accuracy, reported_at
 from study.evidence import (
     COLUMNS,
     Contrast,
@@ -23,7 +23,6 @@ from study.evidence import (
 )
 from study.faster_loss import faster_loss
 from study.plan import PLAN
-from study.rates import reported_at
 from study.results import Result
 from study.statistics import spread, welch
 

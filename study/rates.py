@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiment.catalogue import TABLE_1
-from study.comparison import accuracy
+from study.comparison import accuracy, reported_at, setting
 from study.plan import PLAN
 from study.results import Result
 from study.statistics import Difference, Spread, spread, welch
-
-SIZES = (7, 11)
 
 
 @dataclass(frozen=True)
@@ -38,21 +36,13 @@ class Rate:
         return "higher" if self.difference.mean > 0 else "lower"
 
 
-def reported_at(size: int, rate: str) -> tuple[list[float], list[float]]:
-    """The report's accuracies of that network at that rate, and at its other rates."""
-    column = SIZES.index(size)
-    here = [pair[column] for (other, _), pair in TABLE_1.items() if other == rate]
-    return here, [pair[column] for (other, _), pair in TABLE_1.items() if other != rate]
-
-
 def by_rate(results: Sequence[Result]) -> list[Rate]:
     """In the table's order, for each backend with two runs or more of a rate."""
     gathered: dict[tuple[str, int, str], list[Result]] = {}
     for result in results:
         if PLAN[result.name].group != "table1" or result.summary["data"]["source"] == "generated":
             continue
-        network, learning_rate = result.name.removeprefix("table1-size").partition("-wd")[0].split("-lr")
-        key = result.backend, int(network), learning_rate
+        key = result.backend, *setting(result.name)
         gathered.setdefault(key, []).append(result)
     rates = list(dict.fromkeys(rate for rate, _ in TABLE_1))
     found = []

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiment.catalogue import TABLE_1
 from study.comparison import compare, comparisons
 from study.plan import PLAN
 from study.rates import by_rate
@@ -182,7 +183,21 @@ def test_the_reports_own_spread_may_be_the_reason() -> None:
         "the report's own 4 runs of this size and rate lie between 0.3138 and 0.4700 (sd"
     )
     far = [made(name, seed=seed, accuracy=0.93 + seed / 1000) for seed in range(3)]
-    assert compare(PLAN[name], far).reason.startswith("not explained")
+    assert compare(PLAN[name], far).reason.startswith("not explained: neither")
+
+
+def test_a_row_of_table_1_like_the_other_rates_is_said_to_be() -> None:
+    """Its four runs of size 7 at 1e-2 beside its other 16, where ours fall."""
+    rows = {
+        rate: [pair[0] for (other, _), pair in TABLE_1.items() if (other == "1e-2") == rate]
+        for rate in (True, False)
+    }
+    expected = stats.ttest_ind(rows[True], rows[False], equal_var=False)
+    name = "table1-size7-lr1e-2-wd1e-4"
+    reason = compare(
+        PLAN[name], [made(name, seed=seed, accuracy=0.23 + seed / 100) for seed in range(5)]
+    ).reason
+    assert f"do not differ from its 16 at the other rates (by +0.0022, p {expected.pvalue:.2g})" in reason
 
 
 def test_what_nothing_explains_is_said_to_be_unexplained() -> None:
