@@ -172,8 +172,8 @@ def _of_table_1(planned: Planned, ours: Spread) -> str:
         )
     if not apart.significant:
         return (
-            f"not explained by our runs. The report's own {theirs.n} of this size and rate do not differ from "
-            f"its {len(others)} at the other rates (by {apart.mean:+.4f}, p {apart.p:.2g}), as "
+            f"not explained by our runs. The report's own {theirs.n} of this size and rate do not differ "
+            f"from its {len(others)} at the other rates (by {apart.mean:+.4f}, p {apart.p:.2g}), as "
             "if the rate had had no effect; the questions below try what else could give its numbers"
         )
     return ""
