@@ -42,7 +42,7 @@ class Options:
     runs: int = 4
     """Runs in the program."""
     calls: int = 4
-    """Timed calls of each measurement."""
+    """Timed calls of each measurement; one by one, as many for each run."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where."""
     repeats: int = 5
@@ -76,9 +76,12 @@ def measure(options: Options) -> float:
 
         return 1e3 * torch_func.seconds_per_step(made, options.calls)
     case = Case(f"size{options.size}", variant, made[0].data.batch_size, "float32", options.device)
-    request = {"size": steps_of(case), "calls": options.calls, "images": IMAGES, "reference": False}
-    found = measure_case({**case.plain(), **request, "spawned": time.time()})
-    return 1e3 * statistics.median(found["seconds"])
+    # As long as the sweep's: a machine's slow moments then fall on both alike.
+    calls = options.calls * options.runs
+    request = {"size": steps_of(case), "calls": calls, "images": IMAGES, "reference": False}
+    seconds = measure_case({**case.plain(), **request, "spawned": time.time()})["seconds"]
+    turns = np.reshape(seconds, (options.calls, options.runs)).mean(axis=1)
+    return 1e3 * float(np.median(turns))
 
 
 def _sweep(made: list[Experiment], options: Options, at_once: int | None) -> float:
