@@ -49,9 +49,9 @@ BACKEND: BackendName = "jax"
 """What trains the plan where nobody names another."""
 
 _MORE_SEEDS = {"-lr1e-2-": 5, "-size11-lr1e-4-": 3}
-"""Table 1's settings, by a part of their names, that want a spread over seeds: the rate at which runs of size 11
-end anywhere from 0.31 to 0.47 in the report, and those of size 7 far from it in ours; and the one at which the
-report's four of size 11 lie together, and ours together below them.
+"""Table 1's settings, by a part of their names, that want a spread over seeds: the rate at which runs of size
+11 end anywhere from 0.31 to 0.47 in the report, and those of size 7 far from it in ours; and the one at which
+the report's four of size 11 lie together, and ours together below them.
 """
 
 
