@@ -40,6 +40,16 @@ class Planned:
         """How many seeds, 0 and up, the plan wants in which backend."""
         return {**dict.fromkeys(self.always, 1), BACKEND: self.seeds}
 
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the reported number's last digit: 0.55 may have been anything from 0.545 to 0.555.
+        Table 1 has four digits, of which a last 0 was left out.
+        """
+        if self.reported is None:
+            return 0.0
+        digits = 4 if self.group == "table1" else len(repr(self.reported).partition(".")[2])
+        return 0.5 * 10.0**-digits
+
     def with_seed(self, seed: int) -> Experiment:
         """The experiment as that seed runs it."""
         return replace(self.experiment, training=replace(self.experiment.training, seed=seed))

@@ -116,8 +116,8 @@ def _large_rate(question: str, found: Evidence) -> Answer:
         like = "as if the rate had no effect" if not alike.significant else "and so differ from them"
         low, high = alike.interval
         return (
-            f"{lead} Those runs lie {alike.mean:+.4f} from its {len(rest)} at the lower rates (95% interval "
-            f"[{low:+.4f}, {high:+.4f}], p {p_value(alike.p)}), {like}; its "
+            f"{lead} The report's lie {alike.mean:+.4f} from its {len(rest)} at the lower rates (95% "
+            f"interval [{low:+.4f}, {high:+.4f}], p {p_value(alike.p)}), {like}; its "
             f"runs of size 11 at this rate end at {figure(spread(reported_at(11, '1e-2')[0]))}."
         )
 

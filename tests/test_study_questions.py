@@ -85,7 +85,7 @@ def test_a_change_that_comes_up_to_the_reports_large_rate() -> None:
     found = answer("large-rate", runs("table1-size7-lr1e-2-wd1e-4", -0.25, 5) + results)
     assert found.answer.startswith(
         "Of what was tried, epsilon 1e-3 and a cosine down to 0 come up to the report's 4 runs there, "
-        "0.5192 (0.0042); standardized pixels, AdamW do not. Those runs lie +0.0022 from its 16 at the lower"
+        "0.5192 (0.0042); standardized pixels, AdamW do not. The report's lie +0.0022 from its 16 at the"
     )
     assert (
         "as if the rate had no effect; its runs of size 11 at this rate end at 0.4085 (0.0721)."

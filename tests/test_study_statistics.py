@@ -133,6 +133,18 @@ def test_verdicts(values: list[float], verdict: str) -> None:
     assert found.ours.mean == pytest.approx(sum(values) / len(values))
 
 
+def test_a_number_of_two_digits_is_anything_that_rounds_to_it() -> None:
+    """fig1's 0.46 is 0.455 to 0.465, our runs' next one 0.4645 to 0.4655; table 1's 0.47 is 0.47."""
+    assert PLAN["fig1"].rounding == pytest.approx(0.005)
+    assert PLAN["size11-decay"].rounding == pytest.approx(0.00005)
+    assert compare(PLAN["fig1"], fig1([0.46490, 0.46505, 0.46500])).verdict == "inside"
+    assert compare(PLAN["fig1"], fig1([0.46590, 0.46605, 0.46600])).verdict == "above"
+    name = "table1-size11-lr1e-2-wd1e-4"
+    assert PLAN[name].reported == 0.47
+    found = compare(PLAN[name], [made(name, seed=s, accuracy=0.4749 + s / 1e4) for s in range(3)])
+    assert found.verdict == "above"
+
+
 def test_generated_images_are_not_compared() -> None:
     assert compare(PLAN["fig1"], fig1([0.5, 0.6], source="generated")).verdict == "other data"
 
