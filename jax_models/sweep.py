@@ -9,7 +9,7 @@ argument, and is called for one group after another:
   activations are all that is held. `python -m bench.sweep` measures both (jax-sweep, jax-vmap).
 
 The groups' arrays are apart, not parts of larger ones: a program that cut a run's out of those, and put them
-back, worked in new memory at each call, and on a CPU every third call or so took a fifth longer.
+back, worked in new memory at each call; on a CPU half of its processes took a fifth longer (docs/sweep.md).
 
 Where there are several devices, a group's seats are divided among them; nothing crosses from one to another.
 What seeds decide (batches, masks, crops, flips) is handed over once for each seed, not for each run.
