@@ -241,7 +241,7 @@ def _statistics(question: str, found: Evidence) -> Answer:
     lead = "No difference beyond noise."
     if moved:
         largest = max(moved, key=lambda item: abs(item.mean))
-        lead = f"At most {abs(largest.mean):.4f} ({largest.label}, where batch statistics give "
+        lead = f"Beyond noise at most {abs(largest.mean):.4f} ({largest.label}, where batch statistics give "
         lead += "more)." if largest.direction > 0 else "less)."
     text = f"{lead} The same weights by batch statistics against running ones: {_listed(contrasts)}."
     columns = (*COLUMNS[:2], "by batch statistics", "by running statistics", *COLUMNS[4:-1])

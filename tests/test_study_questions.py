@@ -134,7 +134,7 @@ def test_batch_and_running_statistics_of_the_same_runs() -> None:
         ]  # fmt: skip
 
     found = answer("statistics", both("fig4", 0.0, 1) + both("fig7", 0.02, 1))
-    assert found.answer.startswith("At most 0.0201 (fig7, where batch statistics give more).")
+    assert found.answer.startswith("Beyond noise at most 0.0201 (fig7, where batch statistics give more).")
     assert "fig4: no difference beyond the noise" in found.answer
     assert answer("statistics", both("fig4", 0.0, 1)).answer.startswith("No difference beyond noise.")
 
