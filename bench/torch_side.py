@@ -172,7 +172,13 @@ def _optimizer(
         kind["capturable"] = True
     adam = torch.optim.Adam if o.optimizer == "adam" else torch.optim.AdamW
     return adam(
-        parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, weight_decay=o.weight_decay, **kind
+        parameters,
+        o.learning_rate,
+        (o.beta1, o.beta2),
+        o.epsilon,
+        weight_decay=o.weight_decay,
+        amsgrad=o.amsgrad,
+        **kind,
     )
 
 

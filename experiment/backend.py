@@ -22,13 +22,13 @@ from experiment import streams
 from experiment.errors import UserError
 from experiment.layers import Conv2d, Dropout, initial_statistics
 from experiment.schedule import learning_rates
-from experiment.spec import BackendName, Device, Experiment
+from experiment.spec import BackendName, Device, Experiment, Optimization
 
 State = dict[str, np.ndarray]
 """`parameters/<name>` and `optimizer/<slot>/<name>` to arrays, slots being momentum, or first_moment and
-second_moment; `optimizer/updates` to how many updates these hold (int64, no axes);
-`statistics/<norm>.running_mean` and `.running_var`. Enough, with the number of steps taken, to go on
-exactly where training stood."""
+second_moment, with AMSGrad largest_second_moment as well; `optimizer/updates` to how many updates these
+hold (int64, no axes); `statistics/<norm>.running_mean` and `.running_var`. Enough, with the number of steps
+taken, to go on exactly where training stood."""
 
 
 @dataclass(frozen=True)
@@ -260,12 +260,12 @@ def no_steps(experiment: Experiment) -> Steps:
     return Steps(0, one.indices[:0], one.learning_rates[:0], masks, shifts, flips)
 
 
-def optimizer_slots(experiment: Experiment) -> tuple[str, ...]:
-    """Names of the per-parameter arrays that the experiment's optimizer keeps."""
-    optimization = experiment.optimization
+def optimizer_slots(optimization: Optimization) -> tuple[str, ...]:
+    """Names of the per-parameter arrays that the optimizer keeps."""
     if optimization.optimizer == "sgd":
         return ("momentum",) if optimization.momentum else ()
-    return ("first_moment", "second_moment")
+    moments = ("first_moment", "second_moment")
+    return (*moments, "largest_second_moment") if optimization.amsgrad else moments
 
 
 def saved_statistics(experiment: Experiment, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -279,7 +279,7 @@ def saved_optimizer(
 ) -> tuple[dict[str, dict[str, np.ndarray]], int] | None:
     """(slot to parameter to array, number of updates) in a state, or None where another optimizer's."""
     names = [key.removeprefix("parameters/") for key in state if key.startswith("parameters/")]
-    slots = optimizer_slots(experiment)
+    slots = optimizer_slots(experiment.optimization)
     if not {f"optimizer/{slot}/{name}" for slot in slots for name in names} <= set(state):
         return None
     arrays = {slot: {name: state[f"optimizer/{slot}/{name}"] for name in names} for slot in slots}

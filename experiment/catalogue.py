@@ -146,7 +146,7 @@ def changes(name: str, experiment: Experiment) -> list[str]:
         field
         for group, values in here.items()
         for field, value in values.items()
-        if value != there[group][field] and field not in _FREE
+        if value != there[group].get(field) and field not in _FREE
     ]
 
 

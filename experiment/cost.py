@@ -70,7 +70,7 @@ def step_bytes(experiment: Experiment) -> int:
     values = sum(math.prod(cost.output) for cost in costs if cost.flops)
     image = math.prod(IMAGE_SHAPE)
     activations = experiment.data.batch_size * (5 * compute * values + (1 + 3 * compute) * image)
-    return parameters * (6 + 2 * len(optimizer_slots(experiment))) + activations
+    return parameters * (6 + 2 * len(optimizer_slots(experiment.optimization))) + activations
 
 
 def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]:
@@ -84,7 +84,7 @@ def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]
         "images (uint8)": images * math.prod(IMAGE_SHAPE),
         "parameters": parameters * master,
         "gradients": parameters * master,
-        "optimizer state": parameters * master * len(optimizer_slots(experiment)),
+        "optimizer state": parameters * master * len(optimizer_slots(experiment.optimization)),
         "activations and their gradients": experiment.data.batch_size * activations * _BYTES[dtype] * 2,
     }
 

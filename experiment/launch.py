@@ -144,7 +144,7 @@ def _announce(
     hidden = " ".join(map(str, experiment.model.hidden)) or "none"
     print(
         f"{options.experiment} | backend {backend.name} on {backend.device} | {experiment.training.dtype} | "
-        f"hidden {hidden} | {experiment.optimization.optimizer} "
+        f"hidden {hidden} | {_optimizer(experiment)} "
         f"learning rate {experiment.optimization.learning_rate:g} | batch {experiment.data.batch_size}"
     )
     print(f"data: {source.source}, {source.fingerprint[:23]}...")
@@ -153,6 +153,11 @@ def _announce(
     if start is not None:
         print(f"resuming at step {start.checkpoint.step}, saved by {start.checkpoint.info['backend']}")
     print(f"run folder: {folder.path}", flush=True)
+
+
+def _optimizer(experiment: Experiment) -> str:
+    """Its name, as people say it."""
+    return experiment.optimization.optimizer + (" (AMSGrad)" if experiment.optimization.amsgrad else "")
 
 
 def _conclude(outcome: Outcome, folder: RunDirectory, dataset: cifar10.Dataset) -> int:

@@ -8,10 +8,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from experiment.errors import UserError
 from experiment.spec import Experiment
 
+LATER: dict[str, dict[str, Any]] = {"optimization": {"amsgrad": False}}
+"""Settings that came after the first runs were kept, and what those had. `to_dict` leaves them out at these
+values: such a run is then the run that it was before, with the same config.json and the same folder.
+"""
+
 
 def to_dict(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """The experiment as JSON-ready groups of plain values."""
     groups = dataclasses.asdict(experiment)
+    for group, fields in LATER.items():
+        for field, neutral in fields.items():
+            if groups[group][field] == neutral:
+                del groups[group][field]
     for field in ("hidden", "channels"):
         groups["model"][field] = list(groups["model"][field])
     return groups

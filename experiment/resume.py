@@ -99,7 +99,7 @@ def _check_state(found: checkpoint.Checkpoint, folder: RunDirectory, experiment:
             f"resume {folder.path}: its parameters {_shapes(present)} do not fit this network's "
             f"{_shapes(wanted)}; leave out --hidden"
         )
-    for slot in ("momentum", "first_moment", "second_moment"):
+    for slot in ("momentum", "first_moment", "second_moment", "largest_second_moment"):
         wanted |= {f"optimizer/{slot}/{name}": shape for name, shape in shapes.items()}
     statistics = initial_statistics(experiment.layers())
     wanted |= {f"statistics/{name}": array.shape for name, array in statistics.items()}

@@ -16,6 +16,7 @@ from typing import Any
 from experiment import records, run_lock
 from experiment.checkpoint import write_atomically
 from experiment.errors import UserError
+from experiment.plain import LATER
 from experiment.records import Record
 from experiment.run_lock import RunLocks
 from experiment.sealed import read_json, sealed, unsealed
@@ -178,7 +179,7 @@ _IDENTITY = ("name", "experiment", "backend", "resumed_from")
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    a, b = (flat({key: config.get(key) for key in _IDENTITY}) for config in (there, here))
+    a, b = (flat(LATER) | flat({key: config.get(key) for key in _IDENTITY}) for config in (there, here))
     return [f"{key}: {a.get(key)!r} there, {b.get(key)!r} here" for key in b | a if a.get(key) != b.get(key)]
 
 

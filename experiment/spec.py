@@ -80,6 +80,8 @@ class Optimization:
     """Adam: decay of the mean of its square."""
     epsilon: float = 1e-8
     """Adam: added to the root of the second moment."""
+    amsgrad: bool = False
+    """AMSGrad: Adam and AdamW divide by the largest second moment so far, so that steps never grow back."""
     weight_decay: float = 0.0
     """Weight decay on all parameters, biases too (as torch's optimizers have it)."""
 
@@ -96,6 +98,8 @@ class Optimization:
                 f"momentum and nesterov belong to sgd, but the optimizer is {self.optimizer}; "
                 "use --beta1 for Adam's, or --optimizer sgd"
             )
+        if self.optimizer == "sgd" and self.amsgrad:
+            raise UserError("amsgrad belongs to adam and adamw; use --optimizer adam, or leave it out")
         if self.nesterov and not self.momentum:
             raise UserError("nesterov needs a momentum above 0, for example --momentum 0.9")
 

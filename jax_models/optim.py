@@ -8,6 +8,10 @@ counted from 1. SGD: Polyak 1964 / Sutskever et al. 2013 in torch.optim.SGD's fo
     Adam    g += lambda theta; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
             theta -= eta (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
     AdamW   theta -= eta lambda theta; then Adam without lambda
+    AMSGrad (of either) w = max(w, v) in the place of v under the root: the largest before its correction
+
+AMSGrad: Reddi et al. 2018, algorithm 2, with Adam's corrections where torch has them. optax corrects v first
+and keeps the largest of that: a large gradient in the first steps then holds all later ones down.
 """
 
 from __future__ import annotations
@@ -65,13 +69,19 @@ class Moments(NamedTuple):
 
     first: Any
     second: Any
+    largest: Any = ()
+    """AMSGrad's largest mean of the square so far; () without."""
 
 
 def scale_by_adam(o: Optimization) -> optax.GradientTransformationExtraArgs:
-    """`optax.scale_by_adam` with the bias corrections given: equal in float64, exact in float32."""
+    """`optax.scale_by_adam` with the bias corrections given: equal in float64, exact in float32.
+
+    AMSGrad is torch's (module docstring), not `optax.scale_by_amsgrad`.
+    """
 
     def init(theta: optax.Params) -> Moments:
-        return Moments(jax.tree.map(jnp.zeros_like, theta), jax.tree.map(jnp.zeros_like, theta))
+        zeros = [jax.tree.map(jnp.zeros_like, theta) for _ in range(3 if o.amsgrad else 2)]
+        return Moments(*zeros)
 
     def update(
         g: optax.Updates, state: Any, theta: Any = None, *, scalars: Scalars, **_: Any
@@ -79,8 +89,10 @@ def scale_by_adam(o: Optimization) -> optax.GradientTransformationExtraArgs:
         m = jax.tree.map(lambda m, g: o.beta1 * m + (1.0 - o.beta1) * g, state.first, g)
         v = jax.tree.map(lambda v, g: o.beta2 * v + (1.0 - o.beta2) * (g * g), state.second, g)
         c1, c2 = scalars["correction1"], scalars["correction2"]
-        direction = jax.tree.map(lambda m, v: m / c1 / (jnp.sqrt(v / c2) + o.epsilon), m, v)
-        return direction, Moments(m, v)
+        new = Moments(m, v, jax.tree.map(jnp.maximum, state.largest, v) if o.amsgrad else ())
+        under = new.largest if o.amsgrad else v
+        direction = jax.tree.map(lambda m, v: m / c1 / (jnp.sqrt(v / c2) + o.epsilon), m, under)
+        return direction, new
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -96,7 +108,8 @@ def get_slots(state: Any) -> dict[str, Any]:
     """Canonical slot name to its tree, from a chain's state."""
     for part in state:
         if isinstance(part, Moments):
-            return {"first_moment": part.first, "second_moment": part.second}
+            slots = {"first_moment": part.first, "second_moment": part.second}
+            return slots | ({"largest_second_moment": part.largest} if part.largest != () else {})
         if isinstance(part, optax.TraceState):
             return {"momentum": part.trace}
     return {}
@@ -107,7 +120,9 @@ def set_slots(state: Any, slots: Mapping[str, Any]) -> Any:
 
     def replace(part: Any) -> Any:
         if isinstance(part, Moments):
-            return Moments(slots["first_moment"], slots["second_moment"])
+            return Moments(
+                slots["first_moment"], slots["second_moment"], slots.get("largest_second_moment", ())
+            )
         if isinstance(part, optax.TraceState):
             return optax.TraceState(slots["momentum"])
         return part

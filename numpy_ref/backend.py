@@ -72,7 +72,7 @@ class NumpyBackend:
         self._last: Pass | None = None
 
     def start(self, parameters: Mapping[str, Array]) -> None:
-        names = optimizer_slots(self.experiment)
+        names = optimizer_slots(self.experiment.optimization)
         with np.errstate(over="ignore"):  # what overflows is the loop's to report
             self.network.parameters = {key: self._own(value) for key, value in parameters.items()}
         self.slots = {

@@ -8,6 +8,10 @@ counted from 1. SGD: Polyak 1964 / Sutskever et al. 2013 in torch.optim.SGD's fo
     Adam    g += lambda theta; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
             theta -= eta (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
     AdamW   theta -= eta lambda theta; then Adam without lambda
+    AMSGrad (of either) w = max(w, v) in the place of v under the root: the largest before its correction
+
+AMSGrad: Reddi et al. 2018, algorithm 2, with Adam's corrections where torch has them. optax corrects v first
+and keeps the largest of that: a large gradient in the first steps then holds all later ones down.
 """
 
 from __future__ import annotations
@@ -55,6 +59,8 @@ def _adam(theta: Array, g: Array, slots: dict[str, Array], o: Optimization, eta:
     m += (1.0 - o.beta1) * g
     v *= o.beta2
     v += (1.0 - o.beta2) * (g * g)
+    if o.amsgrad:
+        v = np.maximum(slots["largest_second_moment"], v, out=slots["largest_second_moment"])
     # 1 - b^t in Python's float64: in float32 it would be 1e-5 off at t = 1.
     root = np.sqrt(v / (1.0 - o.beta2**t))
     root += o.epsilon

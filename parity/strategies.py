@@ -224,7 +224,14 @@ def optimizer(draw: DrawFn, few: bool = False) -> Case:
         betas = draw(st.sampled_from([(0.9, 0.999), (0.5, 0.9), (0.0, 0.99)]))
         epsilon = draw(st.sampled_from([1e-8, 1e-3]))
         kinds: SearchStrategy[Literal["adam", "adamw"]] = st.sampled_from(["adam", "adamw"])
-        o = Optimization(draw(kinds), beta1=betas[0], beta2=betas[1], epsilon=epsilon, weight_decay=decay)
+        o = Optimization(
+            draw(kinds),
+            beta1=betas[0],
+            beta2=betas[1],
+            epsilon=epsilon,
+            amsgrad=draw(st.booleans()),
+            weight_decay=decay,
+        )
     g = draw(upstream((steps, size))) * draw(st.sampled_from([1.0, 1e-12, 1e8]))
     g = np.where(np.random.default_rng(draw(SEEDS)).random(size) < 0.3, 0.0, g)
     rates = tuple(draw(st.sampled_from([0.1, 1e-3, 3e-2])) for _ in range(steps))

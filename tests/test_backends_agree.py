@@ -53,6 +53,7 @@ OPTIMIZERS: dict[str, Optimization] = {
     "adam": Optimization("adam", 1e-3),
     "adam with decay": Optimization("adam", 1e-3, weight_decay=0.1, beta1=0.8, beta2=0.95, epsilon=1e-4),
     "adamw": Optimization("adamw", 1e-3, weight_decay=0.1),
+    "amsgrad": Optimization("adam", 1e-3, weight_decay=0.1, beta2=0.95, amsgrad=True),
 }
 
 

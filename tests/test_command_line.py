@@ -91,6 +91,7 @@ def another(kind: Any, default: Any) -> tuple[list[str], Any]:
 
 NEEDS: dict[str, dict[str, Any]] = {
     "nesterov": {"momentum": 0.9},
+    "amsgrad": {"optimizer": "adam"},
     "head_norm": {"channels": ("64",), "batch_norm": "manual"},
 }
 """What a setting cannot stand without."""

@@ -17,6 +17,7 @@ from flax import nnx
 from torch import nn
 from torch.nn import functional
 
+from experiment.backend import optimizer_slots
 from experiment.errors import UserError
 from experiment.init import initial_parameters
 from experiment.network import Model
@@ -371,8 +372,7 @@ def optax_run(optimizer: Any, gradients: np.ndarray, start: np.ndarray = THETA) 
 
 def our_run(o: Optimization, gradients: np.ndarray, start: np.ndarray = THETA) -> np.ndarray:
     theta = start.copy()
-    names = ("first_moment", "second_moment") if o.optimizer != "sgd" else ("momentum",)
-    slots = {name: np.zeros_like(theta) for name in names}
+    slots = {name: np.zeros_like(theta) for name in optimizer_slots(o)}
     for t, g in enumerate(gradients, start=1):
         numpy_optim.update(theta, g.copy(), slots, o, o.learning_rate, t)
     return theta
@@ -433,6 +433,22 @@ def test_adam_bias_correction_in_float32() -> None:
     assert 5e-6 < off < 5e-5
     assert abs(float(torch_run(lambda p: torch.optim.Adam(p, 1.0), g, start)[0]) + 1) < 3e-7
     assert abs(float(our_run(Optimization("adam", 1.0), g, start)[0]) + 1) < 3e-7
+
+
+def test_amsgrad_keeps_the_largest_before_or_after_its_correction() -> None:
+    """One large gradient comes first: optax's steps stay small after it, torch's and ours recover."""
+    g = np.ones((STEPS, 3))
+    g[0] = 100.0
+    theirs = torch_run(lambda p: torch.optim.Adam(p, 0.1, amsgrad=True), g)
+    np.testing.assert_allclose(our_run(Optimization("adam", 0.1, amsgrad=True), g), theirs, rtol=1e-12)
+    corrected = optax_run(optax.amsgrad(0.1), g)
+    theta, m, v, w = THETA.copy(), np.zeros(3), np.zeros(3), np.zeros(3)
+    for t, row in enumerate(g, start=1):
+        m, v = 0.9 * m + 0.1 * row, 0.999 * v + 0.001 * row**2
+        w = np.maximum(w, v / (1 - 0.999**t))
+        theta = theta - 0.1 * m / (1 - 0.9**t) / (np.sqrt(w) + 1e-8)
+    np.testing.assert_allclose(corrected, theta, rtol=1e-12)
+    assert (np.abs(theirs - THETA) > 1.2 * np.abs(corrected - THETA)).all()
 
 
 def test_clipping_by_norm() -> None:

@@ -46,6 +46,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "rate nan": ("--learning-rate nan", "learning_rate: expected a finite number >= 0, got nan"),
     "rate too large": ("--learning-rate 1e999", "learning_rate: expected a finite number >= 0, got inf"),
     "momentum with adam": ("--optimizer adam --momentum 0.9", "belong to sgd, but the optimizer is adam"),
+    "amsgrad of sgd": ("--amsgrad", "amsgrad belongs to adam and adamw; use --optimizer adam"),
     "nesterov alone": ("--nesterov", "nesterov needs a momentum above 0"),
     "smoothed hinge": ("--loss hinge --label-smoothing 0.1", "use --loss cross_entropy"),
     "batch norm of one image": ("--batch-norm manual --batch-size 1", "batch norm needs two images or more"),

@@ -221,6 +221,10 @@ def test_wrong_data_is_named(what: str, step: int, place: tuple[str, str, str], 
             {"optimization": Optimization("adam", 1e-3, weight_decay=0.1)},
             1, ("optimizer state", "linear1", "first_moment of weight"), "weight_decay",
         ),
+        (
+            {"optimization": replace(BN.optimization, amsgrad=True)},
+            2, ("state", "linear1", "optimizer/first_moment/linear1.weight"), "amsgrad",
+        ),
         ({"data": Data(batch_size=8, random_flip=True)}, 1, ("data", "", "flip"), "random_flip"),
         ({"objective": Objective(label_smoothing=0.1)}, 1, ("loss", "", "loss"), "label_smoothing"),
         ({"model": replace(BN.model, slope=0.2)}, 1, ("forward", "leaky_relu1", "y"), "slope"),
@@ -286,6 +290,10 @@ CLEAN = {
         model=Model(hidden=(5,)),
         objective=Objective("squared_error"),
         optimization=Optimization("adamw", 1e-3, weight_decay=0.1),
+    ),
+    "AMSGrad": planted.spec(
+        model=Model(hidden=(5,)),
+        optimization=Optimization("adam", 1e-3, weight_decay=0.1, beta2=0.9, amsgrad=True),
     ),
     "convolutions": replace(CNN, model=replace(CNN.model, channels=("2", "M", "2"), batch_norm="autodiff")),
 }

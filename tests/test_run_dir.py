@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiment.catalogue import CATALOGUE, changes
 from experiment.errors import UserError
 from experiment.plain import from_dict, to_dict
 from experiment.resume import settings_of
@@ -273,6 +275,21 @@ def test_the_same_settings_have_the_same_folder() -> None:
     assert default_path(json.loads(json.dumps(config()))) == path
     reordered = {key: config()[key] for key in reversed(config())}
     assert default_path(reordered) == path
+
+
+def test_a_setting_that_came_later_changes_no_run_without_it(tmp_path: Path) -> None:
+    """A run of before AMSGrad is the run of today's same command: the same config, and so the same folder."""
+    plain = config()
+    assert "amsgrad" not in plain["experiment"]["optimization"]
+    assert from_dict(plain["experiment"], "there").optimization.amsgrad is False
+    modern = config(optimizer="adam", amsgrad=True)
+    folder = take(tmp_path / "run", config(optimizer="adam"))
+    assert folder.differences(modern) == ["amsgrad: False there, True here"]
+    assert modern["experiment"]["optimization"]["amsgrad"] is True
+    assert from_dict(modern["experiment"], "there").optimization.amsgrad is True
+    assert default_path(modern) != default_path(config(optimizer="adam"))
+    assert changes("adam", replace(CATALOGUE["adam"].experiment, optimization=replace(
+        CATALOGUE["adam"].experiment.optimization, amsgrad=True))) == ["amsgrad"]  # fmt: skip
 
 
 def test_other_settings_have_another_folder() -> None:

@@ -32,6 +32,7 @@ OPTIMIZERS = {
     "momentum": Optimization(momentum=0.9, nesterov=True),
     "adam": Optimization(optimizer="adam"),
     "adamw": Optimization(optimizer="adamw"),
+    "amsgrad": Optimization(optimizer="adam", beta2=0.9, amsgrad=True),
 }
 SETTINGS = ((1e-3, 0.0, 0), (5e-4, 1e-2, 1), (2e-4, 1e-4, 0), (1e-3, 0.3, 2))
 """Learning rate, weight decay and seed of each run."""

@@ -155,7 +155,7 @@ class TorchBackend:
         state = {}
         for key, theta in self.parameters.items():
             state[f"parameters/{key}"] = _numpy(theta)
-            slots = optim.get_slots(self.optimizer, theta, optimizer_slots(self.experiment))
+            slots = optim.get_slots(self.optimizer, theta, optimizer_slots(self.experiment.optimization))
             for slot, value in slots.items():
                 state[f"optimizer/{slot}/{key}"] = _numpy(value)
         state |= {f"statistics/{key}": _numpy(value) for key, value in self.statistics.items()}

@@ -8,6 +8,10 @@ counted from 1. SGD: Polyak 1964 / Sutskever et al. 2013 in torch.optim.SGD's fo
     Adam    g += lambda theta; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
             theta -= eta (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
     AdamW   theta -= eta lambda theta; then Adam without lambda
+    AMSGrad (of either) w = max(w, v) in the place of v under the root: the largest before its correction
+
+AMSGrad: Reddi et al. 2018, algorithm 2, with Adam's corrections where torch has them. optax corrects v first
+and keeps the largest of that: a large gradient in the first steps then holds all later ones down.
 """
 
 from __future__ import annotations
@@ -19,7 +23,12 @@ from torch import Tensor
 
 from experiment.spec import Optimization
 
-SLOTS = {"momentum": "momentum_buffer", "first_moment": "exp_avg", "second_moment": "exp_avg_sq"}
+SLOTS = {
+    "momentum": "momentum_buffer",
+    "first_moment": "exp_avg",
+    "second_moment": "exp_avg_sq",
+    "largest_second_moment": "max_exp_avg_sq",
+}
 """Canonical slot name to torch's."""
 
 
@@ -36,7 +45,13 @@ def create(o: Optimization, parameters: list[torch.nn.Parameter]) -> torch.optim
         )
     kind = torch.optim.Adam if o.optimizer == "adam" else torch.optim.AdamW
     return kind(
-        parameters, o.learning_rate, (o.beta1, o.beta2), o.epsilon, weight_decay=o.weight_decay, fused=True
+        parameters,
+        o.learning_rate,
+        (o.beta1, o.beta2),
+        o.epsilon,
+        weight_decay=o.weight_decay,
+        amsgrad=o.amsgrad,
+        fused=True,
     )
 
 

@@ -76,9 +76,11 @@ def _optimizers() -> Iterator[Case]:
         "adam": Optimization("adam", 1e-3),
         "adam, weight decay": Optimization("adam", 1e-3, weight_decay=decay),
         "adamw": Optimization("adamw", 1e-3, weight_decay=decay),
+        "amsgrad, weight decay": Optimization("adam", 1e-3, weight_decay=decay, amsgrad=True),
+        "amsgrad of adamw": Optimization("adamw", 1e-2, weight_decay=decay, beta2=0.9, amsgrad=True),
         "adam, other constants": Optimization("adam", 1e-2, beta1=0.5, beta2=0.9, epsilon=1e-3),
     }
-    quick = {"sgd, momentum", "sgd, Nesterov", "adam, weight decay", "adamw"}
+    quick = {"sgd, momentum", "sgd, Nesterov", "adam, weight decay", "adamw", "amsgrad, weight decay"}
     for name, optimization in rows.items():
         for scale, kind in ((1.0, ""), (1e12, ", huge gradients"), (1e-25, ", gradients that underflow")):
             if kind and name not in ("sgd, momentum", "adam", "adamw"):

@@ -159,7 +159,7 @@ def _updated(
 ) -> Iterable[Finding]:
     """Optimizer state from the traced gradients, then parameters from the state stored with them."""
     spec, r = step.reference.experiment, step.r.wide
-    names, updates = optimizer_slots(spec), int(own["optimizer/updates"])
+    names, updates = optimizer_slots(spec.optimization), int(own["optimizer/updates"])
     yield _count(step, (SLOTS, -1), "optimizer state", after.state, updates + 1)
     for position, key in enumerate(_part(own, "parameters/")):
         layer, _, parameter = key.rpartition(".")
@@ -250,7 +250,8 @@ def outcome_truths(step: Step, own: State, wanted: Steps) -> dict[str, Bounded]:
         truths = {key: value for key, value in found.items() if not key.startswith("gradient/")}
         for key in parameters:
             slots = {
-                slot: Bounded.exact(own[f"optimizer/{slot}/{key}"], r.wide) for slot in optimizer_slots(spec)
+                slot: Bounded.exact(own[f"optimizer/{slot}/{key}"], r.wide)
+                for slot in optimizer_slots(spec.optimization)
             }
             theta, moved = optim.one_step(
                 Bounded.exact(parameters[key], r.wide),

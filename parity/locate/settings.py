@@ -10,7 +10,7 @@ import numpy as np
 
 from experiment.errors import UserError
 from experiment.layers import parameter_shapes
-from experiment.plain import to_dict
+from experiment.plain import LATER, to_dict
 from experiment.run_dir import flat
 from parity.locate.findings import Divergence
 from parity.locate.side import Side
@@ -90,5 +90,5 @@ def _planned(step: int, name: str, a: Array | None, b: Array | None) -> Divergen
 
 def differing_settings(left: Side, right: Side) -> list[str]:
     """`group.setting: LEFT's, RIGHT's` for each in which they differ."""
-    a, b = (flat(to_dict(side.experiment)) for side in (left, right))
+    a, b = (flat(LATER) | flat(to_dict(side.experiment)) for side in (left, right))
     return [f"{key}: {a[key]!r}, {b[key]!r}" for key in a if a[key] != b[key]]

@@ -178,6 +178,13 @@ OPTIMIZERS = _group(
     Bug(
         "adamw-decay-after", "AdamW shrinks the parameter after the step", ("optimizer",), ("theta",), "adamw"
     ),
+    Bug(
+        "amsgrad-corrected-first",
+        "AMSGrad keeps the largest second moment after its correction, as optax does",
+        ("optimizer",),
+        ("theta", "largest_second_moment"),
+        "amsgrad, weight decay",
+    ),
     Bug("sgd-dampened", "momentum takes (1 - m) g for g", ("optimizer",), ("momentum",), "sgd, momentum"),
     Bug(
         "sgd-nesterov-left-out", "plain momentum for Nesterov's", ("optimizer",), ("theta",), "sgd, Nesterov"

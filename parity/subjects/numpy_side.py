@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from experiment.backend import optimizer_slots
 from experiment.layers import Conv2d, Flatten, Window
 from experiment.spec import Device
 from numpy_ref import augment, conv, dense, loss, norm, optim
@@ -110,8 +111,7 @@ def l2(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
 def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Several steps; the moments start at zero."""
     o, theta = settings["optimization"], inputs["theta"].copy()
-    names = ("first_moment", "second_moment") if o.optimizer != "sgd" else ("momentum",)
-    slots = {} if o.optimizer == "sgd" and not o.momentum else {n: np.zeros_like(theta) for n in names}
+    slots = {name: np.zeros_like(theta) for name in optimizer_slots(o)}
     history = []
     for t, eta in enumerate(settings["learning_rates"], start=1):
         optim.update(theta, inputs["g"][t - 1], slots, o, float(eta), t)

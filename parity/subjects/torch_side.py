@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiment.backend import optimizer_slots
 from experiment.spec import Device
 from parity.subjects import Inputs, Outputs, Place, Settings, Subject, carried, whole
 from torch_models import augment, conv, dense, loss, norm, optim
@@ -199,15 +200,12 @@ def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     o = settings["optimization"]
     theta = nn.Parameter(_put(inputs["theta"].copy(), place))
     running = optim.create(o, [theta])
-    names: tuple[str, ...] = ("first_moment", "second_moment")
-    if o.optimizer == "sgd":
-        names = ("momentum",) if o.momentum else ()
     history = []
     for t, eta in enumerate(settings["learning_rates"]):
         optim.set_learning_rate(running, float(eta))
         theta.grad = _put(inputs["g"][t].copy(), place)
         running.step()
-        slots = optim.get_slots(running, theta, names)
+        slots = optim.get_slots(running, theta, optimizer_slots(o))
         history.append({"theta": _take(theta)} | {name: _take(slot) for name, slot in slots.items()})
     return {name: np.stack([row[name] for row in history]) for name in history[0]}
 

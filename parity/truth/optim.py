@@ -5,6 +5,7 @@
             theta -= (eta / (1 - b1^t)) m / root, or eta (m / (1 - b1^t) / root);
             root = sqrt(v / (1 - b2^t)) + eps, or sqrt(v) / sqrt(1 - b2^t) + eps
     AdamW   (1 - eta l) theta, or theta - eta l theta, or eta (direction + l theta) as one update
+    AMSGrad w = max(w, v) for v under the root, of either
 
 1 - b^t is computed in float64 on the host, then rounded: in float32 it would be off by 2^-24 / (1 - b^t),
 which is no admitted form.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from experiment.backend import optimizer_slots
 from experiment.spec import Optimization
 from parity.bounded import Bounded, either, stack
 from parity.rounding import POWER_ULPS, ROUNDINGS, Rounding
@@ -30,9 +32,7 @@ def steps(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]
     o: Optimization = settings["optimization"]
     theta = Bounded.exact(inputs["theta"], r)
     zero = Bounded.exact(np.zeros_like(inputs["theta"]), r)
-    slots = {"first_moment": zero, "second_moment": zero}
-    if o.optimizer == "sgd":
-        slots = {"momentum": zero} if o.momentum else {}
+    slots = dict.fromkeys(optimizer_slots(o), zero)
     history: list[dict[str, Bounded]] = []
     for t, eta in enumerate(settings["learning_rates"], start=1):
         theta, slots = one_step(theta, Bounded.exact(inputs["g"][t - 1], r), slots, o, float(eta), t)
@@ -76,8 +76,12 @@ def _adam(
     m, v = slots["first_moment"], slots["second_moment"]
     m = either(o.beta1 * m + (1.0 - o.beta1) * g, m + (1.0 - o.beta1) * (g - m))
     v = o.beta2 * v + (1.0 - o.beta2) * (g * g)
-    slots = {"first_moment": m, "second_moment": v}
-    m, v = ((stored or slots)[name] for name in ("first_moment", "second_moment"))
+    new = {"first_moment": m, "second_moment": v}
+    if o.amsgrad:
+        new["largest_second_moment"] = slots["largest_second_moment"].maximum(v)
+    slots = new
+    m = (stored or slots)["first_moment"]
+    v = (stored or slots)["largest_second_moment" if o.amsgrad else "second_moment"]
     c1, c2 = _correction(o.beta1, t), _correction(o.beta2, t)
     root = either((v / c2.to(g.r)).sqrt(), v.sqrt() / c2.sqrt().to(g.r)) + o.epsilon
     rate = (Bounded.constant(eta, HOST) / c1).to(g.r)

@@ -49,8 +49,25 @@ def _eps_inside(o: Optimization) -> Any:
     def update(g: Any, state: Any, theta: Any = None, *, scalars: Any, **_: Any) -> Any:
         _, moments = right.update(g, state, theta, scalars=scalars)
         c1, c2 = scalars["correction1"], scalars["correction2"]
-        direction = jax.tree.map(lambda m, v: m / c1 / jnp.sqrt(v / c2 + o.epsilon), *moments)
+        under = moments.largest if o.amsgrad else moments.second
+        direction = jax.tree.map(lambda m, v: m / c1 / jnp.sqrt(v / c2 + o.epsilon), moments.first, under)
         return direction, moments
+
+    right = SCALE(o)
+    return optax.GradientTransformationExtraArgs(right.init, update)
+
+
+def _corrected_first(o: Optimization) -> Any:
+    """optax's AMSGrad."""
+
+    def update(g: Any, state: Any, theta: Any = None, *, scalars: Any, **_: Any) -> Any:
+        direction, moments = right.update(g, state, theta, scalars=scalars)
+        if not o.amsgrad:
+            return direction, moments
+        c1, c2 = scalars["correction1"], scalars["correction2"]
+        largest = jax.tree.map(lambda w, v: jnp.maximum(w, v / c2), state.largest, moments.second)
+        direction = jax.tree.map(lambda m, w: m / c1 / (jnp.sqrt(w) + o.epsilon), moments.first, largest)
+        return direction, moments._replace(largest=largest)
 
     right = SCALE(o)
     return optax.GradientTransformationExtraArgs(right.init, update)
@@ -87,6 +104,7 @@ PLANTINGS: Plantings = {
     "adam-decoupled": _described(renamed("adam", "adamw")),
     "adamw-coupled": _described(renamed("adamw", "adam")),
     "adamw-decay-after": [Patch(optim, "chain", _decay_after)],
+    "amsgrad-corrected-first": [Patch(optim, "scale_by_adam", _corrected_first)],
     "sgd-dampened": [Patch(optim, "chain", _dampened)],
     "sgd-nesterov-left-out": _described(lambda o: replace(o, nesterov=False)),
 }

@@ -27,9 +27,12 @@ def in_float32(beta: float, t: int) -> float:
 
 
 def adam(
-    correction: Callable[[float, int], float] = exact, eps_inside: bool = False, decay_after: bool = False
+    correction: Callable[[float, int], float] = exact,
+    eps_inside: bool = False,
+    decay_after: bool = False,
+    corrected_first: bool = False,
 ) -> Callable[..., None]:
-    """Adam or AdamW with one thing done otherwise; with none, right."""
+    """Adam, AdamW or AMSGrad with one thing done otherwise; with none, right."""
 
     def update(theta: Array, g: Array, slots: Any, o: Optimization, eta: float, t: int) -> None:
         decoupled = o.weight_decay if o.optimizer == "adamw" else 0.0
@@ -41,6 +44,10 @@ def adam(
         m[...] = o.beta1 * m + (1.0 - o.beta1) * g
         v[...] = o.beta2 * v + (1.0 - o.beta2) * (g * g)
         vhat = v / correction(o.beta2, t)
+        if o.amsgrad:
+            w = slots["largest_second_moment"]
+            w[...] = np.maximum(w, vhat if corrected_first else v)
+            vhat = w if corrected_first else w / correction(o.beta2, t)
         root = np.sqrt(vhat + o.epsilon) if eps_inside else np.sqrt(vhat) + o.epsilon
         theta -= eta / correction(o.beta1, t) * m / root
         if decoupled and decay_after:
@@ -87,6 +94,7 @@ PLANTINGS: Plantings = {
     "adam-decoupled": described(renamed("adam", "adamw")),
     "adamw-coupled": described(renamed("adamw", "adam")),
     "adamw-decay-after": [Patch(optim, "_adam", adam(decay_after=True))],
+    "amsgrad-corrected-first": [Patch(optim, "_adam", adam(corrected_first=True))],
     "sgd-dampened": [Patch(optim, "_sgd", _dampened)],
     "sgd-nesterov-left-out": described(lambda o: replace(o, nesterov=False)),
 }

@@ -17,7 +17,7 @@ CREATE = optim.create
 
 
 class Adam(torch.optim.Optimizer):
-    """Adam or AdamW with one thing done otherwise; with none, right. Its state is named as torch's."""
+    """Adam, AdamW or AMSGrad with one thing done otherwise; with none, right. State as torch names it."""
 
     def __init__(
         self,
@@ -26,10 +26,11 @@ class Adam(torch.optim.Optimizer):
         correction: Callable[[float, int], float] = exact,
         eps_inside: bool = False,
         decay_after: bool = False,
+        corrected_first: bool = False,
     ) -> None:
         super().__init__(parameters, {"lr": o.learning_rate})
         self.o, self.correction = o, correction
-        self.eps_inside, self.decay_after = eps_inside, decay_after
+        self.eps_inside, self.decay_after, self.corrected_first = eps_inside, decay_after, corrected_first
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -41,7 +42,7 @@ class Adam(torch.optim.Optimizer):
     def _update(self, theta: torch.Tensor, eta: float) -> None:
         o, state, g = self.o, self.state[theta], theta.grad
         assert g is not None
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
             state.setdefault(name, torch.zeros_like(theta))
         t = state["step"] = state.get("step", 0) + 1
         decoupled = o.weight_decay if o.optimizer == "adamw" else 0.0
@@ -52,6 +53,10 @@ class Adam(torch.optim.Optimizer):
         m = state["exp_avg"].mul_(o.beta1).add_((1.0 - o.beta1) * g)
         v = state["exp_avg_sq"].mul_(o.beta2).add_((1.0 - o.beta2) * (g * g))
         vhat = v / self.correction(o.beta2, t)
+        if o.amsgrad:
+            w = state["max_exp_avg_sq"]
+            w.copy_(torch.maximum(w, vhat if self.corrected_first else v))
+            vhat = w if self.corrected_first else w / self.correction(o.beta2, t)
         root = (vhat + o.epsilon).sqrt() if self.eps_inside else vhat.sqrt() + o.epsilon
         theta.sub_(eta / self.correction(o.beta1, t) * m / root)
         if decoupled and self.decay_after:
@@ -87,6 +92,7 @@ PLANTINGS: Plantings = {
     "adam-decoupled": _described(renamed("adam", "adamw")),
     "adamw-coupled": _described(renamed("adamw", "adam")),
     "adamw-decay-after": _adam(decay_after=True),
+    "amsgrad-corrected-first": _adam(corrected_first=True),
     "sgd-dampened": [Patch(optim, "create", _dampened)],
     "sgd-nesterov-left-out": _described(lambda o: replace(o, nesterov=False)),
 }
