@@ -34,6 +34,10 @@ class Evidence:
     def __init__(self, results: Iterable[Result]) -> None:
         self._runs = {(result.name, result.backend, result.seed): result for result in results}
 
+    def all(self) -> list[Result]:
+        """Every run."""
+        return list(self._runs.values())
+
     def runs(self, name: str, backend: str) -> dict[int, Result]:
         """Seed to run, in order."""
         found = {seed: run for (n, b, seed), run in self._runs.items() if (n, b) == (name, backend)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from experiment.backend import Statistics
 from experiment.catalogue import CATALOGUE
 from experiment.errors import UserError
 from experiment.spec import BackendName, Experiment
+from study import readings
 
 Group = Literal["figure", "search", "table1", "question"]
 
@@ -76,16 +77,20 @@ def _of_the_report(name: str, group: Group, seeds: int) -> Planned:
     return Planned(entry.title, group, entry.experiment, name, seeds, entry.reported, by, always=always)
 
 
-def _departing(entry: str, question: str, seeds: int, title: str, **changes: dict[str, Any]) -> Planned:
+def _departing(entry: str, question: str, seeds: int, title: str, **changes: Mapping[str, Any]) -> Planned:
     """A run that differs from the catalogue's in the given settings, by group."""
     base = CATALOGUE[entry].experiment
     groups = {group: replace(getattr(base, group), **values) for group, values in changes.items()}
     return Planned(title, "question", replace(base, **groups), entry, seeds, question=question)
 
 
-_OFTEN = {"eval_every": 20}
+def _title(entry: str, reading: readings.Reading) -> str:
+    size, rate = readings.setting(entry)
+    decay = CATALOGUE[entry].experiment.optimization.weight_decay
+    return f"table 1's size {size} at rate {rate}, weight decay {decay:g}, {reading.title}"
 
-_LARGE_RATE = "table1-size7-lr1e-2-wd1e-4"
+
+_OFTEN = {"eval_every": 20}
 
 QUESTION_RUNS: dict[str, Planned] = {
     "fig1-he": _departing(
@@ -137,15 +142,9 @@ QUESTION_RUNS: dict[str, Planned] = {
         training={"steps": 12000},
     ),
     **{
-        f"rate-{name}": _departing(
-            _LARGE_RATE, "large-rate", 3, f"table 1's size 7 at rate 1e-2, {title}", **changes
-        )
-        for name, title, changes in (
-            ("standardize", "pixels standardized", {"data": {"preprocess": "standardize"}}),
-            ("adamw", "decoupled weight decay", {"optimization": {"optimizer": "adamw"}}),
-            ("epsilon", "Adam's epsilon 1e-3", {"optimization": {"epsilon": 1e-3}}),
-            ("cosine", "down to 0 along a cosine", {"schedule": {"schedule": "cosine"}}),
-        )
+        name: _departing(entry, "large-rate", seeds, _title(entry, reading), **reading.changes)
+        for key, reading in readings.READINGS.items()
+        for name, (entry, seeds) in readings.runs(key).items()
     },
 }
 

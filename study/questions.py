@@ -7,24 +7,22 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 from study.answers import Answer
-from study.comparison import LAST_STEPS, accuracy, reported_at
+from study.comparison import LAST_STEPS, accuracy
 from study.evidence import (
     COLUMNS,
     Contrast,
     Evidence,
     contrast,
     curve,
-    figure,
     final,
     missing,
-    p_value,
     row,
     sentence,
 )
 from study.faster_loss import faster_loss
+from study.large_rate import large_rate
 from study.plan import PLAN
 from study.results import Result
-from study.statistics import spread, welch
 
 QUESTIONS = {
     "faster-loss": "Why did the loss drop significantly faster in the framework than by hand?",
@@ -98,36 +96,6 @@ def _dropout(question: str, found: Evidence) -> Answer:
 def _low_rates(question: str, found: Evidence) -> Answer:
     labels = {"lr3e-5": "rate 3e-5", "lr1e-5": "rate 1e-5", "lr3e-5-long": "rate 3e-5, 12,000 steps"}
     return _against(question, found, "fig3", labels, _verdict)
-
-
-def _large_rate(question: str, found: Evidence) -> Answer:
-    """Ours end far below: what else than the rate could the report's runs have had?"""
-    theirs, rest = reported_at(7, "1e-2")
-    alike = welch(theirs, rest)
-    base = "table1-size7-lr1e-2-wd1e-4"
-
-    def conclude(contrasts: list[Contrast]) -> str:
-        reached = [item.label for item in contrasts if item.ours.mean >= min(theirs)]
-        others = [item.label for item in contrasts if item.ours.mean < min(theirs)]
-        come = "come" if len(reached) > 1 else "comes"
-        lead = f"Of what was tried, {' and '.join(reached) or 'nothing'} {come} up to the report's "
-        lead += f"{len(theirs)} runs there, {figure(spread(theirs))}"
-        lead += f"; {', '.join(others)} {'does' if len(others) == 1 else 'do'} not." if others else "."
-        like = "as if the rate had no effect" if not alike.significant else "and so differ from them"
-        low, high = alike.interval
-        return (
-            f"{lead} The report's lie {alike.mean:+.4f} from its {len(rest)} at the lower rates (95% "
-            f"interval [{low:+.4f}, {high:+.4f}], p {p_value(alike.p)}), {like}; its "
-            f"runs of size 11 at this rate end at {figure(spread(reported_at(11, '1e-2')[0]))}."
-        )
-
-    labels = {
-        "rate-standardize": "standardized pixels",
-        "rate-adamw": "AdamW",
-        "rate-epsilon": "epsilon 1e-3",
-        "rate-cosine": "a cosine down to 0",
-    }
-    return _against(question, found, base, labels, conclude)
 
 
 def _hand_derived(question: str, found: Evidence) -> Answer:
@@ -254,7 +222,7 @@ _ANSWERS: dict[str, Callable[[str, Evidence], Answer]] = {
     "early-stopping": _early_stopping,
     "dropout": _dropout,
     "low-rates": _low_rates,
-    "large-rate": _large_rate,
+    "large-rate": large_rate,
     "statistics": _statistics,
     "hand-derived": _hand_derived,
     "head-norm": _head_norm,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiment.catalogue import TABLE_1
-from study.comparison import accuracy, reported_at, setting
+from study.comparison import accuracy
 from study.plan import PLAN
+from study.readings import reported_at, setting
 from study.results import Result
 from study.statistics import Difference, Spread, spread, welch
 

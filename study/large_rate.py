@@ -1,0 +1,120 @@
+"""The question of table 1's size 7 at rate 1e-2: where do 0.52 come from, when ours end far below?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiment.catalogue import TABLE_1
+from study.answers import Answer
+from study.evidence import BACKENDS, Evidence, curve, figure, final, missing, p_value
+from study.fitting import AS_PRINTED, Fit, alike, everywhere, fits, printed
+from study.readings import ASKED, READINGS, names, places, reported_at, runs
+from study.statistics import spread, welch
+
+COLUMNS = ("reading", "size", "rate", "report", "n", "last", "p, last", "best", "p, best", "fits")
+BASE = "table1-size7-lr1e-2-wd1e-4"
+
+
+def large_rate(question: str, found: Evidence) -> Answer:
+    """Every reading beside the report, and which fit wherever they were run."""
+    needed = [BASE, *(name for key in READINGS for name in runs(key))]
+    backend = max(BACKENDS, key=lambda name: len(fits(found.all(), name)))
+    seen = fits(found.all(), backend)
+    wanted = 1 + sum(len(places(reading)) for reading in READINGS.values())
+    at_asked = {fit.key: fit for fit in seen if fit.place == ASKED}
+    if len([fit for fit in seen if fit.key != AS_PRINTED]) + (AS_PRINTED in at_asked) < wanted:
+        return missing(question, needed)
+    parts = [_whole(seen), *_elsewhere(seen, at_asked), _nowhere(at_asked), _rates(found, backend, at_asked)]
+    text = " ".join([*parts, _own()])
+    plot = [curve("as printed", found.runs(BASE, backend).values())]
+    for key in READINGS:
+        if READINGS[key].rate is None:
+            own = [run for name in names(key, ASKED) for run in found.runs(name, backend).values()]
+            plot.append(curve(READINGS[key].label, own))
+    rows = [_row(fit) for fit in seen]
+    return Answer(question, text, None, COLUMNS, rows, plot, "step", "test accuracy")
+
+
+def _whole(seen: Sequence[Fit]) -> str:
+    """The readings that no number of the report speaks against."""
+    whole = everywhere(seen)
+    if not whole:
+        return "No reading tried gives both these numbers and the report's others."
+    words = []
+    for key in whole:
+        own = [fit for fit in seen if fit.key == key]
+        there = ", ".join(f"size {fit.place[0]} at {fit.place[1]}" for fit in own)
+        words.append(
+            f"{own[0].label} in the place of what is printed is not ruled out: it ends at "
+            f"{figure(own[0].last)}, at its best {figure(own[0].best)}, where the report has "
+            f"{figure(own[0].theirs)}, and by the last evaluation or by the best no difference is seen at "
+            f"any place where it was run ({there})."
+        )
+    return " ".join(words)
+
+
+def _elsewhere(seen: Sequence[Fit], at_asked: dict[str, Fit]) -> list[str]:
+    """Readings that fit where it was asked, and are ruled out by the report's other numbers."""
+    words = []
+    for key, fit in at_asked.items():
+        against = [other for other in seen if other.key == key and not other.fits]
+        if key != AS_PRINTED and fit.fits and against and READINGS[key].rate is None:
+            worst = max(against, key=lambda other: abs(other.by_best.mean))
+            size, rate = worst.place
+            words.append(
+                f"{fit.label} would give them too ({figure(fit.last)}), but ends at {figure(worst.last)} "
+                f"with size {size} at {rate}, where the report has {figure(worst.theirs)}."
+            )
+    return words
+
+
+def _nowhere(at_asked: dict[str, Fit]) -> str:
+    """Readings that do not come up to the report's where it was asked."""
+    words = [
+        f"{fit.label} {figure(fit.last)}"
+        for key, fit in at_asked.items()
+        if not fit.fits and (key == AS_PRINTED or READINGS[key].rate is None)
+    ]
+    return f"These differ from the report's: {', '.join(words)}." if words else ""
+
+
+def _rates(found: Evidence, backend: str, at_asked: dict[str, Fit]) -> str:
+    """At which rates runs of ours end where the report's four do."""
+    theirs, _ = reported_at(*ASKED)
+    ends = {
+        READINGS[key].rate or 0.0: (fit.last, fit.fits)
+        for key, fit in at_asked.items()
+        if key != AS_PRINTED and READINGS[key].rate is not None
+    }
+    for rate in dict.fromkeys(rate for rate, _ in TABLE_1 if rate != ASKED[1]):
+        own = printed(found.all(), backend, (ASKED[0], rate))
+        if len(own) > 1:
+            ends[float(rate)] = spread([final(run) for run in own]), alike(own, theirs)
+    falling = sorted(ends, reverse=True)
+    listed = ", ".join(f"{figure(ends[rate][0])} at {rate:g}" for rate in falling)
+    near = [f"{rate:g}" for rate in falling if ends[rate][1]]
+    rule = "all differ from the report's four"
+    if near:
+        rule = f"no difference from the report's four is seen at {', '.join(near)}"
+    return f"At lower rates size 7 ends at {listed}: {rule}."
+
+
+def _own() -> str:
+    """What the report's own numbers say."""
+    theirs, rest = reported_at(*ASKED)
+    apart = welch(theirs, rest)
+    low, high = apart.interval
+    like = "and so differ from them" if apart.significant else "as if the rate had no effect"
+    return (
+        f"The report's four lie {apart.mean:+.4f} from its {len(rest)} at the lower rates (95% interval "
+        f"[{low:+.4f}, {high:+.4f}], p {p_value(apart.p)}), {like}; its runs of size 11 at this rate end at "
+        f"{figure(spread(reported_at(11, ASKED[1])[0]))}."
+    )
+
+
+def _row(fit: Fit) -> tuple[str, ...]:
+    size, rate = fit.place
+    return (
+        fit.label, str(size), rate, figure(fit.theirs), str(fit.last.n), figure(fit.last),
+        p_value(fit.by_last.p), figure(fit.best), p_value(fit.by_best.p), fit.how,
+    )  # fmt: skip
