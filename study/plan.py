@@ -120,18 +120,18 @@ QUESTION_RUNS: dict[str, Planned] = {
     "early-stopping": _departing(
         "fig3",
         "early-stopping",
-        3,
+        5,
         "figure 3, stopped after 5 evaluations without a better validation accuracy (5,000 images held out)",
         data={"validation": 5000},
         training={"early_stopping": 5},
     ),
-    "dropout-0.2": _departing("fig3", "dropout", 3, "figure 3 with dropout 0.2", model={"dropout": 0.2}),
-    "dropout-0.5": _departing("fig3", "dropout", 3, "figure 3 with dropout 0.5", model={"dropout": 0.5}),
+    "dropout-0.2": _departing("fig3", "dropout", 5, "figure 3 with dropout 0.2", model={"dropout": 0.2}),
+    "dropout-0.5": _departing("fig3", "dropout", 5, "figure 3 with dropout 0.5", model={"dropout": 0.5}),
     "lr3e-5": _departing(
-        "fig3", "low-rates", 3, "figure 3 at learning rate 3e-5", optimization={"learning_rate": 3e-5}
+        "fig3", "low-rates", 5, "figure 3 at learning rate 3e-5", optimization={"learning_rate": 3e-5}
     ),
     "lr1e-5": _departing(
-        "fig3", "low-rates", 3, "figure 3 at learning rate 1e-5", optimization={"learning_rate": 1e-5}
+        "fig3", "low-rates", 5, "figure 3 at learning rate 1e-5", optimization={"learning_rate": 1e-5}
     ),
     "lr3e-5-long": _departing(
         "fig3",

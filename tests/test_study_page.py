@@ -82,7 +82,7 @@ def test_what_is_missing_is_named_with_its_command(root: Path, text: str) -> Non
     assert f"python -m study run adam --backend jax --root {root} --seeds 3 --retry" in text
     assert "begun, not finished: step 0 of 1500" in text
     needed = f"python -m study run fig3 early-stopping --backend jax --root {root}"
-    assert "6 of its 248 runs are finished" in text
+    assert "6 of its 258 runs are finished" in text
     assert re.search(rf"Not answered yet: (`|<code>){re.escape(needed)}(`|</code>)", text)
 
 
