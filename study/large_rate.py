@@ -43,12 +43,14 @@ def _whole(seen: Sequence[Fit]) -> str:
     words = []
     for key in whole:
         own = [fit for fit in seen if fit.key == key]
-        there = ", ".join(f"size {fit.place[0]} at {fit.place[1]}" for fit in own)
+        last, best = (sum(how in fit.how for fit in own) for how in ("last", "best"))
         words.append(
-            f"{own[0].label} in the place of what is printed is not ruled out: it ends at "
-            f"{figure(own[0].last)}, at its best {figure(own[0].best)}, where the report has "
-            f"{figure(own[0].theirs)}, and by the last evaluation or by the best no difference is seen at "
-            f"any place where it was run ({there})."
+            f"{own[0].label} in the place of what is printed: at its best evaluation it comes to "
+            f"{figure(own[0].best)}, after the last step to {figure(own[0].last)}, where the report has "
+            f"{figure(own[0].theirs)} and does not say which of the two it gives. As far as tried, "
+            f"table 1 does not speak against it: at {len(own)} places ({_places(own)}) no difference is seen "
+            f"by the best evaluations at {best}, by the last at {last}. The report may have trained with it, or "
+            "these four at another rate than it prints: its numbers cannot tell."
         )
     return " ".join(words)
 
@@ -60,39 +62,49 @@ def _elsewhere(seen: Sequence[Fit], at_asked: dict[str, Fit]) -> list[str]:
         against = [other for other in seen if other.key == key and not other.fits]
         if key != AS_PRINTED and fit.fits and against and READINGS[key].rate is None:
             worst = max(against, key=lambda other: abs(other.by_best.mean))
-            size, rate = worst.place
             words.append(
-                f"{fit.label} would give them too ({figure(fit.last)}), but ends at {figure(worst.last)} "
-                f"with size {size} at {rate}, where the report has {figure(worst.theirs)}."
+                f"{_opening(fit.label)} would give them too ({figure(fit.last)}), but elsewhere not what the "
+                f"report has: {_places([worst])} {figure(worst.last)}, there {figure(worst.theirs)}."
             )
     return words
 
 
 def _nowhere(at_asked: dict[str, Fit]) -> str:
     """Readings that do not come up to the report's where it was asked."""
-    words = [
+    tried = [fit for key, fit in at_asked.items() if key == AS_PRINTED or READINGS[key].rate is None]
+    apart = [f"{fit.label} {figure(fit.last)}" for fit in tried if not fit.fits]
+    open_ = [
         f"{fit.label} {figure(fit.last)}"
-        for key, fit in at_asked.items()
-        if not fit.fits and (key == AS_PRINTED or READINGS[key].rate is None)
+        for fit in tried
+        if fit.fits and fit.key != AS_PRINTED and len(places(READINGS[fit.key])) == 1
     ]
-    return f"These differ from the report's: {', '.join(words)}." if words else ""
+    text = f"These differ from the report's: {', '.join(apart)}." if apart else ""
+    return text + (f" Too few runs to tell: {', '.join(open_)}." if open_ else "")
+
+
+def _places(own: Sequence[Fit]) -> str:
+    return ", ".join(f"size {fit.place[0]} at {fit.place[1]}" for fit in own)
+
+
+def _opening(label: str) -> str:
+    return label[0].upper() + label[1:]
 
 
 def _rates(found: Evidence, backend: str, at_asked: dict[str, Fit]) -> str:
     """At which rates runs of ours end where the report's four do."""
     theirs, _ = reported_at(*ASKED)
     ends = {
-        READINGS[key].rate or 0.0: (fit.last, fit.fits)
+        key: (fit.last, fit.fits)
         for key, fit in at_asked.items()
         if key != AS_PRINTED and READINGS[key].rate is not None
     }
     for rate in dict.fromkeys(rate for rate, _ in TABLE_1 if rate != ASKED[1]):
         own = printed(found.all(), backend, (ASKED[0], rate))
         if len(own) > 1:
-            ends[float(rate)] = spread([final(run) for run in own]), alike(own, theirs)
-    falling = sorted(ends, reverse=True)
-    listed = ", ".join(f"{figure(ends[rate][0])} at {rate:g}" for rate in falling)
-    near = [f"{rate:g}" for rate in falling if ends[rate][1]]
+            ends[rate] = spread([final(run) for run in own]), alike(own, theirs)
+    falling = sorted(ends, key=float, reverse=True)
+    listed = ", ".join(f"{figure(ends[rate][0])} at {rate}" for rate in falling)
+    near = [rate for rate in falling if ends[rate][1]]
     rule = "all differ from the report's four"
     if near:
         rule = f"no difference from the report's four is seen at {', '.join(near)}"

@@ -61,6 +61,7 @@ READINGS: dict[str, Reading] = {
         "AMSGrad", "AMSGrad", {"optimization": {"amsgrad": True}}, seeds=2, elsewhere=2, decays=DECAYS
     ),
     **{
+        # Such a key is the rate, as table 1 would print it.
         rate: Reading(f"rate {rate}", f"but rate {rate}", {"optimization": {"learning_rate": float(rate)}})
         for rate in ("5e-3", "3e-3", "2e-3")
     },
