@@ -49,8 +49,8 @@ def _whole(seen: Sequence[Fit]) -> str:
             f"{figure(own[0].best)}, after the last step to {figure(own[0].last)}, where the report has "
             f"{figure(own[0].theirs)} and does not say which of the two it gives. As far as tried, "
             f"table 1 does not speak against it: at {len(own)} places ({_places(own)}) no difference is seen "
-            f"by the best evaluations at {best}, by the last at {last}. The report may have trained with it, or "
-            "these four at another rate than it prints: its numbers cannot tell."
+            f"by the best evaluations at {best}, by the last at {last}. The report may have trained with it, "
+            "or these four at another rate than it prints: its numbers cannot tell."
         )
     return " ".join(words)
 
