@@ -4,6 +4,9 @@ Compared with the same runs one after another, as `bench` measures them: in JAX,
 usual loop (default Adam); torch-func is torch's way of training many at once (vmap of its gradient).
 Each measurement is a process of its own, and the processes take turns; a row is the median of its processes.
 Ratios are medians over rounds of the two times measured in one round.
+
+`--paired ROUNDS` measures the sweep and one run alone in JAX in a single process instead, call by call in
+turn: no process is luckier than the other with its memory, and slow moments of the machine fall on both.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
@@ -23,10 +26,17 @@ import tyro
 from bench.cases import Case
 from bench.collect import steps_of
 from bench.measure import measure_case
+from cifar10.batches import BatchOrder
+from experiment.backend import TrainingData, plan_steps
 from experiment.catalogue import find
 from experiment.cost import steps_per_call
+from experiment.init import initial_parameters
+from experiment.lockstep import call_length
 from experiment.run_dir import write_json
 from experiment.spec import Experiment
+
+if TYPE_CHECKING:
+    from jax_models.sweep import JaxSweep
 
 VARIANTS = ("jax-sweep", "jax", "torch", "torch-usual")
 ALL = (*VARIANTS, "jax-vmap", "torch-func")
@@ -49,8 +59,10 @@ class Options:
     """Processes per variant."""
     variants: tuple[str, ...] = VARIANTS
     """Which to measure; jax-vmap and torch-func carry out all runs at once as batched products."""
+    paired: int = 0
+    """Rounds of a sweep's calls and as many alone, in one process; the variants are left aside."""
     json: Path | None = None
-    """Also write every process's milliseconds to this file."""
+    """Also write every process's (or, paired, every round's) milliseconds to this file."""
     only: str = ""
     """Measure this variant once, in this process, and print milliseconds of a run's step as JSON."""
 
@@ -84,45 +96,89 @@ def measure(options: Options) -> float:
     return 1e3 * float(np.median(turns))
 
 
-def _sweep(made: list[Experiment], options: Options, at_once: int | None) -> float:
-    from cifar10.batches import BatchOrder
-    from experiment.backend import TrainingData, plan_steps
-    from experiment.init import initial_parameters
-    from experiment.lockstep import call_length
-    from jax_models.backend import find_devices
-    from jax_models.sweep import JaxSweep
-
+def _data() -> TrainingData:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, 3, 32, 32), dtype=np.uint8)
     labels = rng.integers(0, 10, IMAGES, dtype=np.uint8)
     splits = {"train": images, "test": images[:2000]}, {"train": labels, "test": labels[:2000]}
-    sweep = JaxSweep(
-        made, TrainingData(*splits, images.mean(axis=0), None), find_devices(options.device), at_once
-    )
+    return TrainingData(*splits, images.mean(axis=0), None)
+
+
+def _started(
+    made: list[Experiment], data: TrainingData, options: Options, at_once: int | None
+) -> tuple[JaxSweep, int]:
+    """The runs in one program, compiled, and the steps of a call."""
+    from jax_models.backend import find_devices
+    from jax_models.sweep import JaxSweep
+
+    sweep = JaxSweep(made, data, find_devices(options.device), at_once)
     for member, run in zip(sweep.members, made, strict=True):
         member.start(initial_parameters(run))
     size = call_length(steps_per_call(made[0], options.device), min(sweep.width, len(made)))
     sweep.compile(size)
+    return sweep, size
+
+
+def _sweep(made: list[Experiment], options: Options, at_once: int | None) -> float:
+    sweep, size = _started(made, _data(), options, at_once)
     order = BatchOrder(IMAGES, made[0].data.batch_size, 0)
-    seconds = []
-    for first in range(0, size * (options.calls + 1), size):
-        table = order.table(first, size)
-        plans = {place: plan_steps(run, table, first) for place, run in enumerate(made)}
-        start = time.perf_counter()
-        sweep.train(plans)
-        seconds.append((time.perf_counter() - start) / size / len(made))
+    seconds = [_timed(sweep, made, order.table(first, size), first) for first in _firsts(size, options.calls)]
     return 1e3 * statistics.median(seconds[1:])
+
+
+def _firsts(size: int, calls: int) -> range:
+    """First step of each call, of one more than are counted."""
+    return range(0, size * (calls + 1), size)
+
+
+def _timed(sweep: JaxSweep, made: list[Experiment], table: np.ndarray, first: int) -> float:
+    """Seconds of one run's step in a call of the sweep for all runs."""
+    plans = {place: plan_steps(run, table, first) for place, run in enumerate(made)}
+    start = time.perf_counter()
+    sweep.train(plans)
+    return (time.perf_counter() - start) / len(table) / len(made)
+
+
+def paired(options: Options) -> list[tuple[float, float]]:
+    """Milliseconds of one run's step in the sweep and alone, round by round, whichever first in turn."""
+    from jax_models.backend import JaxBackend, find_devices
+
+    made, data = experiments(options.size, options.runs), _data()
+    sweep, size = _started(made, data, options, None)
+    alone = JaxBackend(made[0], data, find_devices(options.device)[0])
+    alone.start(initial_parameters(made[0]))
+    alone.compile(size)
+    order, rounds = BatchOrder(IMAGES, made[0].data.batch_size, 0), []
+
+    def one_by_one(table: np.ndarray, first: int) -> float:
+        plan = plan_steps(made[0], table, first)
+        start = time.perf_counter()
+        for _ in made:
+            alone.train(plan)
+        return (time.perf_counter() - start) / size / len(made)
+
+    for turn, first in enumerate(_firsts(size, options.paired)):
+        table = order.table(first, size)
+        if turn % 2:
+            single = one_by_one(table, first)
+            rounds.append((_timed(sweep, made, table, first), single))
+        else:
+            together = _timed(sweep, made, table, first)
+            rounds.append((together, one_by_one(table, first)))
+    return [(1e3 * together, 1e3 * single) for together, single in rounds[1:]]
 
 
 def main() -> None:
     """Measure all variants in turn and print the table."""
     options = tyro.cli(Options, prog="python -m bench.sweep", description=__doc__)
-    unknown = {*options.variants, options.only} - {*ALL, ""}
-    if unknown:
-        print(f"variants: expected some of {', '.join(ALL)}, got {unknown.pop()!r}", file=sys.stderr)
+    if wrong := _wrong(options):
+        print(f"error: {wrong}", file=sys.stderr)
         raise SystemExit(2)
     if options.only:
         print(json_format.dumps(measure(options)))
+        return
+    if options.paired > 0:
+        _print_paired(options, paired(options))
         return
     times: dict[str, list[float]] = {variant: [] for variant in options.variants}
     for _ in range(options.repeats):
@@ -142,6 +198,32 @@ def main() -> None:
     _print(options, times)
     if options.json is not None:
         found = {"size": options.size, "runs": options.runs, "device": options.device, "milliseconds": times}
+        write_json(options.json, found)
+
+
+def _wrong(options: Options) -> str:
+    """What is wrong with the options, "" for nothing."""
+    unknown = {*options.variants, options.only} - {*ALL, ""}
+    if unknown:
+        return f"variants: expected some of {', '.join(ALL)}, got {unknown.pop()!r}"
+    for name, least in (("runs", 1), ("calls", 1), ("repeats", 1), ("paired", 0)):
+        if getattr(options, name) < least:
+            return f"{name}: expected {least} or more, got {getattr(options, name)}"
+    return ""
+
+
+def _print_paired(options: Options, rounds: list[tuple[float, float]]) -> None:
+    together, alone = zip(*rounds, strict=True)
+    ratios = [a / b for a, b in rounds]
+    print(
+        f"size {options.size}, {options.runs} runs, batch 200, {options.device}, one process, "
+        f"{len(rounds)} rounds\n"
+        f"ms a step of a run: in the sweep {statistics.median(together):.2f}, alone "
+        f"{statistics.median(alone):.2f}; in the sweep it takes {statistics.median(ratios):.3f} of its time "
+        f"alone ({min(ratios):.3f} to {max(ratios):.3f})"
+    )
+    if options.json is not None:
+        found = {"size": options.size, "runs": options.runs, "device": options.device, "rounds": rounds}
         write_json(options.json, found)
 
 
