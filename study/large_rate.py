@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiment.catalogue import TABLE_1
 from study.answers import Answer
-from study.evidence import BACKENDS, Evidence, curve, figure, final, missing, p_value
+from study.evidence import BACKENDS, Evidence, curve, figure, missing, p_value
 from study.fitting import AS_PRINTED, Fit, alike, everywhere, fits, printed
 from study.readings import ASKED, READINGS, names, places, reported_at, runs
 from study.statistics import spread, welch
@@ -24,11 +24,11 @@ def large_rate(question: str, found: Evidence) -> Answer:
     at_asked = {fit.key: fit for fit in seen if fit.place == ASKED}
     if len([fit for fit in seen if fit.key != AS_PRINTED]) + (AS_PRINTED in at_asked) < wanted:
         return missing(question, needed)
-    parts = [_whole(seen), *_elsewhere(seen, at_asked), _nowhere(at_asked), _rates(found, backend, at_asked)]
-    text = " ".join([*parts, _own()])
+    parts = [_whole(seen), _elsewhere(seen, at_asked), _nowhere(at_asked), _rates(found, backend, at_asked)]
+    text = " ".join(filter(None, [*parts, _own()]))
     plot = [curve("as printed", found.runs(BASE, backend).values())]
     for key in READINGS:
-        if READINGS[key].rate is None:
+        if READINGS[key].elsewhere:
             own = [run for name in names(key, ASKED) for run in found.runs(name, backend).values()]
             plot.append(curve(READINGS[key].label, own))
     rows = [_row(fit) for fit in seen]
@@ -55,60 +55,43 @@ def _whole(seen: Sequence[Fit]) -> str:
     return " ".join(words)
 
 
-def _elsewhere(seen: Sequence[Fit], at_asked: dict[str, Fit]) -> list[str]:
+def _elsewhere(seen: Sequence[Fit], at_asked: dict[str, Fit]) -> str:
     """Readings that fit where it was asked, and are ruled out by the report's other numbers."""
     words = []
     for key, fit in at_asked.items():
         against = [other for other in seen if other.key == key and not other.fits]
         if key != AS_PRINTED and fit.fits and against and READINGS[key].rate is None:
             worst = max(against, key=lambda other: abs(other.by_best.mean))
-            words.append(
-                f"{_opening(fit.label)} would give them too ({figure(fit.last)}), but elsewhere not what the "
-                f"report has: {_places([worst])} {figure(worst.last)}, there {figure(worst.theirs)}."
-            )
-    return words
+            where = f"size {worst.place[0]} at {worst.place[1]}"
+            words.append(f"{fit.label} ({where}: {worst.last.mean:.4f}, report {worst.theirs.mean:.4f})")
+    return f"Ruled out by other numbers of table 1 only: {', '.join(words)}." if words else ""
 
 
 def _nowhere(at_asked: dict[str, Fit]) -> str:
     """Readings that do not come up to the report's where it was asked."""
     tried = [fit for key, fit in at_asked.items() if key == AS_PRINTED or READINGS[key].rate is None]
-    apart = [f"{fit.label} {figure(fit.last)}" for fit in tried if not fit.fits]
-    open_ = [
-        f"{fit.label} {figure(fit.last)}"
-        for fit in tried
-        if fit.fits and fit.key != AS_PRINTED and len(places(READINGS[fit.key])) == 1
-    ]
-    text = f"These differ from the report's: {', '.join(apart)}." if apart else ""
-    return text + (f" Too few runs to tell: {', '.join(open_)}." if open_ else "")
+    apart = [fit.label for fit in tried if not fit.fits]
+    single = [fit for fit in tried if fit.fits and fit.key and len(places(READINGS[fit.key])) == 1]
+    text = f"Ruled out here: {', '.join(apart)}." if apart else ""
+    return text + (f" Too few runs to tell: {', '.join(fit.label for fit in single)}." if single else "")
 
 
 def _places(own: Sequence[Fit]) -> str:
     return ", ".join(f"size {fit.place[0]} at {fit.place[1]}" for fit in own)
 
 
-def _opening(label: str) -> str:
-    return label[0].upper() + label[1:]
-
-
 def _rates(found: Evidence, backend: str, at_asked: dict[str, Fit]) -> str:
     """At which rates runs of ours end where the report's four do."""
     theirs, _ = reported_at(*ASKED)
-    ends = {
-        key: (fit.last, fit.fits)
-        for key, fit in at_asked.items()
-        if key != AS_PRINTED and READINGS[key].rate is not None
-    }
+    near = {key: fit.fits for key, fit in at_asked.items() if key and READINGS[key].rate is not None}
     for rate in dict.fromkeys(rate for rate, _ in TABLE_1 if rate != ASKED[1]):
         own = printed(found.all(), backend, (ASKED[0], rate))
         if len(own) > 1:
-            ends[rate] = spread([final(run) for run in own]), alike(own, theirs)
-    falling = sorted(ends, key=float, reverse=True)
-    listed = ", ".join(f"{figure(ends[rate][0])} at {rate}" for rate in falling)
-    near = [rate for rate in falling if ends[rate][1]]
-    rule = "all differ from the report's four"
-    if near:
-        rule = f"no difference from the report's four is seen at {', '.join(near)}"
-    return f"At lower rates size 7 ends at {listed}: {rule}."
+            near[rate] = alike(own, theirs)
+    falling = sorted(near, key=float, reverse=True)
+    unlike = ", ".join(rate for rate in falling if not near[rate]) or "none"
+    like = ", ".join(rate for rate in falling if near[rate]) or "none"
+    return f"Of lower rates these differ from the report's four: {unlike}; these do not: {like}."
 
 
 def _own() -> str:
