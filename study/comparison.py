@@ -165,12 +165,13 @@ def _of_table_1(planned: Planned, ours: Spread, readings: Sequence[Fit]) -> str:
             f"{theirs.least:.4f} and {theirs.largest:.4f} (sd {theirs.sd:.4f}), whatever the "
             f"weight decay, and ours, {_figure(ours)}, is inside their spread"
         )
+    whole = everywhere(readings)
     for fit in readings:
-        if fit.place == setting(planned.entry) and fit.key in everywhere(readings):
+        if fit.place == setting(planned.entry) and fit.key in whole:
             return (
                 f"not by the settings as printed. {fit.label} in their place ends at {_figure(fit.last)}, at "
                 f"its best {_figure(fit.best)}, with this size and rate; the report's {theirs.n} end "
-                f"at {_figure(theirs)}; its other numbers do not rule that out (see the questions below)"
+                f"at {_figure(theirs)}; none of its numbers tried rules that out (see the questions below)"
             )
     if not apart.significant:
         return (

@@ -52,7 +52,23 @@ def _whole(seen: Sequence[Fit]) -> str:
             f"by the best evaluations at {best}, by the last at {last}. The report may have trained with it, "
             "or these four at another rate than it prints: its numbers cannot tell."
         )
+        words += _unproved(own, seen)
     return " ".join(words)
+
+
+def _unproved(own: Sequence[Fit], seen: Sequence[Fit]) -> list[str]:
+    """Places where a reading fits only for want of runs: more of them as printed differ, and lie as near."""
+    words = []
+    for fit in own:
+        for base in (base for base in seen if (base.key, base.place) == (AS_PRINTED, fit.place)):
+            as_far = abs(fit.by_best.mean) >= abs(base.by_best.mean)
+            if as_far and not base.fits and base.last.n > fit.last.n:
+                words.append(
+                    f"But with {_places([fit])} that may be for want of runs: {base.last.n} as printed "
+                    f"differ from the report there (best {figure(base.best)}), and its {fit.last.n} lie no nearer "
+                    f"(best {figure(fit.best)})."
+                )
+    return words
 
 
 def _elsewhere(seen: Sequence[Fit], at_asked: dict[str, Fit]) -> str:

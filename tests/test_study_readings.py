@@ -128,6 +128,21 @@ def test_best_evaluations_are_counted_apart_and_a_wide_spread_tells_nothing() ->
     assert "Too few runs to tell: standardized pixels." in found
 
 
+def test_a_fit_for_want_of_runs_is_called_one() -> None:
+    """As printed four runs of size 11 at 1e-4 differ; AMSGrad's two lie as far off and spread more."""
+    place = (11, "1e-4")
+    results = [result for result in everything() if result.name not in names("amsgrad", place)]
+    results = [result for result in results if not result.name.startswith("table1-size11-lr1e-4-")]
+    (name,) = names("amsgrad", place)
+    results += [made(name, seed=seed, accuracy=0.53 + spread) for seed, spread in enumerate((-0.01, 0.01))]
+    results += [made(f"table1-size11-lr1e-4-wd{decay}", accuracy=0.531 + NOISE[i] / 4)
+                for i, decay in enumerate(DECAYS)]  # fmt: skip
+    found = answer(results).answer
+    assert "But with size 11 at 1e-4 that may be for want of runs: 4 as printed differ from" in found
+    assert "its 2 lie no nearer (best 0.5300 (0.0141))." in found
+    assert "for want of runs" not in answer(everything()).answer
+
+
 def test_no_reading_may_fit() -> None:
     found = answer(everything(amsgrad={(11, "1e-2"): -5 * BEYOND}))
     assert found.answer.startswith("No reading tried gives both these numbers and the report's others.")
