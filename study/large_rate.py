@@ -65,8 +65,8 @@ def _unproved(own: Sequence[Fit], seen: Sequence[Fit]) -> list[str]:
             if as_far and not base.fits and base.last.n > fit.last.n:
                 words.append(
                     f"But with {_places([fit])} that may be for want of runs: {base.last.n} as printed "
-                    f"differ from the report there (best {figure(base.best)}), and its {fit.last.n} lie no nearer "
-                    f"(best {figure(fit.best)})."
+                    f"differ from the report there (best {figure(base.best)}), and its {fit.last.n} lie "
+                    f"no nearer (best {figure(fit.best)})."
                 )
     return words
 
