@@ -17,8 +17,7 @@ ARGS    ?=
 OLDEST_PYTHON := 3.11
 
 BIN     := $(VENV)/bin
-SOURCES := $(wildcard train.py experiment cifar10 numpy_ref jax_models torch_models parity bench study \
-                      tools tests)
+SOURCES := $(wildcard train.py numpy_ref jax_models torch_models parity triptych tools tests)
 
 ifneq ($(filter-out cuda tpu,$(ACCEL)),)
 $(error ACCEL is "$(ACCEL)"; it must be empty, cuda or tpu)

@@ -1,95 +1,14 @@
-"""Train one network on CIFAR-10 with one backend.
-
-    python train.py --backend jax                            the study's run 1 (report figure 1)
-    python train.py list                                     all runs of the study, reported accuracy
-    python train.py --backend numpy --experiment fig2        another run, gradients by hand
-    python train.py --hidden 600 500 275 --optimizer adam --learning-rate 1e-3
-    python train.py --backend torch --resume RUN --steps 3000   go on from any backend's run
-    python train.py --sweep learning_rate=1e-2,1e-3 seed=0,1    every combination, in one program
-
-Repeat a command to resume it where it was interrupted. Exit codes: 0 done, 2 a mistake in the
-command or the data, 3 training stopped being finite, 130 and 143 stopped by SIGINT and SIGTERM
-(with a checkpoint).
-"""
+"""Train one network on CIFAR-10 with one backend: `python train.py --backend jax`, or --help."""
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Ctrl-C while the packages are imported: the process ends, without a traceback. `main` takes over.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
-from experiment import command
-from experiment.catalogue import find, listing
-from experiment.diagnose import NonFiniteError
-from experiment.errors import UserError
-from experiment.launch import RunOptions, launch
-from experiment.resume import settings_of
-from experiment.spec import Experiment
-from experiment.sweep_command import sweep
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Everything the command line sets."""
-
-    run: RunOptions = field(default_factory=RunOptions)
-    settings: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
-
-
-def parse(argv: list[str]) -> Arguments:
-    """Arguments from a command line; the experiment, or the run resumed, gives the defaults."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--experiment", default=None)
-    first.add_argument("--resume", type=Path, default=None)
-    try:
-        known, _ = first.parse_known_args(argv)
-    except argparse.ArgumentError:
-        known = argparse.Namespace(experiment=None, resume=None)  # tyro below explains what is wrong
-    if known.resume is not None and not {"-h", "--help"} & set(argv):
-        name, settings = settings_of(known.resume)
-        if known.experiment not in (None, name):
-            raise UserError(
-                f"experiment: --resume {known.resume} goes on with its own settings, those of {name}, got "
-                f"--experiment {known.experiment}; leave out --experiment, or change single settings"
-            )
-    else:
-        name = known.experiment or RunOptions.experiment
-        settings = find(name).experiment
-    default = Arguments(replace(RunOptions(), experiment=name), settings)
-    return tyro.cli(
-        tyro.conf.OmitArgPrefixes[Arguments], default=default, args=argv, prog="train.py", description=__doc__
-    )
-
-
-def main(argv: list[str]) -> int:
-    """The command; returns its exit code."""
-    stopped = "interrupted before training began or after it ended; nothing more was saved"
-    return command.run(lambda: _train(argv), stopped)
-
-
-def _train(argv: list[str]) -> int:
-    if argv in (["list"], ["--experiment", "list"], ["--experiment=list"]):
-        print(listing())
-        return 0
-    arguments = parse(argv)
-    try:
-        if arguments.run.sweep:
-            return sweep(arguments.run, arguments.settings)
-        return launch(arguments.run, arguments.settings)
-    except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-
-
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Ctrl-C while the packages are imported: the process ends, without a traceback. `main` takes over.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from triptych.train.command import main
+
     sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiment.backend import (
+from jax_models import augment, cache, conv, loss, optim
+from jax_models.conv import AnyArray
+from jax_models.dense import at_least_float32
+from jax_models.model import Network, bind
+from triptych.describe.layers import first_trained, is_weight
+from triptych.describe.protocol import (
     Evaluation,
     State,
     Statistics,
@@ -26,13 +31,8 @@ from experiment.backend import (
     saved_optimizer,
     saved_statistics,
 )
-from experiment.errors import UserError
-from experiment.layers import first_trained, is_weight
-from experiment.spec import Device, Experiment
-from jax_models import augment, cache, conv, loss, optim
-from jax_models.conv import AnyArray
-from jax_models.dense import at_least_float32
-from jax_models.model import Network, bind
+from triptych.describe.spec import Device, Experiment
+from triptych.errors import UserError
 
 Array = jax.Array
 Batch = tuple[Array, Array]
@@ -70,7 +70,7 @@ what was fastest today from choosing the algorithm."""
 
 
 def make_deterministic() -> None:
-    """See experiment.backend.make_deterministic. XLA reads its flags when the first device is asked for."""
+    """See triptych.describe.protocol. XLA reads its flags when the first device is asked for."""
     flags = os.environ.get("XLA_FLAGS", "").split()
     os.environ["XLA_FLAGS"] = " ".join([*flags, *(flag for flag in DETERMINISTIC if flag not in flags)])
 
@@ -88,7 +88,7 @@ def find_devices(device: Device) -> list[jax.Device]:
 
 
 class JaxBackend:
-    """Implements `experiment.backend.Backend`."""
+    """Implements `triptych.describe.protocol.Backend`."""
 
     name = "jax"
 

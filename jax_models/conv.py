@@ -34,10 +34,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiment.errors import UserError
-from experiment.layers import Window
 from jax_models import dense, winograd
 from jax_models.windows import at, collect, pad, places
+from triptych.describe.layers import Window
+from triptych.errors import UserError
 
 Array = jax.Array
 AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)

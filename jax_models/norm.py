@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiment.errors import UserError
+from triptych.errors import UserError
 
 Array = jax.Array
 Output = tuple[Array, Array, Array]

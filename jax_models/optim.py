@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiment.spec import Optimization
+from triptych.describe.spec import Optimization
 
 Array = jax.Array
 Scalars = Mapping[str, Array]

@@ -6,7 +6,7 @@ argument, and is called for one group after another:
 
 - on a GPU or TPU a group holds as many runs as fit beside their activations, batched by vmap;
 - on a CPU it holds one: a single run keeps its cores busy, so batching has nothing to gain, and one run's
-  activations are all that is held. `python -m bench.sweep` measures both (jax-sweep, jax-vmap).
+  activations are all that is held. `python -m triptych.bench.sweep` measures both (jax-sweep, jax-vmap).
 
 The groups' arrays are apart, not parts of larger ones: a program that cut a run's out of those, and put them
 back, worked in new memory at each call; on a CPU half of its processes took a fifth longer (docs/sweep.md).
@@ -27,12 +27,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiment.backend import Evaluation, State, Statistics, StepResults, Steps, TrainingData, no_steps
-from experiment.grid import common
-from experiment.network import shapes
-from experiment.spec import Device, Experiment
 from jax_models import cache
 from jax_models.backend import DeviceData, JaxBackend, TrainState, evaluation, find_devices
+from triptych.describe.grid import common
+from triptych.describe.network import shapes
+from triptych.describe.protocol import (
+    Evaluation,
+    State,
+    Statistics,
+    StepResults,
+    Steps,
+    TrainingData,
+    no_steps,
+)
+from triptych.describe.spec import Device, Experiment
 
 Array = jax.Array
 RUNS = PartitionSpec("runs")
@@ -48,7 +56,7 @@ def build(experiments: Sequence[Experiment], data: TrainingData, device: Device)
 
 
 class JaxSweep:
-    """Implements `experiment.backend.Together`."""
+    """Implements `triptych.describe.protocol.Together`."""
 
     def __init__(
         self,
@@ -72,7 +80,7 @@ class JaxSweep:
         share = math.ceil(len(experiments) / len(devices))
         self.at_once = min(at_once or self._suitable(devices[0]), share)
         self.width = len(devices) * self.at_once
-        """Seats of a group; see `experiment.backend.Together`."""
+        """Seats of a group; see `triptych.describe.protocol.Together`."""
         self.groups = math.ceil(share / self.at_once)
         self.seeds = [self._group_seeds(group) for group in range(self.groups)]
         self.tables = max(map(len, self.seeds))
@@ -289,8 +297,8 @@ class JaxSweep:
 
 
 class Member:
-    """One run of a `JaxSweep`. Implements `experiment.backend.Backend`: what is asked of this run alone is
-    done by the same program, with the other seats idle.
+    """One run of a `JaxSweep`. Implements `triptych.describe.protocol.Backend`: what is asked of this run
+    alone is done by the same program, with the other seats idle.
     """
 
     name = "jax"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
-from experiment.layers import Window
+from triptych.describe.layers import Window
 
 Array = jax.Array
 

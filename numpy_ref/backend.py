@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiment.backend import (
+from numpy_ref import augment, conv, loss, optim
+from numpy_ref.model import Cache, Network
+from triptych.describe.layers import is_weight
+from triptych.describe.protocol import (
     Evaluation,
     State,
     Statistics,
@@ -20,11 +23,8 @@ from experiment.backend import (
     saved_optimizer,
     saved_statistics,
 )
-from experiment.errors import UserError
-from experiment.layers import is_weight
-from experiment.spec import Device, Experiment
-from numpy_ref import augment, conv, loss, optim
-from numpy_ref.model import Cache, Network
+from triptych.describe.spec import Device, Experiment
+from triptych.errors import UserError
 
 Array = np.ndarray
 
@@ -55,7 +55,7 @@ def build(experiment: Experiment, data: TrainingData, device: Device) -> NumpyBa
 
 
 class NumpyBackend:
-    """Implements `experiment.backend.Backend`."""
+    """Implements `triptych.describe.protocol.Backend`."""
 
     name = "numpy"
     device = "cpu"

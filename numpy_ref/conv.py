@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiment.errors import UserError
-from experiment.layers import Window
+from triptych.describe.layers import Window
+from triptych.errors import UserError
 
 Array = np.ndarray
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from experiment.layers import (
+from numpy_ref import conv, dense, norm
+from triptych.describe.layers import (
     BatchNorm,
     Conv2d,
     Dropout,
@@ -18,7 +19,6 @@ from experiment.layers import (
     MaxPool2d,
     first_trained,
 )
-from numpy_ref import conv, dense, norm
 
 Array = np.ndarray
 Cache = dict[str, Any]

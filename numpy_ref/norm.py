@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiment.errors import UserError
+from triptych.errors import UserError
 
 Array = np.ndarray
 Cache = tuple[Array, Array, Array]

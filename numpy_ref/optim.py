@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiment.spec import Optimization
+from triptych.describe.spec import Optimization
 
 Array = np.ndarray
 Slots = dict[str, dict[str, Array]]

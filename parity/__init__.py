@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parity.api import Jax, Numpy, Report, Torch, verify
-    from parity.own.model import verify_model
+    from parity.verification.layer import Jax, Numpy, Report, Torch, verify
+    from parity.verification.model import verify_model
 
 __all__ = ["Jax", "Numpy", "Report", "Torch", "verify", "verify_model"]
 
@@ -16,4 +16,7 @@ def __getattr__(name: str) -> Any:
     """Loaded when first asked for: `import parity` stays quick."""
     if name not in __all__:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
-    return getattr(import_module("parity.own.model" if name == "verify_model" else "parity.api"), name)
+    return getattr(
+        import_module("parity.verification.model" if name == "verify_model" else "parity.verification.layer"),
+        name,
+    )

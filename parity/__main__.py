@@ -10,24 +10,26 @@ from pathlib import Path
 
 import tyro
 
-import cifar10
-from cifar10.preprocess import prepare
-from experiment import command
-from experiment.catalogue import find
-from experiment.errors import UserError
-from experiment.spec import BackendName
-from parity import drawn as drawn_inputs
-from parity import perturbation, trajectory
-from parity.check import run as run_checks
 from parity.convert.command import convert
-from parity.growth_command import grow
-from parity.locate.command import locate
-from parity.progress import show
+from parity.errors import UsageError
+from parity.planted.self_test import self_test
 from parity.report.command import report
-from parity.self_test import self_test
-from parity.subjects import BACKENDS, installed
-from parity.table import render, write_json
-from parity.ulps import ulps
+from parity.report.progress import show
+from parity.report.results import write_json
+from parity.runs import perturbation, trajectory
+from parity.runs.growth_command import grow
+from parity.runs.locate.command import locate
+from parity.suite import drawn as drawn_inputs
+from parity.suite.check import run as run_checks
+from parity.suite.subjects import BACKENDS, installed
+from parity.suite.ulps import ulps
+from parity.verification.table import render
+from triptych import cifar10
+from triptych.cifar10.preprocess import prepare
+from triptych.describe.catalogue import find
+from triptych.describe.spec import BackendName
+from triptych.errors import UserError
+from triptych.show import command
 
 
 def runs(folders: tyro.conf.Positional[tuple[Path, ...]]) -> None:
@@ -117,13 +119,15 @@ def check(
     return 0 if all(result.passed for result in results) else 1
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code: 0, 1 where something fails, or 2 for a user's mistake. Without a
     subcommand it is `report`.
     """
+    argv = sys.argv[1:] if argv is None else argv
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv = ["report", *argv]
-    return command.run(lambda: _main(argv), "interrupted; what was written until then stays")
+    interrupted = "interrupted; what was written until then stays"
+    return command.run(lambda: _main(argv), interrupted, (UserError, UsageError))
 
 
 def _main(argv: list[str]) -> int:
@@ -147,4 +151,4 @@ def _main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

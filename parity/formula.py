@@ -1,4 +1,4 @@
-"""What a formula is written with: the functions of `parity.reverse.Number`.
+"""What a formula is written with: the functions of `parity.bounds.reverse.Number`.
 
     def gelu(x):
         return x / 2 * (1 + erf(x / sqrt(2)))
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from experiment.errors import UserError
-from parity import special
-from parity.bounded import UP, Bounded, either
-from parity.bounded import where as choose
-from parity.reverse import PI, Condition, Irrational, Number, Pull
-from parity.rounding import Array
+from parity.bounds import special
+from parity.bounds.bounded import UP, Bounded, either
+from parity.bounds.bounded import where as choose
+from parity.bounds.reverse import PI, Condition, Irrational, Number, Pull
+from parity.bounds.rounding import Array
+from parity.errors import UsageError
 
 __all__ = [
     "PI",
@@ -105,7 +105,9 @@ def where(condition: Condition | Array, a: Any, b: Any) -> Number:
         holds = np.asarray(condition)
         condition = Condition(holds, np.ones_like(holds, bool))
     if not isinstance(a, Number) and not isinstance(b, Number):
-        raise UserError("formula: where(condition, a, b) needs an input, or something made of one, in a or b")
+        raise UsageError(
+            "formula: where(condition, a, b) needs an input, or something made of one, in a or b"
+        )
     a = a if isinstance(a, Number) else b._lift(a)
     b = a._lift(b)
     shape = np.broadcast_shapes(condition.holds.shape, a.shape, b.shape)

@@ -1,9 +1,16 @@
 """Which room may import which: arrows run downwards only, and each framework stays in its own room.
 
-    train.py, parity, bench, study            4: never one another
-    the rest of experiment                    3: loop, run directory, checkpoints, plots, ...
-    cifar10, numpy_ref, jax_models, torch_models   2: never one another
-    experiment's description of a run         1: DESCRIPTION below; names no framework
+    train.py                                                    9
+    triptych.bench, triptych.study, parity.__main__             8: never one another
+    parity.planted, runs, convert, report                       7
+    parity.suite                                                6: the library's first customer
+    triptych.train                                              5: loop, sweeps, resuming
+    triptych.store, triptych.show                               4
+    triptych.cifar10, numpy_ref, jax_models, torch_models       3: never one another
+    triptych.describe                                           2: an experiment as data
+    parity.bounds, parity.verify, parity.formula                1: the library: NumPy, and a framework in
+                                                                   its adapter; nothing of ours
+    triptych.errors                                             1
 
 The checker reads source, so it sees imports inside functions and imports by a literal name. What it
 cannot see (a name built at run time) is caught by importing the rooms with a framework blocked.
@@ -21,28 +28,57 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
-DESCRIPTION = {"errors", "require", "layers", "network", "spec", "plain", "catalogue", "init", "schedule"}
-DESCRIPTION |= {"streams", "backend", "grid"}
-SIBLINGS = {"cifar10", "numpy_ref", "jax_models", "torch_models"}
-TOP = {"train", "parity", "bench", "study"}
-ROOMS = {"experiment", *SIBLINGS, *TOP}
+SIBLINGS = {"triptych.cifar10", "numpy_ref", "jax_models", "torch_models"}
+LIBRARY = {"parity.errors", "parity.bounds", "parity.formula", "parity.verification"}
+FLOORS: dict[str, int] = {
+    "train": 9,
+    "triptych.__main__": 9,
+    "triptych.bench": 8,
+    "triptych.study": 8,
+    "parity.__main__": 8,
+    "parity.planted": 7,
+    "parity.runs": 7,
+    "parity.convert": 7,
+    "parity.report": 7,
+    "parity.suite": 6,
+    "triptych.train": 5,
+    "triptych.store": 4,
+    "triptych.show": 4,
+    **dict.fromkeys(SIBLINGS, 3),
+    "triptych.describe": 2,
+    **dict.fromkeys(LIBRARY, 1),
+    "triptych.errors": 1,
+    "parity": 2,
+    "triptych": 0,
+}
+"""Room to the height of its floor."""
+APART = {*SIBLINGS, "triptych.bench", "triptych.study"}
+"""Rooms that never import a neighbour on their floor."""
+PACKAGES = {"train", "triptych", "parity", "numpy_ref", "jax_models", "torch_models"}
 
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 TORCH = {"torch", "torchvision"}
-MEASURES_BOTH = {"parity", "bench"}
-ALLOWED_IN = {
-    **{name: {"jax_models", *MEASURES_BOTH} for name in JAX},
-    "torch": {"torch_models", *MEASURES_BOTH},
-    "torchvision": {"cifar10", *MEASURES_BOTH},
-    "tensorflow_datasets": {"cifar10"},
+MEASURES_BOTH = (
+    "parity.verification.adapters.",
+    "parity.suite",
+    "parity.planted",
+    "parity.runs",
+    "parity.convert",
+    "triptych.bench",
+)
+ALLOWED_IN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(JAX, ("jax_models", *MEASURES_BOTH)),
+    "torch": ("torch_models", *MEASURES_BOTH),
+    "torchvision": ("triptych.cifar10", *MEASURES_BOTH),
+    "tensorflow_datasets": ("triptych.cifar10",),
 }
-"""Framework to the rooms that may import it."""
+"""Framework to what the names of modules that may import it begin with."""
 OPTIONAL = {"torchvision", "tensorflow_datasets"}
 """Sources of data that a run may do without: imported inside a function, when asked for."""
-LOOKS_UP_BY_NAME = "experiment.backend"
-"""The one module that may import a room by its name: the look-up of backends."""
+LOOKS_UP_BY_NAME = ("triptych.describe.protocol", "parity", "triptych.__main__")
+"""Modules that may import a room by its name: the look-up of backends, and what is loaded when asked for."""
 
 
 class Import(NamedTuple):
@@ -79,16 +115,15 @@ def imports_of(source: str, module: str, is_package: bool = False) -> Iterator[I
             )
 
 
-def level(module: str) -> int:
-    """The height of a module's floor; imports go to a lower one, or stay in the room."""
-    room, _, rest = module.partition(".")
-    if room == "experiment":
-        return 1 if not rest or rest.split(".")[0] in DESCRIPTION else 3
-    return 2 if room in SIBLINGS else 4
+def room_of(module: str) -> str:
+    """The room that a module lies in: `parity.verify` for `parity.verification.adapters.jax`."""
+    while module not in FLOORS and "." in module:
+        module = module.rpartition(".")[0]
+    return module
 
 
 def nearest_module(target: str, modules: Mapping[str, str]) -> str:
-    """The module that a dotted name lies in: `experiment.spec.Layer` in `experiment.spec`."""
+    """The module that a dotted name lies in: `triptych.describe.spec.Layer` in `triptych.describe.spec`."""
     while target not in modules and "." in target:
         target = target.rpartition(".")[0]
     return target
@@ -96,21 +131,22 @@ def nearest_module(target: str, modules: Mapping[str, str]) -> str:
 
 def complaint(module: str, item: Import, modules: Mapping[str, str]) -> str | None:
     """What is wrong with one import, if anything."""
-    room, wanted = module.partition(".")[0], item.target.partition(".")[0]
-    if wanted in ROOMS:
+    room, wanted = room_of(module), item.target.partition(".")[0]
+    if wanted in PACKAGES:
         target = nearest_module(item.target, modules)
-        if item.by_name and module == LOOKS_UP_BY_NAME:
+        there = room_of(target)
+        if there == room or (item.by_name and module in LOOKS_UP_BY_NAME):
             return None
-        if level(target) > level(module):
+        if FLOORS[there] > FLOORS[room]:
             return f"an upward arrow to {target}"
-        if wanted != room and level(target) == level(module):
+        if FLOORS[there] == FLOORS[room] and room in APART:
             return f"a sideways arrow to {target}"
-    elif wanted in ALLOWED_IN and room not in ALLOWED_IN[wanted]:
+    elif wanted in ALLOWED_IN and not module.startswith(ALLOWED_IN[wanted]):
         return f"{wanted} belongs in {', '.join(sorted(ALLOWED_IN[wanted]))}"
-    elif wanted in OPTIONAL and room == "cifar10" and not item.lazy:
+    elif wanted in OPTIONAL and room == "triptych.cifar10" and not item.lazy:
         return f"{wanted} is optional: import it inside the function that needs it"
-    elif room == "numpy_ref" and wanted != "numpy" and wanted not in sys.stdlib_module_names:
-        return f"numpy_ref imports NumPy only, not {wanted}"
+    elif room in {"numpy_ref", *LIBRARY} and wanted not in {"numpy", *ALLOWED_IN, *sys.stdlib_module_names}:
+        return f"{room} imports NumPy only, not {wanted}"
     return None
 
 
@@ -128,7 +164,7 @@ def sources() -> dict[str, Path]:
     """Dotted name of every module in the rooms, to its file."""
     files = [
         ROOT / "train.py",
-        *(path for room in sorted(ROOMS) for path in sorted((ROOT / room).rglob("*.py"))),
+        *(path for package in sorted(PACKAGES) for path in sorted((ROOT / package).rglob("*.py"))),
     ]
     names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if path.exists()}
     return {name.removesuffix(".__init__"): path for path, name in names.items()}
@@ -143,13 +179,35 @@ def test_the_tree_keeps_to_the_rules() -> None:
 def test_every_room_is_found() -> None:
     """Guard the test above against passing because it looked at nothing."""
     found = sources()
-    assert {name.partition(".")[0] for name in found} >= {"train", "experiment", *SIBLINGS}
-    assert {f"experiment.{stem}" for stem in DESCRIPTION} <= set(found)
+    assert {room_of(name) for name in found} == set(FLOORS)
+
+
+def test_no_room_holds_more_than_a_third_of_the_code() -> None:
+    lines: dict[str, int] = {}
+    for name, path in sources().items():
+        lines[room_of(name)] = lines.get(room_of(name), 0) + len(path.read_text().splitlines())
+    assert max(lines.values()) < sum(lines.values()) / 3
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    """Between modules, counting imports inside functions."""
+    paths = sources()
+    arrows: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        found = imports_of(path.read_text(), name, path.name == "__init__.py")
+        targets = {
+            nearest_module(item.target, dict.fromkeys(paths, "")) for item in found if not item.by_name
+        }
+        arrows[name] = targets & set(paths) - {name}
+    while arrows:  # take away what imports nothing that is left
+        free = {name for name, targets in arrows.items() if not targets & set(arrows)}
+        assert free, f"these import one another in a circle: {sorted(arrows)}"
+        arrows = {name: targets for name, targets in arrows.items() if name not in free}
 
 
 def test_no_code_lives_outside_the_rooms() -> None:
     """A new top-level folder or file of code needs a place in the rules first."""
-    hidden_or_known = ROOMS | {"tests", "tools", "docs"}
+    hidden_or_known = PACKAGES | {"tests", "tools", "docs"}
     top = (path for path in ROOT.iterdir() if not path.name.startswith("."))
     outside = {
         path.name
@@ -162,42 +220,60 @@ def test_no_code_lives_outside_the_rooms() -> None:
 @pytest.mark.parametrize("stem", ["dense", "loss", "optim", "model", "backend"])
 def test_the_backends_mirror_one_another(stem: str) -> None:
     found = sources()
-    assert [room for room in sorted(SIBLINGS - {"cifar10"}) if f"{room}.{stem}" not in found] == []
+    assert [room for room in sorted(SIBLINGS - {"triptych.cifar10"}) if f"{room}.{stem}" not in found] == []
 
 
 BROKEN = {
-    "description imports the loop": ("experiment.spec", "from experiment.loop import run", "upward"),
-    "the same, through the package": ("experiment.spec", "from experiment import loop", "upward"),
-    "the same, relative": ("experiment.spec", "from . import loop", "upward"),
-    "the same, by name": ("experiment.spec", "importlib.import_module('experiment.loop')", "upward"),
-    "the package imports the loop": ("experiment", "import experiment.loop", "upward"),
-    "description imports a backend": ("experiment.init", "import numpy_ref.dense", "upward"),
-    "description imports the data": ("experiment.backend", "from cifar10 import sources", "upward"),
+    "description imports the loop": (
+        "triptych.describe.spec",
+        "from triptych.train.loop import run",
+        "upward",
+    ),
+    "the same, through the package": ("triptych.describe.spec", "from triptych.train import loop", "upward"),
+    "the same, relative": ("triptych.describe.spec", "from ..train import loop", "upward"),
+    "the same, by name": (
+        "triptych.describe.spec",
+        "importlib.import_module('triptych.train.loop')",
+        "upward",
+    ),
+    "description imports a backend": ("triptych.describe.init", "import numpy_ref.dense", "upward"),
+    "description imports the data": (
+        "triptych.describe.protocol",
+        "from triptych.cifar10 import sources",
+        "upward",
+    ),
     "description names a backend outside the look-up": (
-        "experiment.init",
+        "triptych.describe.init",
         "__import__('jax_models')",
         "upward",
     ),
     "a backend imports another": ("jax_models.norm", "from numpy_ref.norm import forward", "sideways"),
     "the same, inside a function": ("torch_models.norm", "def f():\n    import jax_models.norm", "sideways"),
-    "the reference imports another": ("numpy_ref.norm", "import torch_models.norm", "sideways"),
-    "a backend imports the data": ("torch_models.backend", "import cifar10.batches", "sideways"),
-    "the data imports a backend": ("cifar10.sources", "import jax_models", "sideways"),
-    "a backend imports the loop": ("numpy_ref.backend", "import experiment.loop", "upward"),
-    "the data imports the loop": ("cifar10.sources", "from experiment.loop import run", "upward"),
-    "the loop imports the command line": ("experiment.loop", "import train", "upward"),
-    "the loop imports the harness": ("experiment.loop", "from parity import compare", "upward"),
-    "the harness imports the bench": ("parity.report", "from bench import table", "sideways"),
-    "jax above its room": ("experiment.loop", "import jax.numpy as jnp", "jax belongs in"),
-    "optax in the description": ("experiment.schedule", "from optax import adam", "optax belongs in"),
+    "a backend imports the data": ("torch_models.backend", "import triptych.cifar10.batches", "sideways"),
+    "the data imports a backend": ("triptych.cifar10.sources", "import jax_models", "sideways"),
+    "a backend imports the loop": ("numpy_ref.backend", "import triptych.train.loop", "upward"),
+    "the loop imports the command line": ("triptych.train.loop", "import train", "upward"),
+    "the loop imports the harness": ("triptych.train.loop", "from parity.suite import check", "upward"),
+    "the study imports the bench": ("triptych.study.page", "from triptych.bench import text", "sideways"),
+    "the library imports the description": (
+        "parity.verification.layer",
+        "from triptych.describe.spec import Device",
+        "upward",
+    ),
+    "the library imports the suite": ("parity.bounds.special", "from parity.suite import cases", "upward"),
+    "the library imports a backend": ("parity.verification.model", "import jax_models.dense", "upward"),
+    "the library uses SciPy": ("parity.bounds.special", "import scipy", "NumPy only"),
+    "jax outside the library's adapters": ("parity.verification.layer", "import jax", "jax belongs in"),
+    "jax above its room": ("triptych.train.loop", "import jax.numpy as jnp", "jax belongs in"),
+    "optax in the description": ("triptych.describe.schedule", "from optax import adam", "optax belongs in"),
     "flax in torch's room": ("torch_models.dense", "from flax import nnx", "flax belongs in"),
     "torch in jax's room": ("jax_models.dense", "from torch.nn import functional", "torch belongs in"),
     "torch in the command line": ("train", "import torch", "torch belongs in"),
-    "torch in the data": ("cifar10.sources", "def f():\n    import torch", "torch belongs in"),
-    "torch in the study": ("study.page", "import torch", "torch belongs in"),
-    "torchvision in the loop": ("experiment.loop", "import torchvision", "torchvision belongs in"),
-    "torchvision for every run": ("cifar10.sources", "import torchvision", "is optional"),
-    "tfds for every run": ("cifar10.sources", "import tensorflow_datasets as tfds", "is optional"),
+    "torch in the data": ("triptych.cifar10.sources", "def f():\n    import torch", "torch belongs in"),
+    "torch in the study": ("triptych.study.page", "import torch", "torch belongs in"),
+    "torchvision in the loop": ("triptych.train.loop", "import torchvision", "torchvision belongs in"),
+    "torchvision for every run": ("triptych.cifar10.sources", "import torchvision", "is optional"),
+    "tfds for every run": ("triptych.cifar10.sources", "import tensorflow_datasets as tfds", "is optional"),
     "the reference uses jax": ("numpy_ref.dense", "import jax", "jax belongs in"),
     "the reference uses SciPy": ("numpy_ref.conv", "from scipy.signal import convolve", "NumPy only"),
 }
@@ -205,43 +281,41 @@ BROKEN = {
 
 @pytest.mark.parametrize(("module", "source", "reason"), BROKEN.values(), ids=BROKEN.keys())
 def test_each_rule_catches_its_violation(module: str, source: str, reason: str) -> None:
-    planted = {
-        "experiment": "",
-        "experiment.loop": "",
-        "experiment.spec": "",
-        "jax_models": "",
-        module: source,
-    }
-    found = violations(planted, frozenset({"experiment", "jax_models"}))
+    rooms = dict.fromkeys(FLOORS, "")
+    found = violations(rooms | {"triptych.train.loop": "", "triptych.describe.spec": "", module: source})
     assert len(found) == 1
     assert reason in found[0]
 
 
 ALLOWED = {
-    "the look-up of backends": ("experiment.backend", "importlib.import_module('jax_models')"),
-    "a backend reads the description": ("jax_models.model", "import jax\nfrom experiment.spec import Layer"),
+    "the look-up of backends": ("triptych.describe.protocol", "importlib.import_module('jax_models')"),
+    "a backend reads the description": (
+        "jax_models.model",
+        "import jax\nfrom triptych.describe.spec import Layer",
+    ),
     "a backend reads itself": ("torch_models.model", "import torch\nfrom torch_models import dense"),
-    "the data reads the description": ("cifar10.sources", "from experiment.backend import TrainingData"),
+    "the data reads the description": (
+        "triptych.cifar10.sources",
+        "from triptych.describe.protocol import TrainingData",
+    ),
     "an optional source of data": (
-        "cifar10.sources",
+        "triptych.cifar10.sources",
         "def f():\n    import torchvision, tensorflow_datasets",
     ),
     "the reference uses NumPy": (
         "numpy_ref.dense",
-        "import math\nimport numpy as np\nfrom experiment import spec",
+        "import math\nimport numpy as np\nfrom triptych.describe import spec",
     ),
-    "the loop reads the data": (
-        "experiment.loop",
-        "from cifar10 import batches\nfrom experiment import plots",
-    ),
-    "the command line runs the loop": ("train", "from experiment.loop import run"),
-    "the harness compares both": ("parity.compare", "import jax, torch, jax_models, torch_models.norm"),
+    "the loop reads the data": ("triptych.train.loop", "from triptych.cifar10 import batches"),
+    "the command line runs the loop": ("train", "from triptych.train.loop import run"),
+    "the suite compares both": ("parity.suite.norm", "import jax, torch, jax_models, torch_models.norm"),
+    "an adapter imports its framework": ("parity.verification.adapters.jax", "import jax"),
 }
 
 
 @pytest.mark.parametrize(("module", "source"), ALLOWED.values(), ids=ALLOWED.keys())
 def test_the_rules_let_the_design_through(module: str, source: str) -> None:
-    assert violations({"experiment": "", "experiment.spec": "", "experiment.loop": "", module: source}) == []
+    assert violations({**dict.fromkeys(FLOORS, ""), module: source}) == []
 
 
 def import_blocked(names: list[str], blocked: set[str]) -> subprocess.CompletedProcess[str]:
@@ -264,10 +338,24 @@ def import_blocked(names: list[str], blocked: set[str]) -> subprocess.CompletedP
     ],
 )
 def test_a_backend_runs_without_the_other_frameworks(backend: str, blocked: set[str]) -> None:
-    rooms = {"train", "experiment", "cifar10", "numpy_ref", backend}
-    names = [name for name in sources() if name.partition(".")[0] in rooms and not name.endswith("__main__")]
+    rooms = {room for room in FLOORS if room.startswith("triptych")} - {"triptych.bench", "triptych.study"}
+    rooms |= {"train", "numpy_ref", backend}
+    names = [name for name in sources() if room_of(name) in rooms and not name.endswith("__main__")]
     assert any(name.startswith(backend) for name in names)
     result = import_blocked(names, blocked)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_library_needs_numpy_alone() -> None:
+    """With every framework and all that trains out of reach."""
+    rooms = LIBRARY | {"parity"}
+    names = [name for name in sources() if room_of(name) in rooms]
+    names = [name for name in names if not name.startswith("parity.verification.adapters.")]
+    ours = {"triptych", "train", "numpy_ref", "jax_models", "torch_models", "parity.suite"}
+    third = {"safetensors", "matplotlib", "jinja2", "scipy", "tyro", "tqdm", "hypothesis"}
+    result = import_blocked(
+        [*names, "parity.verification.adapters.numpy"], JAX | TORCH | OPTIONAL | ours | third
+    )
     assert result.returncode == 0, result.stderr
 
 

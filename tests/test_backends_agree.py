@@ -14,20 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiment.backend import create
-from experiment.init import initial_parameters
-from experiment.network import Model
-from experiment.spec import (
-    BackendName,
-    Data,
-    Dtype,
-    Experiment,
-    Objective,
-    Optimization,
-    Schedule,
-)
 from jax_models.backend import JaxBackend
-from tests import small
+from tests.helpers import small
+from triptych.describe.init import initial_parameters
+from triptych.describe.network import Model
+from triptych.describe.protocol import create
+from triptych.describe.spec import BackendName, Data, Dtype, Experiment, Objective, Optimization, Schedule
 
 ROUNDING = 1e-12
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiment.errors import UserError
 from jax_models import norm as jax_norm
 from numpy_ref import norm
-from tests.test_numpy_gradients import assert_close, numeric
+from tests.numpy_ref.test_gradients import assert_close, numeric
 from torch_models import norm as torch_norm
+from triptych.errors import UserError
 
 EPS = 1e-5
 SHAPES = [(6, 4), (2, 3), (3, 4, 2, 5), (1, 2, 3, 3)]

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiment import cost
-from experiment.backend import Backend, Steps, TrainingData, create, plan_steps
-from experiment.catalogue import find
-from experiment.errors import UserError
-from experiment.init import initial_parameters
-from experiment.network import Model
-from experiment.plain import from_dict, to_dict
-from experiment.spec import BackendName, Data, Experiment, Initialization, Optimization
 from jax_models import augment as jax_augment
 from numpy_ref import augment
-from tests import small
+from tests.helpers import small
 from torch_models import augment as torch_augment
+from triptych.describe import cost
+from triptych.describe.catalogue import find
+from triptych.describe.init import initial_parameters
+from triptych.describe.network import Model
+from triptych.describe.plain import from_dict, to_dict
+from triptych.describe.protocol import Backend, Steps, TrainingData, create, plan_steps
+from triptych.describe.spec import BackendName, Data, Experiment, Initialization, Optimization
+from triptych.errors import UserError
 
 TRUNK = ("4", "M", "6", "M", "M", "M", "3", "M")
 """Convolutions of 32x32, 16x16 and 2x2, pooled down to 1x1; every size's own test is `test_jax_conv`."""

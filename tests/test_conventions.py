@@ -17,11 +17,6 @@ from flax import nnx
 from torch import nn
 from torch.nn import functional
 
-from experiment.backend import optimizer_slots
-from experiment.errors import UserError
-from experiment.init import initial_parameters
-from experiment.network import Model
-from experiment.spec import Experiment, Initialization, Optimization
 from jax_models import loss as jax_loss
 from numpy_ref import conv as numpy_conv
 from numpy_ref import dense as numpy_dense
@@ -29,8 +24,13 @@ from numpy_ref import loss as numpy_loss
 from numpy_ref import norm as numpy_norm
 from numpy_ref import optim as numpy_optim
 from torch_models import loss as torch_loss
+from triptych.describe.init import initial_parameters
+from triptych.describe.network import Model
+from triptych.describe.protocol import optimizer_slots
+from triptych.describe.spec import Experiment, Initialization, Optimization
+from triptych.errors import UserError
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "conventions.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "conventions.md"
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +175,7 @@ def test_max_reduction_ties() -> None:
 
 
 def test_max_pool_ties(rng: np.random.Generator) -> None:
-    from experiment.layers import Window
+    from triptych.describe.layers import Window
 
     x, dy = rng.integers(0, 2, (1, 1, 5, 5)).astype(float), rng.normal(size=(1, 1, 3, 3))
     theirs = torch_grad(lambda x: functional.max_pool2d(x, 3, 2, 1), x, dy)
@@ -206,7 +206,7 @@ def test_linear_weight(rng: np.random.Generator) -> None:
 
 
 def test_convolution_weight_and_direction(rng: np.random.Generator) -> None:
-    from experiment.layers import Window
+    from triptych.describe.layers import Window
 
     x, W = rng.normal(size=(1, 2, 5, 5)), rng.normal(size=(3, 2, 3, 3))
     theirs = functional.conv2d(torch.tensor(x), torch.tensor(W)).numpy()

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from experiment.errors import UserError
 from tools import install, lock
+from triptych.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
 LOCK = f"""\

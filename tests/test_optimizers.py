@@ -11,10 +11,10 @@ import optax
 import pytest
 import torch
 
-from experiment.backend import optimizer_slots
-from experiment.spec import Optimization
 from jax_models import optim as jax_optim
 from numpy_ref import optim as numpy_optim
+from triptych.describe.protocol import optimizer_slots
+from triptych.describe.spec import Optimization
 
 LIBRARY: dict[str, tuple[Optimization, Any, Any]] = {
     "sgd": (

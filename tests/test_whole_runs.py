@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cifar10
-from cifar10.preprocess import prepare
-from experiment.backend import TrainingData, create
-from experiment.catalogue import find
-from experiment.init import initial_parameters
-from experiment.spec import BackendName, Data, Experiment, Initialization, Optimization
-from tests import small
+from tests.helpers import small
+from triptych import cifar10
+from triptych.cifar10.preprocess import prepare
+from triptych.describe.catalogue import find
+from triptych.describe.init import initial_parameters
+from triptych.describe.protocol import TrainingData, create
+from triptych.describe.spec import BackendName, Data, Experiment, Initialization, Optimization
 
 
 def end_of_run(

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from experiment import command
-from experiment.errors import UserError
+from triptych.errors import UserError
+from triptych.show import command
 
-REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 BUILT = ("promise",)
 """Packages that have no wheel, so that their own setup.py runs."""
 BUILD_TOOLS = ("setuptools",)

@@ -16,7 +16,6 @@ import venv
 from pathlib import Path
 from typing import Any
 
-from experiment import command
 from tools.install import (
     BUILD_TOOLS,
     REQUIREMENTS,
@@ -30,6 +29,7 @@ from tools.install import (
     run,
     write,
 )
+from triptych.show import command
 
 UV = "uv==0.13.9"
 ALSO = ("jax[cuda13,tpu]", *BUILD_TOOLS)

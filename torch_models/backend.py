@@ -10,7 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiment.backend import (
+from torch_models import augment, loss, optim, precision
+from torch_models.model import Network
+from torch_models.precision import pinned
+from triptych.describe.layers import Conv2d, is_weight
+from triptych.describe.protocol import (
     Evaluation,
     State,
     Statistics,
@@ -23,12 +27,8 @@ from experiment.backend import (
     saved_optimizer,
     saved_statistics,
 )
-from experiment.errors import UserError
-from experiment.layers import Conv2d, is_weight
-from experiment.spec import Device, Experiment
-from torch_models import augment, loss, optim, precision
-from torch_models.model import Network
-from torch_models.precision import pinned
+from triptych.describe.spec import Device, Experiment
+from triptych.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -46,7 +46,7 @@ def build(experiment: Experiment, data: TrainingData, device: Device) -> TorchBa
 
 
 def make_deterministic() -> None:
-    """See experiment.backend.make_deterministic."""
+    """See triptych.describe.protocol.make_deterministic."""
     precision.make_deterministic()
 
 
@@ -62,7 +62,7 @@ def _find_device(device: Device) -> torch.device:
 
 
 class TorchBackend:
-    """Implements `experiment.backend.Backend`."""
+    """Implements `triptych.describe.protocol.Backend`."""
 
     name = "torch"
 

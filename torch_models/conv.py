@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiment.errors import UserError
-from experiment.layers import Window
+from triptych.describe.layers import Window
+from triptych.errors import UserError
 
 
 class Conv2d(nn.Conv2d):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from experiment.errors import UserError
+from triptych.errors import UserError
 
 Output = tuple[Tensor, Tensor, Tensor]
 """y, mu (C,) and sigma^2 (C,). No gradient flows back through the two statistics."""

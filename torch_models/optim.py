@@ -21,7 +21,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from experiment.spec import Optimization
+from triptych.describe.spec import Optimization
 
 SLOTS = {
     "momentum": "momentum_buffer",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
-from experiment.network import shapes
+from triptych.describe.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
+from triptych.describe.network import shapes
 
 
 def modules(layers: tuple[Layer, ...]) -> list[nn.Module]:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiment.errors import UserError
-from experiment.layers import initial_statistics, parameter_shapes
-from experiment.spec import Experiment
 from parity.convert import naming
 from parity.convert import plan as planning
 from parity.convert.match import Explicit
 from parity.convert.plan import Order, Plan
 from parity.convert.units import BATCH_STATS, PARAMS, Arrays, Convention, Shape, Shapes, group
+from triptych.describe.layers import initial_statistics, parameter_shapes
+from triptych.describe.spec import Experiment
+from triptych.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiment.errors import UserError
+from triptych.errors import UserError
 
 
 def bfloat16() -> np.dtype[Any]:

@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiment.catalogue import find
-from experiment.checkpoint import write_atomically
-from experiment.errors import UserError
-from experiment.plain import from_dict
-from experiment.run_dir import RunDirectory
-from experiment.spec import Experiment
 from parity.convert import api, files, naming, own_model, plain, plan, report, verify
 from parity.convert.plan import Order
 from parity.convert.sides import Side
 from parity.convert.source import About, Source
 from parity.convert.units import Array, Convention, Shape, group
+from triptych.describe.catalogue import find
+from triptych.describe.plain import from_dict
+from triptych.describe.spec import Experiment
+from triptych.errors import UserError
+from triptych.store.checkpoint import write_atomically
+from triptych.store.run_dir import RunDirectory
 
 Auto = Literal["auto", "canonical", "torch", "flax-nnx", "flax-linen"]
 Flatten = Literal["auto", "channels-first", "channels-last"]

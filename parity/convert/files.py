@@ -1,7 +1,7 @@
 """Weights in files: what a file is, read from its content, and how one is written.
 
     run folder             the newest checkpoint and the experiment in config.json
-    checkpoint             Triptych's own safetensors (experiment.checkpoint), SHA-256 verified
+    checkpoint             Triptych's own safetensors (triptych.store.checkpoint), SHA-256 verified
     safetensors            canonical, torch or Flax names; what this command wrote says so in its metadata,
                            with the experiment, the layers' order, canonical names and a SHA-256
     .pt, .pth              a torch state_dict, read with weights_only=True: nothing in it is executed
@@ -20,15 +20,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiment import checkpoint
-from experiment.errors import UserError
-from experiment.plain import from_dict
-from experiment.run_dir import RunDirectory
-from experiment.spec import Experiment
 from parity.convert import pickle_size, safe
 from parity.convert.api import canonical_of
 from parity.convert.source import About, Source, floating, stripped
 from parity.convert.units import CONVENTIONS, Array, Arrays, Convention
+from triptych.describe.plain import from_dict
+from triptych.describe.spec import Experiment
+from triptych.errors import UserError
+from triptych.store import checkpoint
+from triptych.store.run_dir import RunDirectory
 
 SUFFIXES: dict[str, tuple[Convention, ...]] = {
     ".safetensors": CONVENTIONS,

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiment.layers import LeakyReLU
 from parity.convert.plain import in_our_order
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Layers
+from triptych.describe.layers import LeakyReLU
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from experiment.errors import UserError
 from parity.convert.units import (
     ROLES,
     TRACKED,
@@ -26,6 +25,7 @@ from parity.convert.units import (
     natural,
     separator,
 )
+from triptych.errors import UserError
 
 Explicit = Mapping[str, str]
 """Their name to ours, of a parameter (`fc.weight` to `linear1.weight`) or a layer (`fc` to `linear1`)."""

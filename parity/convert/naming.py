@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from experiment.errors import UserError
 from parity.convert.units import (
     ROLES,
     Convention,
@@ -19,6 +18,7 @@ from parity.convert.units import (
     natural,
     own_shape,
 )
+from triptych.errors import UserError
 
 
 def our_units(ours: Shapes, layers: Layers | None) -> tuple[list[Unit], bool]:

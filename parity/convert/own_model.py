@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from experiment.errors import UserError
-from experiment.sealed import read_json
 from parity.convert import api
 from parity.convert.source import Source
 from parity.convert.units import Array, Arrays, Convention, Shape
+from triptych.errors import UserError
+from triptych.store.sealed import read_json
 
 
 def read_map(entries: tuple[str, ...]) -> dict[str, str]:

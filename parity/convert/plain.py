@@ -14,11 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
-from experiment.errors import UserError
-from experiment.layers import BatchNorm, Conv2d, Flatten, Layer, Linear
-from experiment.network import shapes
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Convention, Layers
+from triptych.describe.layers import BatchNorm, Conv2d, Flatten, Layer, Linear
+from triptych.describe.network import shapes
+from triptych.errors import UserError
 
 
 class Runner(Protocol):

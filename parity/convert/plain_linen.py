@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
-from experiment.layers import BatchNorm, Conv2d, Dropout, Flatten, LeakyReLU, Linear, MaxPool2d
 from parity.convert.flax_side import as_ours, flat, flattened, leaky_relu, nested, on_cpu, on_device
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Layers
+from triptych.describe.layers import BatchNorm, Conv2d, Dropout, Flatten, LeakyReLU, Linear, MaxPool2d
 
 
 class Plain(linen.Module):

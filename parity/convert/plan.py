@@ -17,9 +17,6 @@ from typing import Literal
 
 import numpy as np
 
-from experiment.errors import UserError
-from experiment.layers import BatchNorm, Flatten, Linear
-from experiment.network import IMAGE_SHAPE, shapes
 from parity.convert import match
 from parity.convert.match import Explicit, Pair
 from parity.convert.naming import in_order, our_units
@@ -35,6 +32,9 @@ from parity.convert.units import (
     to_canonical,
     to_own,
 )
+from triptych.describe.layers import BatchNorm, Flatten, Linear
+from triptych.describe.network import IMAGE_SHAPE, shapes
+from triptych.errors import UserError
 
 Order = Literal["channels-first", "channels-last"]
 NEUTRAL = {"bias": 0.0, "beta": 0.0, "gamma": 1.0}

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiment.backend import TrainingData
-from experiment.spec import Experiment
-from parity.bounded import Bounded
+from parity.bounds.bounded import Bounded
+from parity.bounds.rounding import Rounding
 from parity.convert import plain, verify
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Convention
-from parity.rounding import Rounding
+from triptych.describe.protocol import TrainingData
+from triptych.describe.spec import Experiment
 
 CHUNK = 500
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cifar10
-from cifar10.preprocess import prepare
-from experiment.errors import UserError
-from experiment.layers import BatchNorm
-from experiment.spec import Experiment
-from parity import trajectory
 from parity.convert import predictions, verify
 from parity.convert.plan import Plan
 from parity.convert.sides import Side
 from parity.convert.source import Source
 from parity.convert.units import Arrays, is_flax, own_shape
-from parity.table import explain
+from parity.runs import trajectory
+from parity.verification.table import explain
+from triptych import cifar10
+from triptych.cifar10.preprocess import prepare
+from triptych.describe.layers import BatchNorm
+from triptych.describe.spec import Experiment
+from triptych.errors import UserError
 
 
 def conversion(canonical: Arrays, came: Side | None, made: Side | None, notes: list[str]) -> list[str]:

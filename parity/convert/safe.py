@@ -18,8 +18,6 @@ import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from experiment.errors import UserError
-from experiment.plain import from_dict, to_dict
 from parity.convert.bfloat import bfloat16
 from parity.convert.plan import Order
 from parity.convert.source import FLOATING, About, Source, stripped
@@ -34,6 +32,8 @@ from parity.convert.units import (
     canonical_order,
     group,
 )
+from triptych.describe.plain import from_dict, to_dict
+from triptych.errors import UserError
 
 _NOTE = "triptych"
 _DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64}

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiment.spec import Experiment
 from parity.convert import plain
 from parity.convert.plan import NEUTRAL, Plan
 from parity.convert.units import TRACKED, Array, full_name
+from triptych.describe.spec import Experiment
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiment.errors import UserError
-from experiment.spec import Experiment
 from parity.convert.plan import Order
 from parity.convert.units import TRACKED, Array, Convention
+from triptych.describe.spec import Experiment
+from triptych.errors import UserError
 
 PREFIXES = ("module.", "_orig_mod.")
 FLOATING = ("float64", "float32", "float16", "bfloat16")

@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiment.errors import UserError
-from experiment.layers import Layer
+from triptych.describe.layers import Layer
+from triptych.errors import UserError
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]

@@ -20,19 +20,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiment.layers import Layer
-from experiment.network import IMAGE_SHAPE
-from experiment.spec import Experiment
-from parity.bounded import Bounded
-from parity.cases import Case, generator
-from parity.check import Label, Result, judge
+from parity.bounds.bounded import Bounded
+from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.convert import plain
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Convention
-from parity.items import Item
-from parity.rounding import ROUNDINGS, Rounding
-from parity.subjects import Place
-from parity.truth import dense, forward
+from parity.suite.truth import dense, forward
+from parity.verification.case import Case, generator
+from parity.verification.judge import Item, Label, Result, judge
+from parity.verification.place import Place
+from triptych.describe.layers import Layer
+from triptych.describe.network import IMAGE_SHAPE
+from triptych.describe.spec import Experiment
 
 ITEM = Item("convert", dense.linear)
 """Its truth is each layer's own."""

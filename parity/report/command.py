@@ -11,24 +11,26 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from cifar10.preprocess import fit
-from experiment.backend import TrainingData
-from experiment.errors import UserError
-from experiment.network import Model
-from experiment.sealed import read_json
-from experiment.spec import Data, Dtype, Experiment, Initialization, Optimization, Training
-from parity import growth, saving, table
-from parity.cases import generator
-from parity.check import Result
-from parity.check import run as run_checks
-from parity.growth import Growth
-from parity.growth_command import OUT, Wanted, follow, save
-from parity.progress import show
-from parity.report import page
-from parity.self_test import document as matrix
-from parity.self_test import render as render_matrix
-from parity.self_test import run as run_self_test
-from parity.subjects import BACKENDS, installed
+from parity.planted.self_test import document as matrix
+from parity.planted.self_test import render as render_matrix
+from parity.planted.self_test import run as run_self_test
+from parity.report import page, saving
+from parity.report import results as saved
+from parity.report.progress import show
+from parity.runs import growth
+from parity.runs.growth import Growth
+from parity.runs.growth_command import OUT, Wanted, follow, save
+from parity.suite.check import run as run_checks
+from parity.suite.subjects import BACKENDS, installed
+from parity.verification import table
+from parity.verification.case import generator
+from parity.verification.judge import Result
+from triptych.cifar10.preprocess import fit
+from triptych.describe.network import Model
+from triptych.describe.protocol import TrainingData
+from triptych.describe.spec import Data, Dtype, Experiment, Initialization, Optimization, Training
+from triptych.errors import UserError
+from triptych.store.sealed import read_json
 
 Part = Literal["check", "grow", "self-test"]
 RUNS = ("fig1", "fig5", "fig7")
@@ -90,7 +92,7 @@ def collect(out: Path, quick: bool, parts: tuple[Part, ...]) -> page.Findings:
     growths = sorted(out.glob(f"{prefix}growth-*.json"))
     use = {part: not parts or part in parts for part in get_args(Part)}
     return page.Findings(
-        table.read_json(checks) if use["check"] and checks.exists() else None,
+        saved.read_json(checks) if use["check"] and checks.exists() else None,
         _ordered([Growth.of(read_json(path)) for path in growths]) if use["grow"] else (),
         read_json(tests) if use["self-test"] and tests.exists() else None,
         quick,
@@ -102,7 +104,7 @@ def document(found: page.Findings) -> dict[str, Any]:
     """Everything as JSON values."""
     return {
         "passed": found.passed,
-        "check": None if found.checks is None else table.document(found.checks),
+        "check": None if found.checks is None else saved.document(found.checks),
         "growth": [one.document() for one in found.growths],
         "self_test": found.self_test,
     }
@@ -115,7 +117,7 @@ def _check(quick: bool, out: Path) -> None:
     for name in BACKENDS:
         if not installed(name):
             print(f"{name} is not installed and was left out.")
-    table.write_json(results, out / ("quick-check.json" if quick else "check.json"))
+    saved.write_json(results, out / ("quick-check.json" if quick else "check.json"))
 
 
 def _grow(quick: bool, dataset: str, data_dir: Path | None, out: Path) -> None:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiment import pages
-from parity import growth_plot
-from parity.check import Result
-from parity.growth import TWIN, Growth
-from parity.kill_matrix import CONTROL
-from parity.rounding import rounding, truth_note
-from parity.table import explain, worst
-from parity.usual_checks import CAUGHT, FALSE_ALARM, NOT_APPLICABLE
+from parity.bounds.rounding import rounding, truth_note
+from parity.planted.kill_matrix import CONTROL
+from parity.planted.usual_checks import CAUGHT, FALSE_ALARM, NOT_APPLICABLE
+from parity.runs import growth_plot
+from parity.runs.growth import TWIN, Growth
+from parity.verification.judge import Result
+from parity.verification.table import explain, worst
+from triptych.show import pages
 
 FAILURES_SHOWN = 50
 SHADES = ("#f1f6fb", "#d5e5f4", "#a9cbe6", "#6fa8d6", "#3b82c0", "#0b5394")
@@ -42,7 +42,7 @@ class Findings:
     checks: Sequence[Result] | None = None
     growths: Sequence[Growth] = ()
     self_test: Mapping[str, Any] | None = None
-    """As `parity.self_test.document` has it."""
+    """As `parity.planted.self_test.document` has it."""
     quick: bool = False
     created: str = ""
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests import tiny
+from tests.helpers import tiny
 from tools.soak import faults, kill, mutate, resume, signals
 from tools.soak.report import Report
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment import checkpoint
-from tests import tiny
+from tests.helpers import tiny
+from triptych.store import checkpoint
 
 MODULES = {"numpy": "numpy_ref.backend", "jax": "jax_models.backend", "torch": "torch_models.backend"}
 MAIN, ENTER, LEAVE = b"m", b"s", b"e"

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from experiment import checkpoint
-from tests import tiny
+from tests.helpers import tiny
+from triptych.store import checkpoint
 
 
 def everything(folder: Path) -> dict[str, Any]:

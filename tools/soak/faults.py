@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from experiment import checkpoint
-from tests import tiny
+from tests.helpers import tiny
 from tools.soak.compare import differences, everything
 from tools.soak.report import Report
+from triptych.store import checkpoint
 
 CALLS = ("open", "write", "close", "fsync", "replace", "mkdir", "unlink")
 NEED_ROOM = ("open", "write", "close", "fsync", "mkdir")

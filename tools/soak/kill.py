@@ -8,11 +8,11 @@ import signal
 import statistics
 from pathlib import Path
 
-from experiment import checkpoint
-from tests import tiny
+from tests.helpers import tiny
 from tools.soak import child
 from tools.soak.compare import differences, everything
 from tools.soak.report import Report
+from triptych.store import checkpoint
 
 IN_SAVE = 0.4
 """Share of the kills that is to fall within a save: while there are fewer, the next aims at one. The others

@@ -18,9 +18,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from experiment.errors import UserError
 from tools.soak.report import Report
 from tools.soak.targets import Target, targets
+from triptych.errors import UserError
 
 MEMORY = 2**30
 """Bytes that reading may take beyond what the process has when it starts to."""

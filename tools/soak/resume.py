@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from experiment import checkpoint
-from tests import tiny
+from tests.helpers import tiny
 from tools.soak.compare import differences, everything
 from tools.soak.report import Report
+from triptych.store import checkpoint
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "momentum, dropout": {"momentum": 0.9, "nesterov": True, "dropout": 0.3},

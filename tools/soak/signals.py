@@ -8,11 +8,11 @@ import signal
 import time
 from pathlib import Path
 
-from experiment import checkpoint
 from tools.soak import child
 from tools.soak.compare import differences
 from tools.soak.kill import Kills, words
 from tools.soak.report import Report
+from triptych.store import checkpoint
 
 LIMIT = 5.0
 """Seconds from the signal to the exit, the checkpoint included."""

@@ -13,17 +13,9 @@ from typing import Any
 
 import numpy as np
 
-import train
-from cifar10 import binary, pickles, readers
-from experiment import checkpoint, command
-from experiment.checkpoint import Checkpoint
-from experiment.errors import UserError
-from experiment.launch import _report
-from experiment.resume import other_start, own_start, settings_of
-from experiment.run_dir import RunDirectory
 from parity.convert import files as weights
-from tests import tiny
-from tests.test_data_files import (
+from tests.helpers import tiny
+from tests.triptych.cifar10.test_files import (
     ROWS,
     TITLES,
     batch_files,
@@ -35,6 +27,15 @@ from tests.test_data_files import (
 )
 from tools.soak import hostile
 from tools.soak.mutators import BINARY, TEXT, Mutator, mutated
+from triptych.cifar10 import binary, pickles, readers
+from triptych.errors import UserError
+from triptych.show import command
+from triptych.store import checkpoint
+from triptych.store.checkpoint import Checkpoint
+from triptych.store.run_dir import RunDirectory
+from triptych.train import command as train
+from triptych.train.launch import _report
+from triptych.train.resume import other_start, own_start, settings_of
 
 Read = Callable[[bytes], bool]
 """Reads an input; whether what came out is what the unspoilt input gives. Raises UserError to refuse."""

@@ -1,1 +1,0 @@
-"""The experiment: its description, the study's catalogue, and the one training loop."""

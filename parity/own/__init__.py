@@ -1,1 +1,0 @@
-"""The reader's own layer or model under the same checks: `parity.verify` and `parity.verify_model`."""

@@ -1,0 +1,326 @@
+"""Whole runs side by side: how the difference between backends grows, and how much of that rounding explains.
+
+Every backend starts from the same parameters and sees the same batches; nothing is forced after that. At
+marks along the way each is held against the first (the reference):
+
+    D(t)   largest difference of an array's elements, parameters and running statistics, after t steps
+    e(t)   the local part: the same, of one step that both took from the reference's state
+    E(t)   what rounding does by itself: D of a twin, the reference run once more with every element of every
+           array moved by +-e(t), signs at random, after every step
+
+A twin's kicks point anywhere; the errors of a real backend may all point the same way. Of t independent
+kicks of one size the sum grows like sqrt(t), of t aligned ones at most like t. So sqrt(t) E(t) is what local
+errors of the measured size can come to, as long as differences are small enough to add up; it is the limit.
+Nothing in it is chosen. That the local errors are rounding, and not a fault, is for `python -m parity check`
+and `locate` to say: they judge single steps by theory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from parity.bounds.rounding import rounding
+from parity.runs.trajectory import relative
+from triptych.cifar10.batches import BatchOrder
+from triptych.describe.cost import steps_per_call
+from triptych.describe.init import initial_parameters
+from triptych.describe.protocol import Backend, State, Steps, TrainingData, create, plan_steps
+from triptych.describe.spec import BackendName, Device, Experiment
+from triptych.errors import UserError
+
+TWIN = "twin"
+"""The reference's double that only rounding drives."""
+FOLLOWED = ("parameters/", "statistics/")
+MARKS, FORCED = 32, 10
+"""How many steps of a run are looked at, and at how many of them every backend takes a step from the
+reference's state."""
+PREDICTED = 5
+"""At how many of the marks the test split is predicted."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One backend against the reference after `step` steps; names are those of the worst array."""
+
+    step: int
+    parameters: float
+    """Largest difference over the largest magnitude, of the worst array."""
+    parameter: str
+    statistics: float
+    statistic: str
+    share: float
+    """D / (sqrt(t) E) of the worst array; at most 1 where rounding explains the difference."""
+    explained: str
+    """That array."""
+    predictions: int | None = None
+    """How many test images are predicted differently; None where not looked at."""
+
+
+@dataclass
+class Curve:
+    """One backend's difference from the reference along the run."""
+
+    backend: str
+    device: str
+    points: list[Point] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """|difference| of every batch's loss, in nats."""
+    local: float = 0.0
+    """Largest relative difference of an array after one step from the reference's state."""
+    local_array: str = ""
+
+    def note(self, array: str, local: float) -> None:
+        """Keep the largest local difference."""
+        if local > self.local:
+            self.local, self.local_array = local, array
+
+    @property
+    def last(self) -> Point:
+        """At the run's end."""
+        return self.points[-1]
+
+    @property
+    def passed(self) -> bool:
+        """Whether rounding explains every point."""
+        return all(point.share <= 1 for point in self.points)
+
+
+@dataclass
+class Growth:
+    """One experiment in one format: every backend's curve and the twin's."""
+
+    experiment: str
+    dtype: str
+    steps: int
+    seed: int
+    reference: str
+    test_images: int
+    source: str
+    fingerprint: str
+    curves: list[Curve]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every backend stays within what rounding explains."""
+        return all(curve.passed for curve in self.curves)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"passed": self.passed}
+
+    @staticmethod
+    def of(document: Mapping[str, Any]) -> Growth:
+        """The reverse of `document`; raises UserError for anything else."""
+        try:
+            curves = [
+                Curve(**(c | {"points": [Point(**point) for point in c["points"]]}))
+                for c in document["curves"]
+            ]
+            rest = {key: value for key, value in document.items() if key not in ("curves", "passed")}
+            return Growth(curves=curves, **rest)
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"growth: expected what `python -m parity grow --json` writes ({error})"
+            ) from None
+
+
+class Runner:
+    """The backends and the twin, each at the same step."""
+
+    def __init__(
+        self, experiment: Experiment, data: TrainingData, names: Sequence[BackendName], device: Device
+    ) -> None:
+        self.experiment, self.data = experiment, data
+        start = initial_parameters(experiment)
+        self.order = BatchOrder(
+            len(data.labels["train"]), experiment.data.batch_size, experiment.training.seed
+        )
+        self.backends: dict[str, Backend] = {}
+        made = [(name, create(name, experiment, data, device)) for name in names]
+        for key, backend in (*made, (TWIN, create(names[0], experiment, data, device))):
+            backend.start(start)
+            self.backends[key] = backend
+        self.reference = names[0]
+        self.noise = np.random.Generator(np.random.PCG64([experiment.training.seed, 4]))
+        self.kicks: dict[str, float] = {}
+        """Array to the size of the twin's kick."""
+
+    def plan(self, first: int, count: int) -> Steps:
+        """The inputs of `count` steps after `first`."""
+        return plan_steps(self.experiment, self.order.table(first, count), first)
+
+    def compile(self, capacity: int) -> None:
+        """Once, so that no later call compiles again."""
+        for backend in self.backends.values():
+            backend.compile(capacity)
+
+    def force(self, step: int, curves: Mapping[str, Curve], progress: Progress) -> None:
+        """Every backend takes one step from the reference's state, and goes back to its own. Sets the
+        twin's kicks, and notes in the curves what is larger than before.
+        """
+        state, plan = self.backends[self.reference].export_state(), self.plan(step, 1)
+        after: dict[str, State] = {}
+        for name, backend in self.backends.items():
+            if name != TWIN:
+                progress(f"step {step}: {name} from the reference's state")
+                own = backend.export_state()
+                backend.import_state(state)
+                backend.train(plan)
+                after[name] = backend.export_state()
+                backend.import_state(own)
+        reference = after.pop(self.reference)
+        u = rounding(self.experiment.training.dtype).u
+        for key in followed(reference):
+            # Never below one rounding of the stored number, which every backend makes.
+            self.kicks[key] = u * float(np.abs(reference[key]).max())
+            for name, found in after.items():
+                self.kicks[key] = max(self.kicks[key], _apart(reference[key], found[key]))
+                curves[name].note(key, relative(reference[key], found[key]))
+
+    def advance(self, first: int, count: int, progress: Progress) -> dict[str, np.ndarray]:
+        """`count` steps; backend to the batches' losses."""
+        losses = {}
+        for name, backend in self.backends.items():
+            progress(f"steps {first + 1} to {first + count}: {name}")
+            losses[name] = (
+                self._kicked(first, count) if name == TWIN else backend.train(self.plan(first, count)).losses
+            )
+        return losses
+
+    def _kicked(self, first: int, count: int) -> np.ndarray:
+        backend, losses = self.backends[TWIN], []
+        for step in range(first, first + count):
+            losses.append(backend.train(self.plan(step, 1)).losses)
+            state = backend.export_state()
+            for key, size in self.kicks.items():
+                signs = self.noise.integers(0, 2, state[key].shape, dtype=np.int8) * 2 - 1
+                state[key] = (state[key] + size * signs).astype(state[key].dtype)
+            backend.import_state(state)
+        return np.concatenate(losses)
+
+
+def grow(
+    name: str,
+    experiment: Experiment,
+    data: TrainingData,
+    backends: Sequence[BackendName],
+    origin: tuple[str, str] = ("", ""),
+    device: Device = "cpu",
+    predictions: int = PREDICTED,
+    progress: Progress = lambda _: None,
+) -> Growth:
+    """Train `experiment` in all `backends` at once, against the first of them.
+
+    `origin` is the data's source and fingerprint, for the record; `predictions` at how many of the marks
+    the whole test split is predicted. Raises UserError for fewer than two backends.
+    """
+    if len(set(backends)) < 2 or len(set(backends)) != len(backends):
+        raise UserError(
+            f"grow: expected two or more different backends, got {' '.join(backends) or 'none'}; "
+            "name them after --backend"
+        )
+    steps = experiment.training.steps
+    runner = Runner(experiment, data, backends, device)
+    marks = spread(steps, MARKS)
+    forced = {0, *(marks[i] for i in np.linspace(0, len(marks) - 1, FORCED).astype(int))} - {steps}
+    looked = set(marks[:: -max(1, len(marks) // predictions)])
+    capacity = steps_per_call(experiment, "cpu")  # the slower device sets the pace
+    runner.compile(max(2, min(capacity, max(np.diff([0, *marks])))))
+    curves = {key: Curve(key, runner.backends[key].device) for key in (*backends[1:], TWIN)}
+    done = 0
+    for mark in [0, *marks]:
+        while done < mark:
+            count = min(capacity, mark - done)
+            losses = runner.advance(done, count, progress)
+            for key, curve in curves.items():
+                curve.losses += np.abs(losses[key] - losses[backends[0]]).tolist()
+            done += count
+        if done:
+            _look(runner, done, curves, done in looked, progress)
+        if done in forced:
+            runner.force(done, curves, progress)
+    rest = (steps, experiment.training.seed, backends[0], len(data.labels["test"]), *origin)
+    return Growth(name, experiment.training.dtype, *rest, list(curves.values()))
+
+
+def _look(runner: Runner, step: int, curves: Mapping[str, Curve], predict: bool, progress: Progress) -> None:
+    """One `Point` for every curve."""
+    states = {name: backend.export_state() for name, backend in runner.backends.items()}
+    reference = states[runner.reference]
+    expected = {key: _apart(reference[key], states[TWIN][key]) for key in followed(reference)}
+    answers = {}
+    if predict:
+        for name, backend in runner.backends.items():
+            progress(f"step {step}: predictions of {name}")
+            answers[name] = backend.evaluate("test").predictions
+    for name, curve in curves.items():
+        worst = dict.fromkeys(FOLLOWED, (0.0, ""))
+        share = (0.0, "")
+        for key, limit in expected.items():
+            prefix, short = key[: key.index("/") + 1], key[key.index("/") + 1 :]
+            worst[prefix] = max(worst[prefix], (relative(reference[key], states[name][key]), short))
+            share = max(share, (_share(_apart(reference[key], states[name][key]), limit, step), short))
+        differ = int((answers[name] != answers[runner.reference]).sum()) if predict else None
+        curve.points.append(Point(step, *worst["parameters/"], *worst["statistics/"], *share, differ))
+
+
+def _share(gap: float, expected: float, step: int) -> float:
+    limit = float(np.sqrt(step)) * expected
+    return gap / limit if limit else (0.0 if gap == 0 else float("inf"))
+
+
+def _apart(left: np.ndarray, right: np.ndarray) -> float:
+    return float(np.abs(left.astype(np.float64) - right).max(initial=0.0))
+
+
+def followed(state: State) -> list[str]:
+    """The arrays that are compared."""
+    return [key for key in state if key.startswith(FOLLOWED)]
+
+
+def spread(steps: int, count: int) -> list[int]:
+    """About `count` of 1 .. steps, dense at the start and in equal strides later; the last included."""
+    even = np.linspace(0, steps, count // 2 + 1)[1:]
+    early = np.geomspace(1, max(even[0], 1), count - count // 2)
+    return sorted({max(1, round(float(step))) for step in (*early, *even)} | {steps})
+
+
+def table(growth: Growth) -> str:
+    """For a terminal: differences at a few marks, then the end."""
+    lines = [
+        f"{growth.experiment}, {growth.dtype}, {growth.steps} steps, seed {growth.seed}, "
+        f"against {growth.reference}; data: {growth.source or 'given'}",
+        *(
+            f"one step from the same state: {curve.backend} differs by {curve.local:.1e} at most, "
+            f"{curve.local / rounding(growth.dtype).u:.3g} u ({curve.local_array})"
+            for curve in growth.curves
+            if curve.backend != TWIN
+        ),
+        f"{'backend':<8} {'step':>6} {'parameters':>11} {'statistics':>11} {'batch loss':>11} "
+        f"{'predictions':>12} {'of limit':>9}  worst array",
+    ]
+    for curve in growth.curves:
+        shown = {0, *np.searchsorted([p.step for p in curve.points], spread(growth.steps, 6))}
+        for point in (curve.points[i] for i in sorted(shown)):
+            differ = "" if point.predictions is None else str(point.predictions)
+            loss = max(curve.losses[: point.step])
+            lines.append(
+                f"{curve.backend:<8} {point.step:>6} {point.parameters:>11.1e} {point.statistics:>11.1e} "
+                f"{loss:>11.1e} {differ:>12} {point.share:>9.3f}  {point.parameter}"
+            )
+    lines.append(
+        "parameters, statistics: largest difference over largest magnitude, worst array; batch loss: largest "
+        f"so far, nats; predictions: differing, of {growth.test_images}; limit: what rounding explains, "
+        "sqrt(t) times the twin's difference"
+    )
+    failed = [curve.backend for curve in growth.curves if not curve.passed]
+    lines.append(
+        f"NOT explained by rounding: {', '.join(failed)}" if failed else "Rounding explains every difference."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,199 @@
+"""Run folders: what they recorded, whether each follows from itself, and where two of them part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from parity.bounds.rounding import Array
+from parity.runs.locate.findings import Divergence, Report
+from parity.runs.locate.replay import Segment, differs_beyond_rounding
+from parity.runs.locate.search import EVERY, Progress, begin, locate, one_step_limits
+from parity.runs.locate.settings import differing_settings
+from parity.runs.locate.side import Side
+from triptych.describe.plain import from_dict
+from triptych.describe.protocol import State, TrainingData
+from triptych.describe.spec import BackendName, Experiment
+from triptych.errors import UserError
+from triptych.store import checkpoint
+from triptych.store.run_dir import RunDirectory
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """What a run's folder says, finished or not."""
+
+    path: Path
+    backend: BackendName
+    experiment: Experiment
+    fingerprint: str | None
+    losses: Array
+    """float64, of steps 1, 2, ..."""
+    checkpoints: dict[int, Path]
+    resumed: bool
+    """Whether it began from another run's checkpoint."""
+
+    def state(self, step: int) -> State:
+        """The checkpoint after `step` steps; raises CheckpointError where it is damaged."""
+        return checkpoint.load(self.checkpoints[step]).state
+
+
+def read(path: Path) -> Recorded:
+    """The run in a folder; raises UserError that names what is missing."""
+    folder = RunDirectory(path)
+    config = folder.read_config()
+    spec = from_dict(config["experiment"], str(folder.config))
+    records = [r for r in folder.read_metrics(spec.training.steps) if r.get("kind") == "train"]
+    fingerprint = config.get("data", {}).get("fingerprint")
+    checkpoints = dict(checkpoint.listing(folder.checkpoints))
+    resumed = config.get("resumed_from") is not None
+    if resumed and not checkpoints:
+        raise UserError(f"{path}: no checkpoint, and it began from another run's; give that run's folder")
+    losses = np.array([record["loss"] for record in records], np.float64)
+    return Recorded(path, config["backend"], spec, fingerprint, losses, checkpoints, resumed)
+
+
+Build = Callable[[str, BackendName, Experiment, TrainingData], Side]
+"""(name, backend, experiment, data) to a side."""
+
+
+def locate_runs(
+    left: Recorded,
+    right: Recorded | BackendName,
+    load: Callable[[Experiment], tuple[TrainingData, str]],
+    build: Build,
+    steps: int | None = None,
+    from_step: int | None = None,
+    every: int = EVERY,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Two runs, or a run and another backend on its settings.
+
+    First what costs nothing (settings, data), then each run against itself, then both from LEFT's states.
+    `load` gives an experiment's data and its fingerprint. Raises UserError where the data is another than
+    the runs', or the networks are not alike.
+    """
+    other = right if isinstance(right, Recorded) else None
+    spec = left.experiment if other is None else other.experiment
+    backend: BackendName = other.backend if other is not None else right  # type: ignore[assignment]
+    name = str(other.path) if other is not None else str(right)
+    data, fingerprint = load(left.experiment)
+    _require_data(left, fingerprint)
+    sides = [build(str(left.path), left.backend, left.experiment, data)]
+    their_data = data if spec.data == left.experiment.data else load(spec)[0]
+    sides.append(build(name, backend, spec, their_data))
+    settings = tuple(differing_settings(*sides))
+    last = min(side.experiment.training.steps for side in sides)
+    if other is not None and other.fingerprint != left.fingerprint:
+        other_data = Divergence(
+            1, "data", "", "fingerprint", "right", float("inf"),
+            note=f"the runs trained on other data: {left.fingerprint} and {other.fingerprint}",
+        )  # fmt: skip
+        return Report(sides[0].name, sides[1].name, 0, last, other_data, settings)
+    notes = [] if other is None else _losses(left, other)
+    own: list[Divergence] = []
+    recorded = [(left, sides[0])] + ([(other, sides[1])] if other is not None else [])
+    for where, (run, side) in zip(("left", "right"), recorded, strict=False):
+        found, line = follow(run, side, every, progress)
+        notes.append(f"{where}: {line}")
+        if found is not None:
+            own.append(replace(found, side=where))  # type: ignore[arg-type]
+    first, state = _common(left, other, sides[0], from_step)
+    last = last if steps is None else min(last, first + steps)
+    report = locate(sides[0], sides[1], last - first, state, first, every, progress)
+    candidates = sorted([*own, *filter(None, [report.divergence])], key=lambda found: found.step)
+    notes += [
+        f"also: step {found.step}, {found.kind}, {found.layer} {found.quantity}, {found.side}"
+        for found in candidates[1:]
+    ]
+    chosen = candidates[0] if candidates else None
+    return replace(report, divergence=chosen, settings=settings, notes=tuple(notes))
+
+
+def _require_data(run: Recorded, fingerprint: str) -> None:
+    if run.fingerprint not in (None, fingerprint):
+        raise UserError(
+            f"{run.path} was trained on data {str(run.fingerprint)[:19]}..., this is {fingerprint[:19]}...; "
+            "give the same data with --data-dir or --dataset"
+        )
+
+
+def _losses(left: Recorded, right: Recorded) -> list[str]:
+    """What the recorded losses say, which is not yet whether rounding explains it."""
+    count = min(len(left.losses), len(right.losses))
+    gap = np.abs(left.losses[:count] - right.losses[:count])
+    if not gap.any():
+        return [f"recorded losses are the same in all {count} steps"]
+    first, worst = int(np.argmax(gap > 0)), int(np.argmax(gap))
+    return [
+        f"recorded losses first differ in step {first + 1} (by {gap[first]:.1e}), most in step {worst + 1} "
+        f"(by {gap[worst]:.1e})"
+    ]
+
+
+def _common(
+    left: Recorded, right: Recorded | None, side: Side, from_step: int | None
+) -> tuple[int, State | None]:
+    """Where the search begins: the step asked for, or the last pair of checkpoints no farther apart than
+    one step's rounding, or the start.
+    """
+    if from_step:
+        if from_step not in left.checkpoints:
+            known = ", ".join(map(str, left.checkpoints)) or "none"
+            raise UserError(
+                f"from_step: {left.path} has no checkpoint of step {from_step}, only of {known}; change "
+                "--from-step"
+            )
+        return from_step, left.state(from_step)
+    theirs = {} if right is None else right.checkpoints
+    last = left.experiment.training.steps
+    for step in sorted(left.checkpoints.keys() & theirs.keys(), reverse=True):
+        if 0 < step < last and right is not None and _agree(left.state(step), right.state(step), side, step):
+            return step, left.state(step)
+    if left.resumed or (right is not None and right.resumed):
+        step = min(left.checkpoints)
+        return step, left.state(step)
+    return 0, None
+
+
+def _agree(ours: State, theirs: State, side: Side, step: int) -> bool:
+    if ours.keys() != theirs.keys() or any(ours[key].shape != theirs[key].shape for key in ours):
+        return False
+    if all(np.array_equal(ours[key], theirs[key]) for key in ours):
+        return True
+    limits = one_step_limits(side, ours, step)
+    return all(
+        (np.abs(ours[key].astype(np.float64) - theirs[key]) <= limits[key].error).all()
+        for key in ours
+        if key in limits
+    )
+
+
+# --- a run against itself ---
+
+
+def follow(run: Recorded, side: Side, every: int, progress: Progress) -> tuple[Divergence | None, str]:
+    """Whether each checkpoint follows from the one before by the run's own backend and settings."""
+    marks: list[tuple[int, State]] = [] if run.resumed else [(0, begin(side))]
+    marks += [(step, run.state(step)) for step in sorted(run.checkpoints) if step or run.resumed]
+    if len(marks) < 2:
+        return None, "one checkpoint only: nothing to follow"
+    exact = True
+    for (first, state), (last, wanted) in pairwise(marks):
+        progress(f"{run.path}: steps {first + 1} to {last} again")
+        segment = Segment(side, state, first, last, run.losses, every)
+        found, same = differs_beyond_rounding(segment, wanted)
+        exact = exact and same
+        if found is not None:
+            line = (
+                f"does not reproduce its own checkpoint of step {last} from "
+                f"{'its seed' if first == 0 and not run.resumed else f'that of step {first}'}: made by other "
+                "code, or damaged"
+            )
+            return replace(found, note=f"{line}; {found.note}"), line
+    how = "bit for bit" if exact else "within rounding"
+    return None, f"each of its {len(marks) - 1} checkpoints follows from the one before, {how}"

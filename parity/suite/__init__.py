@@ -1,0 +1,1 @@
+"""The three backends' own layers under the checks of the library."""

@@ -1,0 +1,303 @@
+"""Flax NNX modules and optax chains, each compiled by itself; images are channels-last inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jax_models import augment, conv, dense, loss, norm, optim
+from jax_models.model import Network
+from parity.suite.subjects import Subject, carried, whole
+from parity.verification.place import Inputs, Outputs, Place, Settings
+from triptych.describe.layers import Flatten, MaxPool2d, Window
+from triptych.describe.spec import Device
+
+Array = jax.Array
+
+
+def devices() -> list[Device]:
+    """The CPU, and an accelerator where JAX has one."""
+    platform = jax.default_backend()
+    return ["cpu"] if platform == "cpu" else ["cpu", platform]  # type: ignore[list-item]
+
+
+unfused = jax.disable_jit
+forget = jax.clear_caches
+
+
+def default_products(item: str, device: Device) -> str:
+    """JAX's default: TF32 on a GPU that has it, bfloat16 on a TPU, and plain on a CPU
+    (docs.jax.dev/en/latest/201/precision.html).
+    """
+    return {"gpu": "tf32", "tpu": "bfloat16"}.get(device, "float32")
+
+
+@contextmanager
+def _context(place: Place) -> Iterator[None]:
+    """Pinned precision, unless JAX's default is what is judged; 64-bit types for float64 alone."""
+    precision = "tensorfloat32" if place.tf32 else "highest"
+    with (
+        jax.enable_x64(place.number == "float64"),
+        nullcontext() if place.shipped else jax.default_matmul_precision(precision),
+        jax.default_device(jax.devices(place.device)[0]),
+    ):
+        yield
+
+
+def _call(place: Place, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function compiled afresh (or not at all), its results as NumPy arrays, bfloat16 as float32."""
+    with _context(place):
+        on_device = jax.tree.map(jnp.asarray, arguments)
+        # A new function object each time: what was compiled before a replacement must not run after it.
+        run = function if place.eager else jax.jit(lambda *values: function(*values))
+        return jax.tree.map(_to_numpy, run(*on_device))
+
+
+def _to_numpy(array: Array) -> np.ndarray:
+    return np.asarray(array, np.float32 if array.dtype == jnp.bfloat16 else array.dtype)
+
+
+def _pull(function: Callable[..., Any], dy: Array, *arguments: Array) -> Any:
+    """(y, gradients, aux) of a function to (y, aux)."""
+    y, pull, aux = jax.vjp(function, *arguments, has_aux=True)
+    return y, pull(dy.astype(y.dtype)), aux
+
+
+def _plain(function: Callable[..., Array]) -> Callable[..., tuple[Array, None]]:
+    return lambda *arguments: (function(*arguments), None)
+
+
+def _last(x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def _first(x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
+
+
+def _linear(x: Array, W: Array, b: Array) -> Array:
+    module = dense.Linear(W.shape[1], W.shape[0])
+    module.weight, module.bias = nnx.Param(W), nnx.Param(b)
+    return module(x)
+
+
+def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """See parity.suite.truth.dense; so for all below."""
+
+    def layer(x: Array, W: Array, b: Array) -> Array:
+        return _linear(x.astype(place.number), W, b)
+
+    arguments = (inputs[name] for name in ("dy", "x", "W", "b"))
+    y, (dx, dW, db), _ = _call(place, lambda *a: _pull(_plain(layer), *a), *arguments)
+    return {"y": y, "dx": dx, "dW": dW, "db": db}
+
+
+def leaky_relu(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """Any shape."""
+
+    def layer(x: Array) -> Array:
+        return dense.LeakyReLU(settings["slope"])(x.astype(place.number))
+
+    y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), inputs["dy"], inputs["x"])
+    return {"y": y, "dx": dx}
+
+
+def dropout(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """With the mask given."""
+
+    def run(dy: Array, x: Array, keep: Array) -> Any:
+        layer = dense.Dropout(settings["rate"])
+        return _pull(_plain(lambda x: layer(x.astype(place.number), keep)), dy, x)
+
+    y, (dx,), _ = _call(place, run, inputs["dy"], inputs["x"], inputs["keep"])
+    return {"y": y, "dx": dx}
+
+
+def flatten(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """As a network with convolutions does it, whose images are channels-last."""
+
+    def layer(x: Array) -> Array:
+        network = Network((MaxPool2d("pool", Window((1, 1))), Flatten("flatten")), jnp.dtype(place.number))
+        return network(x, {})[0].astype(place.number)
+
+    y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), inputs["dy"], inputs["x"])
+    return {"y": y, "dx": dx}
+
+
+def conv2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """With a bias where there is one."""
+
+    def layer(x: Array, W: Array, *b: Array) -> Array:
+        module = conv.Conv2d(W.shape[2], W.shape[3], settings["window"], bias=bool(b))
+        module.weight = nnx.Param(W)
+        if b:
+            module.bias = nnx.Param(b[0])
+        return module(x.astype(place.number))
+
+    W = conv.to_internal(inputs["W"])
+    arguments = [
+        _last(inputs["dy"]),
+        _last(inputs["x"]),
+        W,
+        *(inputs[name] for name in ("b",) if name in inputs),
+    ]
+    y, (dx, dW, *db), _ = _call(place, lambda *a: _pull(_plain(layer), *a), *arguments)
+    outputs = {"y": _first(y), "dx": _first(dx), "dW": conv.to_canonical(dW)}
+    return outputs | ({"db": db[0]} if db else {})
+
+
+def max_pool2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """Images."""
+
+    def layer(x: Array) -> Array:
+        return conv.MaxPool2d(settings["window"])(x.astype(place.number))
+
+    arguments = _last(inputs["dy"]), _last(inputs["x"])
+    y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), *arguments)
+    return {"y": _first(y), "dx": _first(dx)}
+
+
+def _batch_norm(manual: bool) -> Subject:
+    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        def run(dy: Array, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array) -> Any:
+            def layer(x: Array, gamma: Array, beta: Array) -> tuple[Array, Any]:
+                y, mu, sigma2 = _norm_module(gamma, beta, settings, manual)(x.astype(place.number))
+                return y, (mu, sigma2)
+
+            y, gradients, (mu, sigma2) = _pull(layer, dy, x, gamma, beta)
+            module = _norm_module(gamma, beta, settings, manual)
+            unbiased = norm.unbiased(sigma2, x.size // gamma.size)
+            return y, gradients, module.update(mean, mu), module.update(variance, unbiased)
+
+        names = ("gamma", "beta", "running_mean", "running_var")
+        arguments = (_last(inputs["dy"]), _last(inputs["x"]), *(inputs[name] for name in names))
+        y, (dx, dgamma, dbeta), mean, variance = _call(place, run, *arguments)
+        outputs = {"y": _first(y), "dx": _first(dx), "dgamma": dgamma, "dbeta": dbeta}
+        return outputs | {"running_mean": mean, "running_var": variance}
+
+    return subject
+
+
+def _norm_module(gamma: Array, beta: Array, settings: Settings, manual: bool) -> norm.BatchNorm:
+    module = norm.BatchNorm(gamma.size, settings["eps"], settings.get("momentum", 0.0), manual)
+    module.gamma, module.beta = nnx.Param(gamma), nnx.Param(beta)
+    return module
+
+
+def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """By running statistics."""
+
+    def run(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array) -> Array:
+        module = _norm_module(gamma, beta, settings, manual=False)
+        return module.evaluate(x.astype(place.number), mean, variance)
+
+    names = ("gamma", "beta", "running_mean", "running_var")
+    return {"y": _first(_call(place, run, _last(inputs["x"]), *(inputs[name] for name in names)))}
+
+
+def linear_norm(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """Linear, then batch norm by the batch's statistics, its backward by JAX."""
+
+    def run(dy: Array, x: Array, W: Array, b: Array, gamma: Array, beta: Array) -> Any:
+        def layer(x: Array, W: Array, b: Array) -> Array:
+            y, _, _ = _norm_module(gamma, beta, settings, manual=False)(_linear(x.astype(place.number), W, b))
+            return y
+
+        return _pull(_plain(layer), dy, x, W, b)
+
+    arguments = (inputs[name] for name in ("dy", "x", "W", "b", "gamma", "beta"))
+    y, (dx, dW, db), _ = _call(place, run, *arguments)
+    return {"y": y, "dx": dx, "dW": dW, "db": db}
+
+
+def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """`jax.nn.softmax`, which the squared error is made of."""
+    p, (ds,), _ = _call(place, lambda *a: _pull(_plain(jax.nn.softmax), *a), inputs["dp"], inputs["s"])
+    return {"p": p, "ds": ds}
+
+
+def _loss(kind: str) -> Subject:
+    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        def run(s: Array, labels: Array) -> Any:
+            def mean(s: Array) -> tuple[Array, Array]:
+                losses = loss.per_sample(kind, s, labels, settings.get("smoothing", 0.0))
+                return losses.mean(), losses
+
+            ds, losses = jax.grad(mean, has_aux=True)(s)
+            return losses, ds
+
+        losses, ds = _call(place, run, inputs["s"], inputs["labels"].astype(np.int32))
+        return {"L": losses, "ds": ds}
+
+    return subject
+
+
+def l2(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """One weight."""
+
+    def run(W: Array) -> Any:
+        return jax.value_and_grad(lambda W: loss.l2_penalty([W], settings["l2"]))(W)
+
+    penalty, dW = _call(place, run, inputs["W"])
+    return {"penalty": penalty.reshape(1), "dW": dW}
+
+
+def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """Several steps; the moments start at zero."""
+    o, etas = settings["optimization"], np.asarray(settings["learning_rates"], np.float64)
+    scalars = optim.step_scalars(o, etas, 0)
+    rounded = {name: column.astype(inputs["theta"].dtype) for name, column in scalars.items()}
+    chain = optim.chain(o)
+
+    def run(theta: Array, g: Array, scalars: dict[str, Array]) -> Any:
+        state, history = chain.init({"theta": theta}), []
+        for t in range(len(etas)):
+            row = {name: column[t] for name, column in scalars.items()}
+            updates, state = chain.update({"theta": g[t]}, state, {"theta": theta}, scalars=row)
+            theta = theta + updates["theta"]
+            slots = {name: tree["theta"] for name, tree in optim.get_slots(state).items()}
+            history.append({"theta": theta, **slots})
+        return {name: jnp.stack([row[name] for row in history]) for name in history[0]}
+
+    found: Outputs = _call(place, run, inputs["theta"], inputs["g"], rounded)
+    return found
+
+
+def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """uint8 images, carried as floating numbers."""
+
+    def run(images: Array, places: dict[str, Array]) -> Array:
+        return augment.augment(images, places.get("shifts"), places.get("flips"), settings.get("border", 0))
+
+    places = {key: inputs[key] for key in ("shifts", "flips") if key in inputs}
+    return {"y": carried(_call(place, run, inputs["images"], places))}
+
+
+SUBJECTS: dict[str, Subject] = {
+    "linear": linear,
+    "leaky_relu": leaky_relu,
+    "dropout": dropout,
+    "flatten": flatten,
+    "conv2d": conv2d,
+    "conv2d_winograd": conv2d,
+    "max_pool2d": max_pool2d,
+    "batch_norm_manual": _batch_norm(True),
+    "batch_norm_autodiff": _batch_norm(False),
+    "batch_norm_evaluate": batch_norm_evaluate,
+    "linear_norm": linear_norm,
+    "softmax": softmax,
+    "cross_entropy": _loss("cross_entropy"),
+    "squared_error": _loss("squared_error"),
+    "hinge": _loss("hinge"),
+    "l2": l2,
+    "optimizer": optimizer,
+    "initial_parameters": whole.initial_parameters("jax"),
+    "augmentation": augmentation,
+    "preprocessing": whole.preprocessing("jax"),
+}

@@ -1,0 +1,121 @@
+"""Your own model: a port held to its original, activation by activation.
+
+    report = verify_model(
+        "net", inputs={"x": (4, 8)},
+        reference=original,                                  # a torch module, in evaluation mode
+        port=lambda p, x: {"fc1": ..., "output": ...},       # JAX: parameters and inputs to named activations
+        layers={"fc1": "fc1"},                               # the original's names to the port's
+        convert=lambda p: {"kernel": p["fc1.weight"].T},     # the original's parameters to the port's
+    )
+
+The reference in a wider format stands for the true values, and its own rounding sets the limits (see
+`estimate`: estimated, not proved). Each layer's error contains those of the layers before it, so of
+the layers that fail the first one tells where to look.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from parity.bounds.rounding import Array, rounding
+from parity.errors import UsageError
+from parity.verification import estimate
+from parity.verification.adapters import Implementation
+from parity.verification.case import Case, generator
+from parity.verification.judge import Item, Label
+from parity.verification.judging import Unjudged, check_repeats, hidden_cast, judged
+from parity.verification.place import Place
+from parity.verification.report import Report
+
+Convert = Callable[[dict[str, Array]], Any]
+LIMITS = (
+    "Limits are ESTIMATED from {n} perturbed evaluations of the reference "
+    "(parity/verification/estimate.py), not proved."
+)
+
+
+def verify_model(
+    name: str,
+    *,
+    inputs: Mapping[str, Any],
+    reference: Any,
+    port: Any,
+    layers: Mapping[str, str] | None = None,
+    convert: Convert | None = None,
+    dtypes: Sequence[str] = ("float64", "float32"),
+) -> Report:
+    """Judge a port's activations, output and input gradients by the model that it was ported from.
+
+    Args:
+        name: Of the model.
+        inputs: Name to shape (normal numbers are drawn), or to a NumPy array, in the order of the call.
+        reference: A torch module.
+        port: A torch module; or a JAX function of (parameters, *inputs) that gives a dictionary of
+            activations, one of them `output`.
+        layers: Names of the reference's submodules to compare, to the port's names for them.
+        convert: The reference's parameters and buffers, as NumPy arrays by name, to the port's: a state
+            dictionary for a module, anything for a function. For a module None keeps what it has.
+        dtypes: Of float64, float32, bfloat16.
+
+    Raises:
+        UsageError: Names that are not there, outputs that are not arrays, a model that is random.
+    """
+    layers = dict(layers or {})
+    side = _side("torch_model", "reference")
+    state = side.state_of("reference", reference)
+    case = _case(name, inputs, state)
+    original = side.implementation("reference", reference, tuple(inputs), {key: key for key in layers}, None)
+    if side.is_module(port):
+        ported = side.implementation("port", port, tuple(inputs), layers, convert)
+    elif callable(port):
+        ported = _side("flax", "port").implementation("port", port, tuple(inputs), layers, convert)
+    else:
+        raise UsageError(f"port: expected a torch module or a JAX function, got {type(port).__name__}")
+    place = Place(dtypes[0])
+    shape = original.shape(case.arrays(rounding(place.dtype)), place)
+    case = replace(case, inputs={**case.inputs, "dy": generator(name, "dy").normal(size=shape)})
+    for one in (original, ported):
+        check_repeats(one, case, place)
+    return _compared(name, original, ported, case, dtypes)
+
+
+def _compared(
+    name: str, original: Implementation, ported: Implementation, case: Case, dtypes: Sequence[str]
+) -> Report:
+    results, notes = [], Unjudged()
+    order: list[str] = []
+    for dtype in dtypes:
+        noise = estimate.noise(original, case, "float32" if dtype == "float64" else dtype)
+        expected = estimate.limits(original, [noise], case, rounding(dtype))
+        order = list(expected)
+        label = Label(Item(name, lambda i, s, r: {}, tuple(dtypes)), case, "port", Place(dtype))
+        results += judged(ported, case, expected, label, notes)
+        results += hidden_cast(ported, case, label)
+    failed = {result.quantity for result in results if not result.passed}
+    first = next((key for key in order if key in failed), "")
+    limits = LIMITS.format(n=estimate.SAMPLES)
+    return Report(name, tuple(results), limits, notes.lines(), "reference", first)
+
+
+def _case(name: str, inputs: Mapping[str, Any], state: Mapping[str, Array]) -> Case:
+    arrays: dict[str, Array] = {}
+    for key, given in inputs.items():
+        drawn = given if isinstance(given, np.ndarray) else generator(name, key).normal(size=given)
+        arrays[key] = drawn.astype(np.float64) if drawn.dtype.kind == "f" else drawn
+    if set(arrays) & set(state):
+        raise UsageError(
+            f"inputs: {sorted(set(arrays) & set(state))} are names of parameters too; choose others"
+        )
+    return Case(name, "as given", arrays | dict(state))
+
+
+def _side(module: str, who: str) -> Any:
+    try:
+        return importlib.import_module(f"parity.verification.adapters.{module}")
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{who}: the package {error.name!r} is not installed; install it") from None

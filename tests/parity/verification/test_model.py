@@ -1,0 +1,131 @@
+"""`parity.verify_model`: a right port holds, a wrong one is caught at the first layer that is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from parity import Report, verify_model
+from parity.errors import UsageError
+
+LAYERS = {"0": "conv", "1": "norm"}
+
+
+def original() -> nn.Sequential:
+    """Its ReLU writes over the batch norm's output, which must have been kept before."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 3, 3, stride=2, padding=1)
+    return nn.Sequential(
+        conv, nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, 4)
+    ).eval()
+
+
+def convert(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    norm = {
+        "mean": p["1.running_mean"],
+        "variance": p["1.running_var"],
+        "gamma": p["1.weight"],
+        "beta": p["1.bias"],
+    }
+    return {
+        "kernel": p["0.weight"].transpose(2, 3, 1, 0),
+        "b": p["0.bias"],
+        **norm,
+        "W": p["4.weight"],
+        "c": p["4.bias"],
+    }
+
+
+def port(p: Any, x: jax.Array, padding: Any = ((1, 1), (1, 1)), eps: float = 1e-5) -> dict[str, jax.Array]:
+    """Channels-last inside, as JAX code is."""
+    order = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(
+        x.transpose(0, 2, 3, 1), p["kernel"], (2, 2), padding, dimension_numbers=order
+    )
+    conv = y + p["b"]
+    norm = (conv - p["mean"]) / jnp.sqrt(p["variance"] + eps) * p["gamma"] + p["beta"]
+    flat = jax.nn.relu(norm).transpose(0, 3, 1, 2).reshape(len(x), -1)
+    first = {"conv": conv.transpose(0, 3, 1, 2), "norm": norm.transpose(0, 3, 1, 2)}
+    return {**first, "output": flat @ p["W"].T + p["c"]}
+
+
+def held(
+    port: Any, convert: Any = convert, layers: Any = LAYERS, reference: Any = None, dtypes: Any = ("float64",)
+) -> Report:
+    return verify_model(
+        "net",
+        inputs={"x": (2, 2, 4, 4)},
+        reference=original() if reference is None else reference,
+        port=port,
+        layers=layers,
+        convert=convert,
+        dtypes=dtypes,
+    )
+
+
+def test_a_right_port_holds() -> None:
+    report = held(port, dtypes=("float64", "float32"))
+    report.assert_passed()
+    assert [r.quantity for r in report.results if r.dtype == "float64"] == ["0", "1", "output", "dx"]
+    assert "ESTIMATED" in str(report)
+
+
+def test_the_first_wrong_layer_is_named() -> None:
+    for wrong, first in (
+        (lambda p, x: port(p, x, "SAME"), "0"),
+        (lambda p, x: port(p, x, eps=1e-3), "1"),
+    ):
+        report = held(wrong)
+        assert report.first == first
+        assert f"The first layer that differs: {first}" in report.explain()
+        assert [line for line in report.explain().splitlines() if line.startswith("port ")] == [
+            f"port {first}: wrong in float64: not rounding, another formula"
+        ]
+
+
+def test_two_modules_with_and_without_a_mapping() -> None:
+    names = {"0": "0", "4": "4"}
+    held(original(), None, names).assert_passed()
+
+    def without_bias(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {**p, "4.bias": 0 * p["4.bias"]}
+
+    assert held(original(), without_bias, names).first == "4"
+
+
+class Narrow(nn.Module):
+    """float32 inside, whatever comes in."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float().to(x.dtype)
+
+
+def test_a_hidden_cast_of_a_model_is_found() -> None:
+    cut = original()
+    cut[3] = nn.Sequential(Narrow(), nn.Flatten())
+    report = held(cut, None, {"0": "0"})
+    assert {r.quantity for r in report.failures if "narrower format" in r.note} == {"output", "dx"}
+    assert not any(r.quantity == "0" for r in report.failures)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": {"7": "conv"}}, r"layers: reference has no \['7'\]"),
+        ({"port": lambda p, x: x}, "expected a dictionary with"),
+        ({"port": 3}, "expected a torch module or a JAX function"),
+        ({"reference": port, "port": port}, "reference: expected a torch module"),
+        ({"reference": nn.Sequential(nn.Dropout(0.5)), "port": port, "layers": {}}, "in training mode"),
+        ({"port": original(), "layers": {"0": "0"}, "convert": lambda p: {}}, "expected"),
+        ({"port": port, "convert": lambda p: {}}, "the function raised KeyError"),
+    ],
+)
+def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        held(**{"port": port, **arguments})

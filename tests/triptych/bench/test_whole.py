@@ -1,0 +1,70 @@
+"""Timing whole commands: which commands, what their table says, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from triptych.bench import whole
+from triptych.bench.whole import Measured, Options
+
+
+def test_one_command_for_a_sweep_and_one_a_run_otherwise_with_the_same_settings(tmp_path: Path) -> None:
+    options = Options(size="11", runs=3, steps=7, data_dir=tmp_path)
+    ((*sweep,),) = whole.commands(options, "jax-sweep", tmp_path / "runs")
+    assert sweep[-2:] == ["learning_rate=0.001,0.0005,0.000333333", "weight_decay=1e-4"]
+    single = whole.commands(options, "torch", tmp_path / "runs")
+    rates = [command[command.index("--learning-rate") + 1] for command in single]
+    assert rates == ["0.001", "0.0005", "0.000333333"]
+    for command in [sweep, *single]:
+        words = " ".join(command)
+        assert "--experiment size11 --steps 7 --device cpu --dataset cifar10 --data-dir" in words
+    assert {command[command.index("--backend") + 1] for command in single} == {"torch"}
+
+
+def test_whole_commands_train_and_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "whole.json"
+    words = ["--runs", "1", "--steps", "2", "--repeats", "1", "--variants", "jax-sweep", "jax"]
+    assert whole.main([*words, "--json", str(path)]) == 0
+    written = json.loads(path.read_text())
+    (sweep,), (alone,) = written["rounds"]["jax-sweep"], written["rounds"]["jax"]
+    assert sweep["accuracies"] == alone["accuracies"]  # the same run, bit for bit
+    assert min(sweep["seconds"], alone["seconds"]) > 0
+    assert "jax-sweep" in capsys.readouterr().out
+
+
+def test_table_gives_medians_ratios_within_a_round_and_the_largest_distance() -> None:
+    options = Options(runs=2, repeats=3, variants=("jax-sweep", "jax"))
+    found = {
+        "jax-sweep": [Measured(seconds, [0.25, 0.5]) for seconds in (10.0, 20.0, 12.0)],
+        "jax": [
+            Measured(seconds, [0.25, 0.5 - apart]) for seconds, apart in ((20.0, 0), (22.0, 0.125), (18.0, 0))
+        ],
+    }
+    _, _, sweep, alone = whole.table(options, found).splitlines()
+    assert sweep.split() == ["jax-sweep", "6.00", "5.00", "10.00", "1.00x", "0.0000"]
+    assert alone.split() == ["jax", "10.00", "9.00", "11.00", "1.50x", "0.1250"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--variants", "numpy"], "variants: expected some of jax-sweep, jax, torch, got 'numpy'"),
+        (["--runs", "0"], "runs: expected 1 or more, got 0"),
+        (["--repeats", "-1"], "repeats: expected 1 or more, got -1"),
+        (["--data-dir", "nowhere"], "data-dir: no folder nowhere"),
+    ],
+)
+def test_mistakes_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert whole.main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_failing_command_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data-dir", str(tmp_path), "--repeats", "1", "--runs", "1", "--variants", "jax"]
+    assert whole.main(words) == 1
+    shown = capsys.readouterr().err
+    assert "exit code 2 of" in shown
+    assert str(tmp_path) in shown

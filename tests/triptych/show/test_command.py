@@ -1,0 +1,56 @@
+"""What commands make of what goes wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import NoReturn
+
+import pytest
+
+from triptych.errors import UserError
+from triptych.show import command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("size: expected 1, got 2"), 2, "error: size: expected 1, got 2\n"),
+        (
+            PermissionError(13, "Permission denied", "there"),
+            2,
+            "cannot read or write there: Permission denied",
+        ),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_a_sentence_and_a_code(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body() -> NoReturn:
+        raise error
+
+    assert command.run(body, "stopped") == code
+    assert said in capsys.readouterr().err
+
+
+def test_our_own_mistakes_are_not_hidden() -> None:
+    def body() -> NoReturn:
+        raise AssertionError("ours")
+
+    with pytest.raises(AssertionError, match="ours"):
+        command.run(body, "stopped")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    program = (
+        "import sys; from triptych.show import command; "
+        "sys.exit(command.run(lambda: print('line\\n' * 100_000) or 0, ''))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

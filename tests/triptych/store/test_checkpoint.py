@@ -1,0 +1,296 @@
+"""Checkpoints: what comes back is what was saved, or a CheckpointError; writes are whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests.helpers import tiny
+from triptych.describe.protocol import State
+from triptych.errors import UserError
+from triptych.store import checkpoint
+from triptych.store.checkpoint import Checkpoint, CheckpointError
+
+INFO = {"backend": "numpy", "fingerprint": "sha256:00", "train_seconds": 0.1, "note": 'a "quoted" ü'}
+
+
+def state() -> State:
+    rng = np.random.default_rng(1)
+    return {
+        "parameters/linear1.weight": rng.standard_normal((3, 2)).astype(np.float32),
+        "parameters/linear1.bias": np.array([0.0, -0.0, 5e-324, np.pi]),
+        "optimizer/momentum/linear1.weight": np.array([[np.nan, np.inf, -np.inf]], np.float32),
+    }
+
+
+def saved(folder: Path, step: int = 7) -> Path:
+    return checkpoint.save(folder, Checkpoint(step, state(), dict(INFO)))
+
+
+def assert_same(actual: State, expected: State) -> None:
+    assert set(actual) == set(expected)
+    for name, array in expected.items():
+        assert (actual[name].dtype, actual[name].shape) == (array.dtype, array.shape), name
+        assert actual[name].tobytes() == array.tobytes(), name
+
+
+# --- save and load ---
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+    path = saved(tmp_path / "new")
+    assert path.name == "step-00000007.safetensors"
+    loaded = checkpoint.load(path)
+    assert (loaded.step, loaded.info) == (7, INFO)
+    assert_same(loaded.state, state())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_arrays_in_any_memory_layout_come_back(tmp_path: Path, rng: np.random.Generator) -> None:
+    table = rng.standard_normal((4, 6))
+    odd = {
+        "parameters/t": table.T,
+        "parameters/s": table[::2, ::-1],
+        "parameters/f": np.asfortranarray(table),
+    }
+    assert_same(checkpoint.load(checkpoint.save(tmp_path, Checkpoint(0, odd, {}))).state, odd)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1, 1, 1)])
+def test_unusual_shapes_come_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    odd = {"parameters/a": np.ones(shape, np.float32)}
+    assert_same(checkpoint.load(checkpoint.save(tmp_path, Checkpoint(0, odd, {}))).state, odd)
+
+
+def test_a_long_run_keeps_its_place(tmp_path: Path) -> None:
+    """A step of more than eight digits is found again, and is the newest."""
+    for step in (99_999_999, 100_000_000):
+        saved(tmp_path, step)
+    found, damaged = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert (found.step, damaged) == (100_000_000, [])
+
+
+# --- damage ---
+
+
+def undetected(path: Path, contents: Iterator[tuple[str, bytes]]) -> list[str]:
+    """Which of these contents load, or raise anything but CheckpointError."""
+    wrong = []
+    for what, content in contents:
+        path.write_bytes(content)
+        try:
+            checkpoint.load(path)
+            wrong.append(f"{what}: loaded")
+        except CheckpointError as error:
+            if str(path) not in str(error):
+                wrong.append(f"{what}: the message does not name the file: {error}")
+        except Exception as error:
+            wrong.append(f"{what}: {error!r}")
+    return wrong
+
+
+def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
+    """In the tensors' bytes, in safetensors' header, and in the header's length."""
+    path = saved(tmp_path)
+    whole = path.read_bytes()
+
+    def flipped() -> Iterator[tuple[str, bytes]]:
+        for at in range(len(whole)):
+            for bit in range(8):
+                content = bytearray(whole)
+                content[at] ^= 1 << bit
+                yield f"byte {at}, bit {bit}", bytes(content)
+
+    assert undetected(path, flipped()) == []
+
+
+def test_every_truncation_and_any_extra_byte_is_detected(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    whole = path.read_bytes()
+    cut = ((f"{length} bytes", whole[:length]) for length in range(len(whole)))
+    assert undetected(path, cut) == []
+    assert undetected(path, iter([("longer", whole + b"\0")])) == []
+
+
+def foreign(kind: str, size: int) -> bytes:
+    """A valid safetensors file of one tensor of a dtype that NumPy may lack."""
+    header = f'{{"a":{{"dtype":"{kind}","shape":[2],"data_offsets":[0,{2 * size}]}}}}'.encode()
+    return len(header).to_bytes(8, "little") + header + bytes(2 * size)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\x93NUMPY\x01\x00 not safetensors at all", id="another format"),
+        pytest.param(bytes(64), id="zeros"),
+        pytest.param(b"\xff" * 64, id="ones"),
+        pytest.param(safetensors.numpy.save({"a": np.zeros(3)}), id="no metadata"),
+        pytest.param(safetensors.numpy.save({"a": np.zeros(3)}, {"format": "pt"}), id="torch's"),
+        pytest.param(safetensors.numpy.save({}, {"format": checkpoint.FORMAT}), id="no content"),
+        pytest.param(foreign("BF16", 2), id="bfloat16"),
+        pytest.param(foreign("F8_E4M3", 1), id="float8"),
+    ],
+)
+def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    assert undetected(tmp_path / "step-00000001.safetensors", iter([("file", content)])) == []
+
+
+def test_another_version_of_the_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "step-00000001.safetensors"
+    path.write_bytes(safetensors.numpy.save({"a": np.zeros(3)}, {"format": "triptych-checkpoint-2"}))
+    with pytest.raises(
+        CheckpointError, match=r"expected format triptych-checkpoint-1, found triptych-checkp.*-2"
+    ):
+        checkpoint.load(path)
+
+
+def test_a_missing_file_and_a_folder_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        checkpoint.load(tmp_path / "step-00000001.safetensors")
+    with pytest.raises(CheckpointError):
+        checkpoint.load(tmp_path)
+
+
+# --- the newest that loads, and which are kept ---
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_are_named(tmp_path: Path) -> None:
+    paths = {step: saved(tmp_path, step) for step in (2, 10, 9, 100)}
+    tiny.flip(paths[100])
+    paths[10].write_bytes(b"")
+    found, damaged = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert found.step == 9
+    assert [path for line in damaged for path in paths.values() if str(path) in line] == [
+        paths[100],
+        paths[10],
+    ]
+
+
+def test_with_no_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert checkpoint.load_latest(tmp_path / "nowhere") == (None, [])
+    tiny.flip(saved(tmp_path, 3))
+    found, damaged = checkpoint.load_latest(tmp_path)
+    assert (found, len(damaged)) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_steps", "left"),
+    [
+        (2, set(), [8, 12]),
+        (1, {4}, [4, 12]),
+        (2, {12, 0}, [0, 8, 12]),
+        (9, set(), [0, 4, 8, 12]),
+        (1, {99}, [12]),
+    ],
+)
+def test_pruning_keeps_the_newest_and_the_chosen(
+    tmp_path: Path, keep_last: int, keep_steps: set[int], left: list[int]
+) -> None:
+    for step in (0, 4, 8, 12):
+        saved(tmp_path, step)
+    checkpoint.prune(tmp_path, keep_last, keep_steps)
+    assert [step for step, _ in checkpoint.listing(tmp_path)] == left
+
+
+def test_a_temporary_file_left_over_is_no_checkpoint_and_is_pruned(tmp_path: Path) -> None:
+    saved(tmp_path, 3)
+    leftover = tmp_path / "step-00000004.safetensors.tmp"
+    leftover.write_bytes(b"half")
+    other = tmp_path / "notes.txt"
+    other.write_text("mine")
+    found, damaged = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    assert (found.step, damaged) == (3, [])
+    checkpoint.prune(tmp_path, 2, set())
+    assert not leftover.exists()
+    assert other.read_text() == "mine"
+
+
+# --- the digest of parameters ---
+
+
+def test_the_digest_covers_name_dtype_shape_and_bytes() -> None:
+    """Its definition, spelled out: published digests must keep their meaning."""
+    values = np.array([[1.0, -2.0]], np.float32)
+    text = b'["parameters/a", "<f4", [1, 2]]' + bytes.fromhex("0000803f000000c0")
+    assert checkpoint.parameters_sha256({"parameters/a": values}) == hashlib.sha256(text).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: np.nextafter(a, np.float32(9)),
+        lambda a: -a,
+        lambda a: a.reshape(-1),
+        lambda a: a.astype(np.float64),
+    ],
+    ids=["one ulp", "sign of zero", "shape", "dtype"],
+)
+def test_the_digest_sees_any_change_of_a_parameter(change: Any) -> None:
+    before = {"parameters/a": np.zeros((2, 2), np.float32)}
+    after = {"parameters/a": change(before["parameters/a"])}
+    assert checkpoint.parameters_sha256(before) != checkpoint.parameters_sha256(after)
+
+
+def test_the_digest_ignores_the_optimizer_and_the_order() -> None:
+    full = state()
+    bare = {name: full[name] for name in sorted(full, reverse=True) if name.startswith("parameters/")}
+    assert checkpoint.parameters_sha256(full) == checkpoint.parameters_sha256(bare)
+
+
+# --- write_atomically ---
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "file"
+    checkpoint.write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.write_atomically(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+    checkpoint.write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_it_takes_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsync of the file, then the rename, then fsync of the folder."""
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(handle: int) -> None:
+        folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        calls.append("folder" if folder else "file")
+        fsync(handle)
+
+    def note_replace(source: Path, target: Path) -> None:
+        assert source.read_bytes() == b"content"
+        calls.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    checkpoint.write_atomically(tmp_path / "file", b"content")
+    assert calls == ["file", "rename", "folder"]

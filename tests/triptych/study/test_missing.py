@@ -1,0 +1,103 @@
+"""What the page says is missing: of the plan, and beyond it, each with a command that the program takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import study_runs
+from triptych.study import page
+from triptych.study.__main__ import main, parser
+from triptych.study.plan import PLAN, select
+from triptych.study.questions import QUESTIONS
+from triptych.study.results import failures, load
+from triptych.study.sections import command, gaps
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study_runs.some(tmp_path_factory.mktemp("study"), (0.45, 0.46, 0.47), "at step 7")
+
+
+def test_settings_of_table_1_are_counted(root: Path) -> None:
+    found = gaps(root, load(root, PLAN), [])
+    table = [gap.what for gap in found if "settings of table 1" in gap.what]
+    assert table == ["39 settings of table 1, jax"]
+
+
+def test_the_plans_backend_is_missed_where_another_ran(root: Path) -> None:
+    """Figure 4 ran in torch alone, once; of figure 2 only a run in NumPy was begun."""
+    found = {gap.what: gap for gap in gaps(root, load(root, PLAN), failures(root, PLAN))}
+    planned = found[f"fig4, jax, seeds 0-9: {PLAN['fig4'].title}"]
+    assert (planned.state, planned.command) == ("not run", command(root, "fig4"))
+    beyond = found["fig4, torch, seeds 1-9"]
+    assert (beyond.state, beyond.command) == ("not run, beyond the plan", command(root, "fig4", "torch"))
+    assert found[f"fig2, jax, seeds 0-9: {PLAN['fig2'].title}"].state == "not run"
+    assert found["adam, jax, seeds 0-1, 3-4"].state == "not run"
+    # Of the other backends the plan wants one run.
+    assert found["fig1, numpy, seed 0"].command == command(root, "fig1", "numpy", 1)
+    assert found["fig1, torch, seed 0"].state == "not run"
+
+
+def test_the_commands_are_ones_that_the_program_takes(root: Path) -> None:
+    shown = [gap.command for gap in gaps(root, load(root, PLAN), failures(root, PLAN))]
+    content = page.gather(root)
+    needed = [line for _, _, line in content["questions"] if line]
+    assert len(needed) == len(QUESTIONS)  # none is answered
+    shown += content["commands"] + needed
+    assert len(shown) > 27
+    for line in shown:
+        words = shlex.split(line)
+        assert words[:4] == ["python", "-m", "triptych", "study"]
+        arguments = parser().parse_args(words[4:])
+        assert arguments.root == root
+        if arguments.command == "run":
+            assert select(arguments.names)
+
+
+def test_every_planned_run_is_shown_or_missed(root: Path) -> None:
+    there = {(result.name, result.backend, result.seed) for result in load(root, PLAN)}
+    missed: set[tuple[str, str, int]] = set()
+    for gap in gaps(root, load(root, PLAN), failures(root, PLAN)):
+        if found := re.match(r"(\S+), (\w+), seeds? ([\d, -]+)", gap.what):
+            for span in found[3].split(","):
+                first, _, last = span.strip().partition("-")
+                missed |= {(found[1], found[2], seed) for seed in range(int(first), int(last or first) + 1)}
+        else:
+            assert gap.what == "39 settings of table 1, jax"
+    for name, planned in PLAN.items():
+        for backend, count in planned.wanted().items():
+            for seed in range(count):
+                run = (name, backend, seed)
+                assert planned.group == "table1" or (run in there) != (run in missed), run
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        (
+            "nowhere",
+            "root: no folder nowhere; train something first (python -m triptych study run fig1 --backend jax",
+        ),
+        ("file", "root: no folder file; train something first"),
+        ("empty dir", "root: no run of the study in empty dir; train something first"),
+        (
+            "empty dir",
+            "take the published runs (python -m triptych study unpack --root 'empty dir'), or name",
+        ),
+        ("empty dir/fig1", "root: no run of the study in empty dir/fig1;"),
+    ],
+)
+def test_a_root_without_runs_gets_no_page(
+    root: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("empty dir/fig1/jax-seed0").mkdir(parents=True)
+    assert main(["report", "--root", root]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not list(tmp_path.rglob("page"))

@@ -1,0 +1,323 @@
+"""The command line: what it offers, where a setting comes from, what it prints and leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from tests.helpers import tiny
+from triptych.describe.catalogue import CATALOGUE
+from triptych.describe.spec import Experiment
+from triptych.store.run_dir import RunDirectory
+from triptych.train import command as train
+from triptych.train.launch import RunOptions
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The tiny data, and an empty folder to stand in."""
+    tiny.install(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+
+
+# --- what it offers ---
+
+
+def test_list_shows_every_run_of_the_study_with_its_reported_accuracy(capsys: Capture) -> None:
+    assert tiny.call("list") == 0
+    lines = {line.split()[0]: line.split()[1:3] for line in capsys.readouterr().out.splitlines()}
+    known = {
+        "fig1": ["0.4600", "1500"],
+        "fig2": ["0.4400", "1500"],
+        "fig3": ["0.5500", "4000"],
+        "table1-size7-lr1e-2-wd1e-4": ["0.5243", "2500"],
+        "table1-size11-lr1e-4-wd5e-4": ["0.5448", "2500"],
+        "table1-size11-lr1.25e-3-wd5e-5": ["0.5372", "2500"],
+    }
+    assert {name: lines.get(name) for name in known} == known
+    assert set(lines) == {"experiment", *CATALOGUE}
+    assert sum(name.startswith("table1-") for name in lines) == 40
+
+
+def fields() -> list[tuple[str, str, Any, Any]]:
+    """Every setting: its group in the experiment, name, type and default."""
+    return [
+        (group, field.name, get_type_hints(kind)[field.name], field.default)
+        for group, kind in get_type_hints(Experiment).items()
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def test_help_names_every_option(capsys: Capture) -> None:
+    assert tiny.call("--help") == 0
+    text = capsys.readouterr().out
+    words = set(text.replace(",", " ").split())
+    options = [field.name for field in dataclasses.fields(RunOptions)] + [name for _, name, _, _ in fields()]
+    assert {option(name) for name in options} <= words
+    for sentence in ("Share of hidden activations", "numpy: gradients by hand", "Exit codes"):
+        assert sentence in text
+
+
+def another(kind: Any, default: Any) -> tuple[list[str], Any]:
+    """Words for a value other than the default, and the value."""
+    if get_origin(kind) is Literal:
+        choice = next(choice for choice in get_args(kind) if choice != default)
+        return [choice], choice
+    if kind is bool:
+        return [], True
+    if kind is int:
+        return [str(default + 3)], default + 3
+    if kind is float:
+        return [str(default / 2 + 0.125)], default / 2 + 0.125
+    if kind == tuple[str, ...]:
+        return ["64", "M", "128", "M"], ("64", "M", "128", "M")
+    assert kind == tuple[int, ...]
+    return ["600", "500", "275"], (600, 500, 275)
+
+
+NEEDS: dict[str, dict[str, Any]] = {
+    "nesterov": {"momentum": 0.9},
+    "amsgrad": {"optimizer": "adam"},
+    "head_norm": {"channels": ("64",), "batch_norm": "manual"},
+}
+"""What a setting cannot stand without."""
+
+
+def as_words(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+
+
+@pytest.mark.parametrize(("group", "name", "kind", "default"), fields(), ids=lambda value: str(value)[:30])
+def test_every_setting_has_its_plain_name(group: str, name: str, kind: Any, default: Any) -> None:
+    """And it alone changes, but for what it needs beside it."""
+    words, value = another(kind, default)
+    assert value != default
+    needs = NEEDS.get(name, {})
+    beside = [word for key, other in needs.items() for word in (option(key), *as_words(other))]
+    settings = train.parse([option(name), *words, *beside]).settings
+    expected = dataclasses.replace(getattr(Experiment(), group), **{name: value}, **needs)
+    assert settings == dataclasses.replace(Experiment(), **{group: expected})
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--backend", "torch"], "backend", "torch"),
+        (["--experiment", "fig3"], "experiment", "fig3"),
+        (["--data-dir", "a/b"], "data_dir", Path("a/b")),
+        (["--run-dir", "r"], "run_dir", Path("r")),
+        (["--device", "cpu"], "device", "cpu"),
+        (["--checkpoint-every", "7"], "checkpoint_every", 7),
+        (["--keep-checkpoints", "5"], "keep_checkpoints", 5),
+        (["--tensorboard"], "tensorboard", True),
+        (["--overwrite"], "overwrite", True),
+        (["--dry-run"], "dry_run", True),
+    ],
+)
+def test_every_run_option_has_its_plain_name(words: list[str], name: str, value: Any) -> None:
+    assert train.parse(words).run == dataclasses.replace(RunOptions(), **{name: value})
+
+
+@pytest.mark.parametrize("words", [["--experiment", "fig3"], ["--experiment=fig3"]])
+def test_an_experiment_gives_the_settings_and_options_override_them(words: list[str]) -> None:
+    assert train.parse(words).settings == CATALOGUE["fig3"].experiment
+    settings = train.parse([*words, "--steps", "7", "--hidden"]).settings
+    assert (settings.training.steps, settings.model.hidden) == (7, ())
+    assert settings.optimization == CATALOGUE["fig3"].experiment.optimization
+
+
+# --- what it does ---
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("folders") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.install(patch.setattr)
+        tiny.launch(folder, tiny.settings())
+    return folder
+
+
+def test_a_finished_command_says_so_when_it_is_repeated(capsys: Capture) -> None:
+    words = ("--backend", "numpy", *tiny.arguments())
+    assert tiny.call(*words) == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("fig1-numpy-")
+    before, accuracy = tiny.contents(folder), tiny.summary(folder)["test_accuracy"]
+    capsys.readouterr()
+    assert tiny.call(*words) == 0
+    text = capsys.readouterr().out
+    assert "already finished, nothing to do" in text
+    changed = "hidden, init, learning_rate, batch_size, steps"
+    assert f"test accuracy {accuracy:.4f} (fig1 with another {changed})" in text
+    assert tiny.contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "changed", "expected"),
+    [
+        ("cifar10 archive", [], "(the report's fig1: 0.46)"),
+        ("cifar10 archive", ["hidden"], "(fig1 with another hidden)"),
+        ("generated", [], ", test loss"),
+    ],
+)
+def test_only_the_study_s_own_settings_on_cifar10_stand_beside_the_report(
+    capsys: Capture, source: str, changed: list[str], expected: str
+) -> None:
+    words = ("--backend", "numpy", "--run-dir", "run", *tiny.arguments())
+    assert tiny.call(*words) == 0
+    folder = Path("run")
+    summary = tiny.summary(folder) | {"data": {"source": source}, "changed_settings": changed}
+    RunDirectory(folder).write_summary(summary)
+    capsys.readouterr()
+    assert tiny.call(*words) == 0
+    assert capsys.readouterr().out.startswith(
+        f"test accuracy {summary['test_accuracy']:.4f}"
+        + (expected if expected.startswith(",") else f" {expected}")
+    )
+
+
+def test_overwrite_starts_anew(capsys: Capture) -> None:
+    words = ("--backend", "numpy", "--run-dir", "run")
+    assert tiny.call(*words, *tiny.arguments()) == 0
+    assert tiny.call(*words, *tiny.arguments(steps=5, seed=1), "--overwrite") == 0
+    assert (tiny.summary(Path("run"))["steps"], tiny.summary(Path("run"))["seed"]) == (5, 1)
+    assert [record["step"] for record in tiny.metrics(Path("run"), "train")] == [1, 2, 3, 4, 5]
+
+
+def test_resume_takes_the_run_s_settings_and_options_override_them(finished: Path) -> None:
+    run = str(finished)
+    assert train.parse(["--resume", run]).settings == tiny.settings()
+    assert train.parse(["--resume", run, "--steps", "30"]).settings == tiny.settings(steps=30)
+    arguments = train.parse(["--resume", run, "--backend", "torch", "--optimizer", "adam"])
+    assert arguments.settings == tiny.settings(optimizer="adam")
+    assert (arguments.run.backend, arguments.run.resume) == ("torch", Path(run))
+
+
+def test_a_resumed_run_holds_the_whole_history(finished: Path) -> None:
+    before = tiny.contents(finished)
+    assert (
+        tiny.call("--backend", "numpy", "--resume", str(finished), "--steps", "20", "--run-dir", "new") == 0
+    )
+    assert tiny.call("--backend", "numpy", "--run-dir", "straight", *tiny.arguments(steps=20)) == 0
+    assert tiny.results(Path("new")) == tiny.results(Path("straight"))
+    assert tiny.contents(finished) == before
+
+
+def test_early_stopping_added_at_a_resume_decides_at_the_next_evaluation(tmp_path: Path) -> None:
+    """From a checkpoint between two evaluations, of a past that looks stale already."""
+    words = tiny.arguments(checkpoint_every=5, keep_checkpoints=9)
+    assert tiny.call("--backend", "numpy", *words, "--run-dir", "run") == 0
+    stopped = tiny.rewind(Path("run"), tmp_path / "stopped", 10)
+    lines = (stopped / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        if record["kind"] == "eval":
+            record["test_accuracy"] = 1.0 / record["step"]
+    tiny.rewrite_metrics(stopped, records)
+    resume = ("--backend", "numpy", "--resume", str(stopped), "--early-stopping", "1", "--steps", "40")
+    assert tiny.call(*resume, "--run-dir", "on-test") == 0
+    assert tiny.summary(Path("on-test"))["steps"] == 12
+    # The past has no validation accuracies: the first one, at step 12, is the best so far.
+    assert tiny.call(*resume, "--validation", "40", "--run-dir", "on-validation") == 0
+    assert tiny.summary(Path("on-validation"))["steps"] > 12
+
+
+def test_another_backend_s_seconds_do_not_count(finished: Path) -> None:
+    """Steps per second of a run that changed backends are those of the backend that ended it."""
+    words = ("--resume", str(finished), "--steps", "20")
+    assert tiny.call("--backend", "torch", *words, "--run-dir", "other") == 0
+    assert tiny.call("--backend", "numpy", *words, "--run-dir", "same") == 0
+    for name, timed in (("other", 8), ("same", 20)):
+        summary = tiny.summary(Path(name))
+        assert summary["steps_per_second"] * summary["train_seconds"] == pytest.approx(timed)
+    before = tiny.summary(finished)["train_seconds"]
+    assert tiny.summary(Path("same"))["train_seconds"] > before
+
+
+@pytest.mark.parametrize("backend", tiny.BACKENDS)
+def test_a_dry_run_shows_the_cost_and_two_steps_and_writes_nothing(capsys: Capture, backend: str) -> None:
+    words = tiny.arguments(hidden=(100,), batch_size=200)
+    assert tiny.call("--backend", backend, *words, "--dry-run", "--overwrite") == 0
+    text = capsys.readouterr().out
+    assert [line.split()[1:] for line in text.splitlines() if line.startswith("total")] == [
+        ["308,310", "0.616"]
+    ]
+    assert "training step at batch 200: 0.247 GFLOP" in text
+    assert "memory, parameters: 1.2 MB" in text
+    assert "memory, optimizer state: 0.0 MB" in text
+    first, second = (line for line in text.splitlines() if line.startswith("step "))
+    tiny.call("--backend", backend, *words, "--run-dir", "run")
+    taken = tiny.metrics(Path("run"), "train")
+    for line, record in zip((first, second), taken[:2], strict=True):
+        expected = f"step {record['step']}: loss {record['loss']:.6f}, accuracy {record['accuracy']:.4f}"
+        assert line == expected
+    assert sorted(path.name for path in Path().iterdir()) == ["run"]
+
+
+def test_an_interruption_before_training_is_no_traceback(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("triptych.cifar10.load", interrupt)
+    assert tiny.call("--backend", "numpy", *tiny.arguments()) == 130
+    assert capsys.readouterr().err.startswith("interrupted before training began")
+    assert list(Path().iterdir()) == []
+
+
+def test_a_full_disk_is_no_traceback(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once there is room again, the same command ends as one that never lacked any."""
+    command = ("--backend", "numpy", "--run-dir", "run", *tiny.arguments())
+
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        tiny.arm(patch.setattr, "SIGUSR1:fsync:12", full)
+        assert tiny.call(*command) == 2
+    assert capsys.readouterr().err == f"error: cannot read or write a file: {os.strerror(errno.ENOSPC)}\n"
+    assert tiny.call(*command) == 0
+    assert tiny.call("--backend", "numpy", "--run-dir", "roomy", *tiny.arguments()) == 0
+    assert tiny.results(Path("run")) == tiny.results(Path("roomy"))
+
+
+def real(*words: str) -> subprocess.CompletedProcess[str]:
+    """`python train.py` itself, as a user's shell runs it."""
+    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tiny.ROOT / "train.py"), *words]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=150)
+
+
+def test_the_program_itself_ends_with_2_at_a_mistake() -> None:
+    done = real("--backend", "numpy", "--momentum", "1.5")
+    expected = "error: momentum: expected a finite number >= 0 and < 1, got 1.5; change --momentum\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+def test_the_program_itself_trains_on_the_whole_generated_set() -> None:
+    done = real(
+        "--backend", "numpy", "--dataset", "generated", "--steps", "3", "--hidden", "6", "--run-dir", "run"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = tiny.summary(Path("run"))
+    assert f"test accuracy {summary['test_accuracy']:.4f}" in done.stdout
+    assert (summary["backend"], summary["steps"], summary["best_step"]) == ("numpy", 3, 3)
+    assert summary["test_accuracy"] * 10_000 == pytest.approx(round(summary["test_accuracy"] * 10_000))
+    assert Path("run/curves.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

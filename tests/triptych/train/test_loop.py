@@ -1,0 +1,263 @@
+"""The training loop on every backend: what a run writes, when it stops, and what it does not depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from numpy_ref.backend import NumpyBackend
+from tests.helpers import tiny
+from triptych.describe.protocol import Evaluation
+from triptych.show import plots
+from triptych.store import checkpoint
+
+PLAIN = tiny.settings(eval_every=5)
+"""Three evaluations: after steps 5 and 10, and after the last, 12."""
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.install(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module", params=tiny.BACKENDS)
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of PLAIN, with its picture, one for each backend."""
+    folder = tmp_path_factory.mktemp(request.param)
+    curves = plots.curves
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.install(patch.setattr)
+        patch.setattr(plots, "curves", curves)
+        assert tiny.launch(folder, PLAIN, request.param) == 0
+    return folder
+
+
+# --- what a run writes ---
+
+
+def test_metrics_hold_every_step_and_every_evaluation(finished: Path) -> None:
+    records = tiny.metrics(finished)
+    order = [(record["kind"], record["step"]) for record in records]
+    train = [("train", step) for step in range(1, 13)]
+    assert order == [*train[:5], ("eval", 5), *train[5:10], ("eval", 10), *train[10:], ("eval", 12)]
+    for record in tiny.metrics(finished, "train"):
+        assert set(record) == {"kind", "step", "loss", "accuracy", "learning_rate"}
+        assert record["learning_rate"] == 1e-5
+        assert record["accuracy"] * 20 == pytest.approx(round(record["accuracy"] * 20), abs=1e-5)
+    losses = [record["loss"] for record in tiny.metrics(finished, "train")]
+    assert len(set(losses)) == len(losses)
+
+
+def test_an_evaluation_reports_the_mean_of_the_steps_since_the_last(finished: Path) -> None:
+    train, evaluations = tiny.metrics(finished, "train"), tiny.metrics(finished, "eval")
+    for record, since in zip(evaluations, (0, 5, 10), strict=True):
+        interval = train[since : record["step"]]
+        assert record["train_loss"] == pytest.approx(np.mean([r["loss"] for r in interval]), rel=1e-12)
+        assert record["train_accuracy"] == pytest.approx(
+            np.mean([r["accuracy"] for r in interval]), rel=1e-12
+        )
+
+
+def test_the_summary_says_what_came_out(finished: Path) -> None:
+    summary, evaluations = tiny.summary(finished), tiny.metrics(finished, "eval")
+    final, best = evaluations[-1], max(evaluations, key=lambda record: record["test_accuracy"])
+    expected = {
+        "experiment": "fig1", "dtype": "float32", "seed": 0, "steps": 12, "stopped_early": False,
+        "train_loss": final["train_loss"], "train_accuracy": final["train_accuracy"],
+        "test_accuracy": final["test_accuracy"], "test_loss": final["test_loss"],
+        "best_test_accuracy": best["test_accuracy"], "best_step": best["step"],
+        "data": {"source": "generated", "fingerprint": tiny.dataset().fingerprint},
+    }  # fmt: skip
+    assert {key: summary.get(key) for key in expected} == expected
+    assert summary["backend"] in summary["versions"]
+    assert {"python", "numpy"} <= set(summary["versions"])
+    assert summary["device"].startswith(("cpu", "gpu"))
+    assert summary["train_seconds"] > 0
+    assert summary["compile_seconds"] >= 0
+    assert summary["steps_per_second"] == pytest.approx(12 / summary["train_seconds"])
+
+
+def test_the_last_checkpoint_predicts_what_the_run_reports(finished: Path) -> None:
+    """predictions.npy, accuracy and loss, worked out again from the saved parameters by hand."""
+    summary, data = tiny.summary(finished), tiny.dataset()
+    last, damaged = checkpoint.load_latest(finished / "checkpoints")
+    assert last is not None
+    assert (last.step, damaged) == (12, [])
+    assert summary["parameters_sha256"] == checkpoint.parameters_sha256(last.state)
+    theta = {key.removeprefix("parameters/"): value.astype(np.float64) for key, value in last.state.items()}
+    x = (data.test_images - data.train_images.mean(axis=0)).reshape(tiny.TEST, -1)
+    h = x @ theta["linear1.weight"].T + theta["linear1.bias"]
+    logits = np.where(h > 0, h, 0.02 * h) @ theta["linear2.weight"].T + theta["linear2.bias"]
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(tiny.TEST), data.test_labels]
+
+    predictions = np.load(finished / "predictions.npy")
+    assert predictions.dtype == np.uint8
+    assert predictions.tolist() == logits.argmax(axis=1).tolist()
+    assert summary["test_accuracy"] == np.mean(predictions == data.test_labels)
+    assert summary["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_the_curves_are_a_picture(finished: Path) -> None:
+    picture = matplotlib.image.imread(io.BytesIO((finished / "curves.png").read_bytes()), format="png")
+    height, width, _ = picture.shape
+    assert (height, width) == (504, 1320)
+    blue = np.array([0x00, 0x72, 0xB2]) / 255
+    drawn = np.abs(picture[:, :, :3] - blue).max(axis=2) < 0.01
+    assert drawn[:, :660].sum() > 100, "the loss is drawn on the left"
+    assert drawn[:, 660:].sum() > 100, "the accuracy is drawn on the right"
+
+
+def test_checkpoints_are_kept_for_the_last_two_evaluations_and_the_best(finished: Path) -> None:
+    steps = {step for step, _ in checkpoint.listing(finished / "checkpoints")}
+    assert steps == {10, 12, tiny.summary(finished)["best_step"]}
+
+
+def test_tensorboard_files_hold_the_metrics(tmp_path: Path) -> None:
+    tiny.launch(tmp_path, PLAIN, tensorboard=True)
+    scalars = {(tag, step): value for tag, step, value in board_scalars(tmp_path / "tensorboard")}
+    for record in tiny.metrics(tmp_path, "train"):
+        assert scalars.pop(("batch/loss", record["step"])) == np.float32(record["loss"])
+        assert scalars.pop(("batch/accuracy", record["step"])) == np.float32(record["accuracy"])
+        assert scalars.pop(("batch/learning_rate", record["step"])) == np.float32(1e-5)
+    for record in tiny.metrics(tmp_path, "eval"):
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+            assert scalars.pop((name, record["step"])) == np.float32(record[name])
+    assert scalars == {}
+
+
+def board_scalars(folder: Path) -> Iterator[tuple[str, int, float]]:
+    """The scalars in TensorBoard's event files: records of length, checksum, protobuf, checksum."""
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            yield from ((value.tag, event.step, value.simple_value) for value in event.summary.value)
+            content = content[16 + length :]
+
+
+# --- what the results do not depend on ---
+
+ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 1e-2, "dropout": 0.3, "hidden": (6, 5)}
+
+
+@pytest.mark.parametrize("backend", tiny.BACKENDS)
+def test_the_number_of_steps_a_call_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    what, outcomes = tiny.settings(**ADAM, eval_every=12), []
+    for capacity in (1, 3, 7):
+        tiny.install(monkeypatch.setattr, capacity)
+        tiny.launch(tmp_path / str(capacity), what, backend)
+        outcomes.append(tiny.results(tmp_path / str(capacity)))
+    assert outcomes[0][0] == outcomes[1][0] == outcomes[2][0], "parameters"
+    assert outcomes[0] == outcomes[1] == outcomes[2], "what was reported on the way"
+
+
+@pytest.fixture(scope="module")
+def everywhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same float64 run on each backend, all its checkpoints kept."""
+    folders = {}
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.install(patch.setattr)
+        for backend in tiny.BACKENDS:
+            folders[backend] = tmp_path_factory.mktemp(backend)
+            tiny.launch(folders[backend], FLOAT64, backend, checkpoint_every=1, keep_checkpoints=99)
+    return folders
+
+
+FLOAT64 = tiny.settings(**ADAM, dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(a, b) for a in tiny.BACKENDS for b in tiny.BACKENDS if a != b]
+)
+def test_another_backend_goes_on_where_one_stopped(
+    tmp_path: Path, everywhere: dict[str, Path], first: str, second: str
+) -> None:
+    """Steps 1 to 5 on one, 6 to 12 on the other: as if one had taken them all."""
+    stopped = tiny.rewind(everywhere[first], tmp_path / "stopped", 5)
+    went_on = tmp_path / "went_on"
+    assert tiny.launch(went_on, FLOAT64, second, resume=stopped) == 0
+    assert [record["step"] for record in tiny.metrics(went_on, "train")] == list(range(1, 13))
+    assert tiny.metrics(went_on)[:6] == tiny.metrics(everywhere[first])[:6]
+    actual = checkpoint.load(went_on / "checkpoints" / "step-00000012.safetensors").state
+    expected = checkpoint.load(everywhere[first] / "checkpoints" / "step-00000012.safetensors").state
+    assert set(actual) == set(expected)
+    for name in expected:
+        difference = np.linalg.norm(actual[name] - expected[name])
+        assert difference <= 1e-10 * np.linalg.norm(expected[name]), name
+
+
+# --- stopping early, and what is kept ---
+
+
+def script(monkeypatch: pytest.MonkeyPatch, **accuracies: list[float]) -> None:
+    """Let the n-th evaluation of a split report the n-th of these accuracies."""
+    original, left = NumpyBackend.evaluate, {split: list(values) for split, values in accuracies.items()}
+
+    def evaluate(self: NumpyBackend, split: str) -> Evaluation:
+        found = original(self, split)
+        return dataclasses.replace(found, accuracy=left[split].pop(0)) if left[split] else found
+
+    monkeypatch.setattr(NumpyBackend, "evaluate", evaluate)
+
+
+@pytest.mark.parametrize(
+    ("patience", "accuracies", "last"),
+    [
+        (1, [0.2, 0.3, 0.3, 0.9], 3),  # as good is no better
+        (2, [0.3, 0.2, 0.4, 0.3, 0.35, 0.9], 5),
+        (2, [0.5, 0.4, 0.3, 0.2], 3),
+        (3, [0.1, 0.2, 0.1, 0.1, 0.3, 0.1, 0.1, 0.1, 0.9], 8),
+    ],
+)
+@pytest.mark.parametrize("validation", [0, 40])
+def test_stopping_early_after_so_many_evaluations_without_a_better_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: int,
+    accuracies: list[float],
+    last: int,
+    validation: int,
+) -> None:
+    """With validation images their accuracy counts; that of the test set, which always rises, does not."""
+    rising = [0.01 * number for number in range(1, 20)]
+    script(
+        monkeypatch, **({"validation": accuracies, "test": rising} if validation else {"test": accuracies})
+    )
+    what = tiny.settings(steps=20, eval_every=2, early_stopping=patience, validation=validation)
+    assert tiny.launch(tmp_path, what) == 0
+    records, summary = tiny.metrics(tmp_path, "eval"), tiny.summary(tmp_path)
+    assert [record["step"] for record in records] == list(range(2, 2 * last + 1, 2))
+    stopped = 2 * last < 20
+    assert (summary["steps"], summary["stopped_early"]) == (2 * last, stopped)
+    key = "validation_accuracy" if validation else "test_accuracy"
+    assert [record[key] for record in records] == accuracies[:last]
+    assert summary[key] == accuracies[last - 1]
+
+
+@pytest.mark.parametrize("backend", tiny.BACKENDS)
+def test_a_run_that_learns_nothing_stops_early(tmp_path: Path, backend: str) -> None:
+    what = tiny.settings(learning_rate=0.0, early_stopping=1, eval_every=3)
+    assert tiny.launch(tmp_path, what, backend) == 0
+    summary = tiny.summary(tmp_path)
+    assert (summary["steps"], summary["best_step"], summary["stopped_early"]) == (6, 3, True)
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [4, 12]), (2, [4, 10, 12]), (9, [0, 2, 4, 6, 8, 10, 12])])
+def test_the_best_checkpoint_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, left: list[int]
+) -> None:
+    script(monkeypatch, test=[0.1, 0.4, 0.2, 0.3, 0.4, 0.3])
+    assert tiny.launch(tmp_path, tiny.settings(eval_every=2), keep_checkpoints=keep) == 0
+    assert [step for step, _ in checkpoint.listing(tmp_path / "checkpoints")] == left
+    assert (tiny.summary(tmp_path)["best_step"], tiny.summary(tmp_path)["best_test_accuracy"]) == (4, 0.4)

@@ -1,0 +1,37 @@
+"""`triptych`, or `python -m triptych`: train networks, time them, and reproduce the study.
+
+    triptych train --backend jax      the same as python train.py --backend jax
+    triptych bench                    time a training step of every backend
+    triptych study report             the study's runs beside the report's figures
+
+Each command has its own --help.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "triptych.train.command",
+    "bench": "triptych.bench.__main__",
+    "study": "triptych.study.__main__",
+}
+"""Name to the module whose `main(argv)` it runs; imported when asked for."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code: 2 for an unknown one."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__.strip())
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        print(f"error: expected one of {', '.join(COMMANDS)}, got {words[0]!r}", file=sys.stderr)
+        return 2
+    code: int = importlib.import_module(COMMANDS[words[0]]).main(words[1:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Two reports against each other: `python -m triptych bench compare A.json B.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from triptych.bench import agree
+from triptych.bench.cases import Case, case_of
+from triptych.bench.collect import FORMAT
+from triptych.errors import UserError
+
+REQUIRED = {"format", "machine", "settings", "rows", "refused", "failed", "skipped", "ceilings", "versions"}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A report; raises UserError where the file is none."""
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"bench: no file {path}; expected what `python -m triptych bench --json` wrote"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(
+            f"bench: {path} is not JSON; expected what `python -m triptych bench --json` wrote"
+        ) from None
+    if not isinstance(data, dict) or not set(data) >= REQUIRED:
+        raise UserError(
+            f"bench: {path} is no bench report; expected what `python -m triptych bench --json` wrote"
+        )
+    if data["format"] != FORMAT:
+        raise UserError(
+            f"bench: {path} has format {data['format']!r}, this version reads {FORMAT}; measure it anew"
+        )
+    return data
+
+
+def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Each common row's times and their ratio, and whether it exceeds the spread.
+
+    Raises UserError where the files measured different things: other settings, no common row, or, under one
+    name, another amount of work or other losses.
+    """
+    if before["settings"] != after["settings"]:
+        raise UserError(
+            f"bench: the files measured differently, {before['settings']} and {after['settings']}; measure "
+            "one of them anew with the other's --calls, --images and --quick"
+        )
+    old, new = ({case_of(row): row for row in data["rows"]} for data in (before, after))
+    common = [case for case in old if case in new]
+    if not common:
+        raise UserError(
+            "bench: the files have no row in common; measure the same models, variants, batches, precisions "
+            "and device"
+        )
+    for case in common:
+        _check(case, old[case], new[case])
+    width = max(len(case.label()) for case in common)
+    lines = [*_warnings(before, after), f"{'':<{width}}  {'A, ms':>9}  {'B, ms':>9}  {'B / A':>6}"]
+    for case in common:
+        a, b = old[case]["step_ms"], new[case]["step_ms"]
+        ratio = b["median"] / a["median"]
+        times = f"{a['median']:>9.3f}  {b['median']:>9.3f}  {ratio:>6.3f}"
+        lines.append(f"{case.label():<{width}}  {times}  {verdict(a, b)}")
+    for name, one, other in (("A", old, new), ("B", new, old)):
+        lines += [f"{case.label()}: only in {name}" for case in one if case not in other]
+    return "\n".join(lines)
+
+
+def verdict(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """Whether two step times differ: only when all of one's lie beyond all of the other's."""
+    if b["max"] < a["min"]:
+        return "B is faster"
+    if b["min"] > a["max"]:
+        return "B is slower"
+    return "within the spread"
+
+
+def _check(case: Case, a: dict[str, Any], b: dict[str, Any]) -> None:
+    for key in ("flops", "bytes", "steps_per_call"):
+        if a[key] != b[key]:
+            raise UserError(
+                f"bench: {case.label()} is not the same work in both files: {key} {a[key]} and {b[key]}; "
+                "measure both with one description of the experiment"
+            )
+    # No untrained losses here: that the first loss agrees shows the same network, start and batches.
+    difference, limit = abs(a["losses"][0] - b["losses"][0]), agree.FIRST[case.precision]
+    if not difference <= limit * abs(a["losses"][0]):
+        raise UserError(
+            f"bench: {case.label()} did not train the same network in both files: first loss "
+            f"{a['losses'][0]:.6g} and {b['losses'][0]:.6g}; a faster wrong step is no result"
+        )
+
+
+def _warnings(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Differences that the reader should know of: devices, processors, versions."""
+    lines = []
+    names = [sorted({row["device_name"] for row in data["rows"]}) for data in (before, after)]
+    if names[0] != names[1]:
+        lines.append(f"warning: different devices: {', '.join(names[0])} and {', '.join(names[1])}")
+    if before["machine"] != after["machine"]:
+        lines.append(f"warning: different machines: {before['machine']} and {after['machine']}")
+    changed = {
+        name: (before["versions"].get(name), after["versions"].get(name))
+        for name in sorted({*before["versions"], *after["versions"]})
+    }
+    lines += [f"notice: {name} {a} and {b}" for name, (a, b) in changed.items() if a != b]
+    return lines

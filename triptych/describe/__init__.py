@@ -1,0 +1,1 @@
+"""An experiment as data, and what every backend is asked for. Names no framework."""

@@ -1,0 +1,1 @@
+"""What people see: progress, plots, pages, messages."""

@@ -1,0 +1,38 @@
+"""What every command makes of what goes wrong: one sentence on standard error, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from triptych.errors import UserError
+from triptych.show import signals
+
+
+def run(
+    body: Callable[[], int], interrupted: str, mistakes: tuple[type[Exception], ...] = (UserError,)
+) -> int:
+    """The body's exit code; 2 for one of `mistakes` and for a file that cannot be read or written, 130 for
+    Ctrl-C and 143 for SIGTERM (`interrupted` says what became of the work), 141 where nobody reads the
+    output any more.
+    """
+    try:
+        with signals.raised():
+            code = body()
+            sys.stdout.flush()
+        return code
+    except mistakes as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Such as `| head`. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        print(f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, signals.Terminated) as error:
+        print(interrupted, file=sys.stderr)
+        return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)

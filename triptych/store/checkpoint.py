@@ -1,0 +1,157 @@
+"""Checkpoints: one safetensors file each, with a SHA-256 over everything in it.
+
+safetensors itself carries no checksum. The digest in a file's metadata covers the other metadata and
+every tensor's name, dtype, shape and bytes, and is verified on load. A file appears under its name
+only when it is complete and on the disk (temporary file, fsync, rename, folder fsync).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from triptych.describe.protocol import State
+from triptych.errors import UserError
+
+FORMAT = "triptych-checkpoint-1"
+_NAME = re.compile(r"step-(\d{8,})\.safetensors")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged or not ours."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A backend's full canonical state after `step` steps, and what the loop noted with it."""
+
+    step: int
+    state: State
+    info: dict[str, Any]
+    """JSON values: backend, fingerprint of the data, seconds so far, SHA-256 of the metrics so far."""
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write `folder`/step-NNNNNNNN.safetensors so that it is there whole or not at all."""
+    folder.mkdir(exist_ok=True)  # no parents: a run's folder that was deleted must not come back in part
+    path = folder / f"step-{checkpoint.step:08d}.safetensors"
+    tensors = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}
+    content = json.dumps({"step": checkpoint.step, "info": checkpoint.info}, sort_keys=True)
+    metadata = {"format": FORMAT, "content": content, "sha256": _digest(content, tensors)}
+    write_atomically(path, safetensors.numpy.save(tensors, metadata))
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in `path`; raises CheckpointError unless every byte is as it was saved."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                found = metadata.get("format", "none")
+                raise CheckpointError(f"checkpoint {path}: expected format {FORMAT}, found {found}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {path}: no such file") from None
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path}: not a readable safetensors file ({error})") from None
+    content = metadata.get("content", "")
+    if metadata.get("sha256") != _digest(content, tensors):
+        raise CheckpointError(f"checkpoint {path}: damaged, its SHA-256 is not the one it was saved with")
+    step, info = _fields(content, path)
+    return Checkpoint(step, tensors, info)
+
+
+def _fields(content: str, path: Path) -> tuple[int, dict[str, Any]]:
+    """Step and info. The digest is right, but anybody can compute one: the values are checked as well."""
+    try:
+        fields = json.loads(content)
+        step, info = fields["step"], fields["info"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        step, info = None, None
+    if type(step) is not int or not 0 <= step < 2**63 or not isinstance(info, dict):
+        raise CheckpointError(f"checkpoint {path}: expected its step and info, found {content[:40]!r}")
+    return step, info
+
+
+def listing(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of the checkpoints in `folder`, oldest first; damaged ones too."""
+    if not folder.is_dir():
+        return []
+    matches = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return sorted((int(match[1]), path) for match, path in matches)
+
+
+def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that loads, and a line for each newer one that does not."""
+    damaged: list[str] = []
+    for _, path in reversed(listing(folder)):
+        try:
+            return load(path), damaged
+        except CheckpointError as error:
+            damaged.append(str(error))
+    return None, damaged
+
+
+def prune(folder: Path, keep_last: int, keep_steps: set[int]) -> None:
+    """Remove all but the newest `keep_last` and those of `keep_steps`, and temporary files left over."""
+    found = listing(folder)
+    for step, path in found[: max(len(found) - keep_last, 0)]:
+        if step not in keep_steps:
+            path.unlink()
+    for leftover in folder.glob("*.tmp"):
+        leftover.unlink()
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: a run that went back past them will make them again."""
+    for later, path in listing(folder):
+        if later > step:
+            path.unlink()
+
+
+def parameters_sha256(state: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the parameters alone: equal exactly when they are bit for bit the same."""
+    prefix = "parameters/"
+    return _digest("", {key: array for key, array in state.items() if key.startswith(prefix)})
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: after a crash it holds the old or the new, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        # A full disk stays full for as long as half a checkpoint lies on it.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _digest(content: str, tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(content.encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

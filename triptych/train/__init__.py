@@ -1,0 +1,1 @@
+"""What trains: the loop, sweeps, resuming, signals."""

@@ -1,0 +1,132 @@
+"""Where a run begins when it does not begin anew: its own last checkpoint, or another run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triptych.describe.catalogue import CATALOGUE
+from triptych.describe.layers import initial_statistics, parameter_shapes
+from triptych.describe.plain import from_dict
+from triptych.describe.protocol import saved_optimizer
+from triptych.describe.spec import Experiment
+from triptych.errors import UserError
+from triptych.store import checkpoint, records
+from triptych.store.run_dir import RunDirectory
+from triptych.train.loop import Start
+
+
+def settings_of(path: Path) -> tuple[str, Experiment]:
+    """Name and experiment of the run in the folder `path`, as `--resume` starts from."""
+    if not path.is_dir():
+        raise UserError(f"resume: expected a run's folder, found nothing at {path}; see ./runs")
+    config = RunDirectory(path).read_config()
+    if not isinstance(config["name"], str) or config["name"] not in CATALOGUE:
+        raise UserError(f"{path / 'config.json'}: unknown experiment {config['name']!r}")
+    return config["name"], from_dict(config["experiment"], str(path / "config.json"))
+
+
+def own_start(folder: RunDirectory, experiment: Experiment) -> Start | None:
+    """A run's own last good checkpoint, or None where it has none yet."""
+    return _read(folder, experiment, "an older one serves, or a start anew")
+
+
+def other_start(path: Path, experiment: Experiment) -> tuple[Start, dict[str, Any]]:
+    """Another run's last good checkpoint, and what config.json says of it.
+
+    Raises UserError when there is none, or it has gone as far as is asked for.
+    """
+    folder = RunDirectory(path)
+    start = _read(folder, experiment, "an older one serves")
+    if start is None:
+        raise UserError(f"resume {path}: no checkpoint that can be read in {folder.checkpoints}")
+    found, steps = start.checkpoint, experiment.training.steps
+    if found.step >= steps:
+        raise UserError(
+            f"resume {path}: it is at step {found.step} already, of {steps} asked for; "
+            f"give more, for example --steps {found.step + experiment.training.eval_every}"
+        )
+    if saved_optimizer(experiment, found.state) is None:
+        print(
+            f"notice: the checkpoint holds no state of {experiment.optimization.optimizer}; it starts fresh"
+        )
+    digest = checkpoint.parameters_sha256(found.state)
+    return start, {"backend": found.info["backend"], "step": found.step, "parameters_sha256": digest}
+
+
+def check_data(start: Start, fingerprint: str) -> None:
+    """Raises UserError when the checkpoint was trained on other data."""
+    before = start.checkpoint.info["fingerprint"]
+    if before != fingerprint:
+        raise UserError(
+            f"the checkpoint was trained on data {before[:19]}..., this is {fingerprint[:19]}...; give the "
+            "same data with --data-dir or --dataset, or start anew (--overwrite, or another --run-dir)"
+        )
+
+
+def _read(folder: RunDirectory, experiment: Experiment, then: str) -> Start | None:
+    found, damaged = checkpoint.load_latest(folder.checkpoints)
+    for line in damaged:
+        print(f"notice: {line}; {then}")
+    if found is None:
+        return None
+    _check_state(found, folder, experiment)
+    past = folder.read_metrics(found.step)
+    steps = [record["step"] for record in past if record["kind"] == "train"]
+    whole = len(steps) == found.step and steps == list(range(1, found.step + 1))
+    if not whole or not all(map(records.is_complete, past)):
+        raise UserError(
+            f"resume {folder.path}: expected the {found.step} steps before its checkpoint in metrics.jsonl, "
+            f"found {len(steps)}; put the file back, or start anew with --overwrite"
+        )
+    if found.info.get("metrics_sha256", records.sha256(past)) != records.sha256(past):
+        raise UserError(
+            f"resume {folder.path}: metrics.jsonl is not what the checkpoint of step {found.step} was saved "
+            "with; put the file back, or start anew with --overwrite"
+        )
+    return Start(found, past)
+
+
+def _check_state(found: checkpoint.Checkpoint, folder: RunDirectory, experiment: Experiment) -> None:
+    """Raises UserError unless the checkpoint is one of this network: anybody can write a sound file."""
+    shapes = parameter_shapes(experiment.layers())
+    wanted = {f"parameters/{name}": shape for name, shape in shapes.items()}
+    present = {name: array.shape for name, array in found.state.items() if name.startswith("parameters/")}
+    if wanted != present:
+        raise UserError(
+            f"resume {folder.path}: its parameters {_shapes(present)} do not fit this network's "
+            f"{_shapes(wanted)}; leave out --hidden"
+        )
+    for slot in ("momentum", "first_moment", "second_moment", "largest_second_moment"):
+        wanted |= {f"optimizer/{slot}/{name}": shape for name, shape in shapes.items()}
+    statistics = initial_statistics(experiment.layers())
+    wanted |= {f"statistics/{name}": array.shape for name, array in statistics.items()}
+    for name, array in found.state.items():
+        updates = name == "optimizer/updates"
+        fits = array.shape == () and array.dtype == np.int64 and array >= 0
+        if not (
+            fits if updates else array.dtype.kind == "f" and array.shape == wanted.get(name, array.shape)
+        ):
+            raise UserError(
+                f"resume {folder.path}: {name} is {array.dtype} {array.shape} in its checkpoint, which no "
+                "run of this network writes; take another run's folder"
+            )
+    _check_info(found, folder)
+
+
+def _check_info(found: checkpoint.Checkpoint, folder: RunDirectory) -> None:
+    texts, numbers = ("backend", "fingerprint"), ("timed_from", "train_seconds", "compile_seconds")
+    info = found.info
+    wrong = [name for name in texts if not isinstance(info.get(name), str)]
+    wrong += [name for name in numbers if not records.is_number(info.get(name))]
+    if wrong or "optimizer/updates" not in found.state:
+        raise UserError(
+            f"resume {folder.path}: the checkpoint of step {found.step} does not say "
+            f"{', '.join(wrong or ['optimizer/updates'])} as a run's does; take another run's folder"
+        )
+
+
+def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name.removeprefix('parameters/')} {shape}" for name, shape in shapes.items())
