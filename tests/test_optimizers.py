@@ -13,7 +13,6 @@ import torch
 
 from jax_models import optim as jax_optim
 from numpy_ref import optim as numpy_optim
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Optimization
 
 LIBRARY: dict[str, tuple[Optimization, Any, Any]] = {
@@ -82,7 +81,7 @@ def test_numpy_update_equals_torch(rng: np.random.Generator, name: str) -> None:
     theta = rng.normal(size=(4, 3))
     theta_torch = torch.nn.Parameter(torch.from_numpy(theta.copy()))
     library = create([theta_torch])
-    slots = {kind: np.zeros_like(theta) for kind in optimizer_slots(optimization)}
+    slots = {kind: np.zeros_like(theta) for kind in optimization.slots}
     for step, g in enumerate(gradients(rng), start=1):
         numpy_optim.update(theta, g, slots, optimization, optimization.learning_rate, step)
         theta_torch.grad = torch.from_numpy(g)

@@ -97,8 +97,8 @@ def _plan(experiment: Experiment, data: TrainingData, first: int, count: int) ->
 
 
 def _gap(pair: list[Backend]) -> float:
-    left, right = (running.export_state() for running in pair)
-    return max(float(np.abs(left[key] - right[key]).max()) for key in left if key.startswith("parameters/"))
+    left, right = (running.export_state().parameters for running in pair)
+    return max(float(np.abs(left[key] - right[key]).max()) for key in left)
 
 
 def table(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from triptych.describe.protocol import State
+from triptych.describe.state import State
 from triptych.errors import UserError
 from triptych.store import checkpoint
 from triptych.store.run_dir import RunDirectory
@@ -71,9 +71,7 @@ def compare(first: FinishedRun, other: FinishedRun) -> Difference:
     since = evaluations[-2] if len(evaluations) > 1 else 0
     means = [run.losses[since:].mean() for run in (first, other)]
     parameters = {
-        key.removeprefix("parameters/"): relative(array, other.state[key])
-        for key, array in first.state.items()
-        if key.startswith("parameters/")
+        name: relative(array, other.state.parameters[name]) for name, array in first.state.parameters.items()
     }
     return Difference(
         {name: float(value) for name, value in spans.items()} | {"all": float(gap.max())},

@@ -48,7 +48,7 @@ def test_planted_differences_are_found(runs: dict[str, Path]) -> None:
     (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     found, _ = checkpoint.load_latest(path / "checkpoints")
     assert found is not None
-    found.state["parameters/linear1.weight"][0, 0] += 1.0
+    found.state.parameters["linear1.weight"][0, 0] += 1.0
     checkpoint.save(path / "checkpoints", found)
     predictions = np.load(path / "predictions.npy")
     predictions[[4, 7, 9]] = (predictions[[4, 7, 9]] + 1) % 10
@@ -56,7 +56,7 @@ def test_planted_differences_are_found(runs: dict[str, Path]) -> None:
     difference = trajectory.compare(first, trajectory.read(path))
     assert difference.steps["1"] < 1e-12
     assert difference.steps["all"] == pytest.approx(0.25)
-    largest = np.abs(first.state["parameters/linear1.weight"]).max()
+    largest = np.abs(first.state.parameters["linear1.weight"]).max()
     assert difference.parameters["linear1.weight"] == pytest.approx(1 / largest)
     assert difference.parameters["linear1.bias"] < 1e-12
     assert difference.predictions == 3
