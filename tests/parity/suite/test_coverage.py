@@ -182,7 +182,7 @@ def test_another_seed_draws_other_inputs() -> None:
     assert shapes[0] != shapes[1]
 
 
-@pytest.mark.parametrize("loaded", ["parity.suite.subjects.torch_side", "parity.runs.trajectory"])
+@pytest.mark.parametrize("loaded", ["parity.suite.subjects.torch_side", "parity.runs.growth"])
 def test_draws_do_not_depend_on_what_is_loaded(loaded: str) -> None:
     """hypothesis reads constants off the source of loaded modules, unless it is kept from it."""
     code = (
