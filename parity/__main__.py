@@ -20,8 +20,8 @@ from parity.runs import perturbation, trajectory
 from parity.runs.growth_command import grow
 from parity.runs.locate.command import locate
 from parity.suite import drawn as drawn_inputs
+from parity.suite.backends import BACKENDS, installed
 from parity.suite.check import run as run_checks
-from parity.suite.subjects import BACKENDS, installed
 from parity.suite.ulps import ulps
 from parity.verification.table import render
 from triptych import cifar10
