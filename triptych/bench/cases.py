@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
+from triptych.cifar10.batches import BatchOrder
 from triptych.describe.catalogue import find
 from triptych.describe.spec import Dtype, Experiment
 from triptych.errors import UserError
@@ -82,6 +83,11 @@ class Case:
             data=replace(described.data, batch_size=self.batch),
             training=replace(described.training, dtype=dtype, tf32=self.precision == "tf32"),
         )
+
+    def order(self, count: int) -> BatchOrder:
+        """The batches over `count` images, the same for every variant."""
+        experiment = self.experiment()
+        return BatchOrder(count, experiment.data.batch_size, experiment.training.seed)
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""

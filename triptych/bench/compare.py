@@ -10,6 +10,7 @@ from triptych.bench import agree
 from triptych.bench.cases import Case, case_of
 from triptych.bench.collect import FORMAT
 from triptych.errors import UserError
+from triptych.show import tables
 
 REQUIRED = {"format", "machine", "settings", "rows", "refused", "failed", "skipped", "ceilings", "versions"}
 
@@ -57,13 +58,12 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
         )
     for case in common:
         _check(case, old[case], new[case])
-    width = max(len(case.label()) for case in common)
-    lines = [*_warnings(before, after), f"{'':<{width}}  {'A, ms':>9}  {'B, ms':>9}  {'B / A':>6}"]
+    rows = []
     for case in common:
         a, b = old[case]["step_ms"], new[case]["step_ms"]
-        ratio = b["median"] / a["median"]
-        times = f"{a['median']:>9.3f}  {b['median']:>9.3f}  {ratio:>6.3f}"
-        lines.append(f"{case.label():<{width}}  {times}  {verdict(a, b)}")
+        times = (a["median"], b["median"], b["median"] / a["median"])
+        rows.append((case.label(), *(f"{time:.3f}" for time in times), verdict(a, b)))
+    lines = [*_warnings(before, after), tables.text(("case", "A, ms", "B, ms", "B / A", "verdict"), rows)]
     for name, one, other in (("A", old, new), ("B", new, old)):
         lines += [f"{case.label()}: only in {name}" for case in one if case not in other]
     return "\n".join(lines)

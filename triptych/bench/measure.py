@@ -71,9 +71,10 @@ def _device_bytes(variant: str, device: str) -> int | None:
     if device != "gpu":
         return None
     if variant.startswith("jax"):
-        from triptych.bench import jax_side
+        import jax
 
-        return jax_side.peak_bytes(device)
+        statistics = jax.devices(device)[0].memory_stats()
+        return None if statistics is None else int(statistics["peak_bytes_in_use"])
     import torch
 
     return int(torch.cuda.max_memory_allocated())

@@ -8,10 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from triptych.bench.cases import Case
-from triptych.cifar10.batches import BatchOrder
 from triptych.describe.init import initial_parameters
 from triptych.describe.protocol import Backend, Steps, TrainingData, create, plan_steps
-from triptych.describe.spec import BackendName, Experiment
+from triptych.describe.spec import BackendName
 
 
 class Runner(Protocol):
@@ -84,7 +83,7 @@ class OurRunner:
         device = "gpu" if case.device == "gpu" else "cpu"
         data = TrainingData(*splits, mean, None)
         self.backend: Backend = create(name, self.experiment, data, device)  # type: ignore[arg-type]
-        self.order = order(self.experiment, len(labels))
+        self.order = case.order(len(labels))
 
     def start(self) -> None:
         self.backend.start(initial_parameters(self.experiment))
@@ -117,8 +116,3 @@ class OurRunner:
 
     def versions(self) -> dict[str, str]:
         return self.backend.versions()
-
-
-def order(experiment: Experiment, count: int) -> BatchOrder:
-    """The order of batches, the same for every variant."""
-    return BatchOrder(count, experiment.data.batch_size, experiment.training.seed)

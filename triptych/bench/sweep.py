@@ -32,6 +32,7 @@ from triptych.describe.cost import steps_per_call
 from triptych.describe.init import initial_parameters
 from triptych.describe.protocol import TrainingData, plan_steps
 from triptych.describe.spec import Experiment
+from triptych.show import tables
 from triptych.store.run_dir import write_json
 from triptych.train.lockstep import call_length
 
@@ -241,12 +242,13 @@ def _print(options: Options, times: dict[str, list[float]]) -> None:
         f"size {options.size}, {options.runs} runs, batch 200, {options.device}, "
         f"{options.repeats} processes each"
     )
-    print(f"{'variant':<12} {'ms a step of a run':>19} {'min':>9} {'max':>9}  time against {first}")
+    rows = []
     for variant, row in times.items():
         ratio = statistics.median(b / a for a, b in zip(times[first], row, strict=True))
-        print(
-            f"{variant:<12} {statistics.median(row):>19.2f} {min(row):>9.2f} {max(row):>9.2f}  {ratio:.2f}x"
-        )
+        milliseconds = (f"{value:.2f}" for value in (statistics.median(row), min(row), max(row)))
+        rows.append((variant, *milliseconds, f"{ratio:.2f}x"))
+    header = ("variant", "ms a step of a run", "min", "max", f"time against {first}")
+    print(tables.text(header, rows))
 
 
 if __name__ == "__main__":

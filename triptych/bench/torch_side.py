@@ -20,7 +20,6 @@ from torch.nn import functional
 from torch_models import plain
 from torch_models.precision import pinned
 from triptych.bench.cases import Case
-from triptych.bench.runners import order
 from triptych.describe.init import initial_parameters
 from triptych.describe.layers import BatchNorm, Conv2d
 from triptych.describe.spec import Experiment
@@ -51,7 +50,7 @@ class PlainRunner:
         prepared = (pictures - pictures[:1000].mean(axis=0)).astype(np.float32)
         self.inputs = torch.from_numpy(prepared).to(self.on)
         self.targets = torch.from_numpy(labels).long().to(self.on)
-        self.order = order(self.experiment, len(labels))
+        self.order = case.order(len(labels))
         self.optimizer = _optimizer(self.experiment, self.model, self.tuned, self.graphed)
         self.compiled = case.variant.startswith("torch-compile")
         self.loss: Any = torch.compile(self._loss) if self.compiled else self._loss
@@ -180,25 +179,3 @@ def _optimizer(
         amsgrad=o.amsgrad,
         **kind,
     )
-
-
-def ceilings(device: str, precision: str, size: int, copied: int) -> tuple[float, float]:
-    """Best FLOP/s of a product of two (size, size) matrices, and best bytes/s, read and written, of a copy
-    of `copied` bytes.
-    """
-    from triptych.bench.ceilings import best
-
-    on = find_device(device)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    a, b = (torch.rand(size, size, device=on).to(dtype) for _ in range(2))
-    source = torch.ones(copied // 4, device=on)
-    target = torch.empty_like(source)
-
-    def wait() -> None:
-        if on.type == "cuda":
-            torch.cuda.synchronize()
-
-    with pinned(precision == "tf32"):
-        out = torch.empty_like(a)
-        product = best(lambda: torch.mm(a, b, out=out), wait)
-    return 2.0 * size**3 / product, 2.0 * copied / best(lambda: target.copy_(source), wait)

@@ -21,6 +21,7 @@ from typing import Literal
 
 import tyro
 
+from triptych.show import tables
 from triptych.store.run_dir import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -138,12 +139,7 @@ def main(argv: list[str] | None = None) -> int:
 def table(options: Options, found: dict[str, list[Measured]]) -> str:
     """Seconds a run, ratios, and how far a run's test accuracy lies from the first variant's at most."""
     first = options.variants[0]
-    lines = [
-        f"size {options.size}, {options.runs} runs of {options.steps:,} steps, batch 200, {options.device}, "
-        f"{options.repeats} rounds",
-        f"{'variant':<12} {'s a run':>9} {'min':>9} {'max':>9} {f'against {first}':>18} "
-        f"{'accuracy apart':>15}",
-    ]
+    rows = []
     for variant, row in found.items():
         each = [one.seconds / options.runs for one in row]
         ratio = statistics.median(b.seconds / a.seconds for a, b in zip(found[first], row, strict=True))
@@ -152,11 +148,14 @@ def table(options: Options, found: dict[str, list[Measured]]) -> str:
             for one, base in zip(row, found[first], strict=True)
             for a, b in zip(base.accuracies, one.accuracies, strict=True)
         )
-        lines.append(
-            f"{variant:<12} {statistics.median(each):>9.2f} {min(each):>9.2f} {max(each):>9.2f} "
-            f"{ratio:>17.2f}x {apart:>15.4f}"
-        )
-    return "\n".join(lines)
+        seconds = (f"{value:.2f}" for value in (statistics.median(each), min(each), max(each)))
+        rows.append((variant, *seconds, f"{ratio:.2f}x", f"{apart:.4f}"))
+    header = ("variant", "s a run", "min", "max", f"against {first}", "accuracy apart")
+    title = (
+        f"size {options.size}, {options.runs} runs of {options.steps:,} steps, batch 200, {options.device}, "
+        f"{options.repeats} rounds"
+    )
+    return f"{title}\n{tables.text(header, rows)}"
 
 
 def _wrong(options: Options) -> str:
