@@ -16,7 +16,6 @@ from parity.planted.self_test import self_test
 from parity.report.command import report
 from parity.report.progress import show
 from parity.report.results import write_json
-from parity.runs import perturbation, trajectory
 from parity.runs.growth_command import grow
 from parity.runs.locate.command import locate
 from parity.suite import drawn as drawn_inputs
@@ -24,56 +23,8 @@ from parity.suite.check import run as run_checks
 from parity.suite.subjects import BACKENDS, installed
 from parity.suite.ulps import ulps
 from parity.verification.table import render
-from triptych import cifar10
-from triptych.cifar10.preprocess import prepare
-from triptych.describe.catalogue import find
-from triptych.describe.spec import BackendName
 from triptych.errors import UserError
 from triptych.show import command
-
-
-def runs(folders: tyro.conf.Positional[tuple[Path, ...]]) -> None:
-    """Hold finished runs of one experiment beside each other; the first is the reference.
-
-    Args:
-        folders: Run folders, two or more.
-    """
-    if len(folders) < 2:
-        raise UserError(f"runs: expected two run folders or more, got {len(folders)}")
-    print(trajectory.table([trajectory.read(path) for path in folders]))
-
-
-def perturb(
-    experiment: str = "fig1",
-    relative: tuple[float, ...] = (1e-12, 1e-9, 1e-7),
-    backend: BackendName = "jax",
-    dataset: str = "auto",
-    data_dir: Path | None = None,
-    flips: bool = False,
-) -> None:
-    """Show how a tiny change of the initial parameters grows over a run in float64, beside float32.
-
-    Args:
-        experiment: A run of the study.
-        relative: Sizes of the change, relative to each parameter.
-        backend: Which backend trains.
-        dataset: As for train.py.
-        data_dir: As for train.py.
-        flips: Also find the first step in which a LeakyReLU input has another sign (slower).
-    """
-    spec = find(experiment).experiment
-    data = prepare(cifar10.load(dataset, data_dir), spec.data.preprocess, spec.data.validation)
-    print(perturbation.table(spec, data, backend, relative))
-    for size in relative if flips else ():
-        flip = perturbation.first_flip(spec, data, backend, size)
-        if flip is None:
-            print(f"{size:.0e}: no LeakyReLU input ever changes sign")
-        else:
-            print(
-                f"{size:.0e}: in step {flip.step} {flip.count} of {flip.inputs} LeakyReLU inputs "
-                f"changes sign, {flip.distance:.1e} from 0; parameters are {flip.before:.1e} apart "
-                f"before that step, {flip.after:.1e} after"
-            )
 
 
 def check(
@@ -139,8 +90,6 @@ def _main(argv: list[str]) -> int:
             "self-test": self_test,
             "locate": locate,
             "convert": convert,
-            "runs": runs,
-            "perturb": perturb,
             "ulps": ulps,
         },
         args=argv,

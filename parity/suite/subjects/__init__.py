@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from parity.bounds.rounding import SHIPPED
+from parity.verification import adapters
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from triptych.describe.init import initial_parameters
 from triptych.describe.network import Model
@@ -44,12 +45,8 @@ def subjects(name: str) -> dict[str, Subject]:
 
 
 def installed(name: str) -> bool:
-    """Whether the backend's framework can be imported."""
-    try:
-        subjects(name)
-    except UserError:
-        return False
-    return True
+    """Whether the backend's framework is there; any other missing package is an error of `subjects`."""
+    return adapters.installed("numpy" if name == SHARED else name)
 
 
 def devices(name: str) -> list[Device]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from flax import nnx
 from jax_models import augment, conv, dense, loss, norm, optim
 from jax_models.model import Network
 from parity.suite.subjects import Subject, carried, whole
+from parity.verification.adapters.jax import precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from triptych.describe.layers import Flatten, MaxPool2d, Window
 from triptych.describe.spec import Device
@@ -38,21 +38,9 @@ def default_products(item: str, device: Device) -> str:
     return {"gpu": "tf32", "tpu": "bfloat16"}.get(device, "float32")
 
 
-@contextmanager
-def _context(place: Place) -> Iterator[None]:
-    """Pinned precision, unless JAX's default is what is judged; 64-bit types for float64 alone."""
-    precision = "tensorfloat32" if place.tf32 else "highest"
-    with (
-        jax.enable_x64(place.number == "float64"),
-        nullcontext() if place.shipped else jax.default_matmul_precision(precision),
-        jax.default_device(jax.devices(place.device)[0]),
-    ):
-        yield
-
-
 def _call(place: Place, function: Callable[..., Any], *arguments: Any) -> Any:
     """The function compiled afresh (or not at all), its results as NumPy arrays, bfloat16 as float32."""
-    with _context(place):
+    with precision(place):
         on_device = jax.tree.map(jnp.asarray, arguments)
         # A new function object each time: what was compiled before a replacement must not run after it.
         run = function if place.eager else jax.jit(lambda *values: function(*values))

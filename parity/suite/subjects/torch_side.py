@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from parity.suite.subjects import Subject, carried, whole
+from parity.verification.adapters.torch import precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from torch_models import augment, conv, dense, loss, norm, optim
-from torch_models.precision import pinned
 from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Device
 
@@ -28,16 +27,6 @@ def default_products(item: str, device: Device) -> str:
     (docs.pytorch.org/docs/stable/notes/numerical_accuracy.html).
     """
     return "tf32" if device == "gpu" and item.startswith("conv2d") else "float32"
-
-
-@contextmanager
-def _context(place: Place) -> Iterator[None]:
-    """Pinned precision, unless torch's default is what is judged."""
-    if place.shipped:
-        yield
-    else:
-        with pinned(place.tf32):
-            yield
 
 
 def _put(array: np.ndarray, place: Place) -> Tensor:
@@ -58,7 +47,7 @@ def _number(place: Place) -> torch.dtype:
 
 def _pull(function: Callable[[Tensor], Tensor], inputs: Inputs, place: Place, name: str = "x") -> Outputs:
     """y and dx of a function of `name`, cast to the judged dtype; other gradients stay where they are."""
-    with _context(place):
+    with precision(place):
         x = _put(inputs[name], place).to(_number(place)).requires_grad_()
         y = function(x)
         y.backward(_put(inputs["d" + ("p" if name == "s" else "y")], place).to(y.dtype))
@@ -180,7 +169,7 @@ def _loss(kind: str) -> Subject:
     def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         s = _put(inputs["s"], place).requires_grad_()
         labels = _put(inputs["labels"], place).long()
-        with _context(place):
+        with precision(place):
             losses = loss.per_sample(kind, s, labels, settings.get("smoothing", 0.0))
             losses.mean().backward()
         return {"L": _take(losses), "ds": _take(s.grad)}

@@ -8,17 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-import torch
 
 from numpy_ref import augment, dense, norm
 from parity.__main__ import main
 from parity.bounds.rounding import ROUNDINGS, TF32_U, rounding
 from parity.suite import cases, check, drawn, strategies, subjects, ulps
 from parity.suite.items import ITEMS
-from parity.suite.subjects import jax_side, torch_side
 from parity.verification.case import Case
 from parity.verification.place import Outputs, Place, Settings
 from triptych.describe.layers import Window
@@ -185,7 +182,7 @@ def test_another_seed_draws_other_inputs() -> None:
     assert shapes[0] != shapes[1]
 
 
-@pytest.mark.parametrize("loaded", ["parity.suite.subjects.torch_side", "parity.runs.trajectory"])
+@pytest.mark.parametrize("loaded", ["parity.suite.subjects.torch_side", "parity.runs.growth"])
 def test_draws_do_not_depend_on_what_is_loaded(loaded: str) -> None:
     """hypothesis reads constants off the source of loaded modules, unless it is kept from it."""
     code = (
@@ -281,33 +278,6 @@ def test_the_limit_of_what_is_shipped_is_its_mode_s() -> None:
     assert rounding("shipped-float32").operand_u == 0
     assert rounding("shipped-tf32").operand_u == rounding("tf32").operand_u == TF32_U
     assert rounding("shipped-bfloat16").operand_u == ROUNDINGS["bfloat16"].u
-
-
-def test_torch_s_precision_is_pinned_and_put_back() -> None:
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-
-    def flags() -> tuple[bool, bool, bool]:
-        return products.allow_tf32, convolutions.allow_tf32, products.allow_bf16_reduced_precision_reduction
-
-    before = flags()
-    seen = {}
-    for dtype in ("float32", "bfloat16", "tf32", "shipped-tf32"):
-        with torch_side._context(Place(dtype)):
-            seen[dtype] = flags()
-        assert flags() == before
-    assert seen["float32"] == seen["bfloat16"] == (False, False, False)
-    assert seen["tf32"] == (True, True, False)
-    assert seen["shipped-tf32"] == before
-
-
-def test_jax_s_precision_is_pinned_and_put_back() -> None:
-    def product(place: Place) -> str:
-        with jax_side._context(place):
-            return str(jax.make_jaxpr(lambda a: a @ a)(np.ones((2, 2), np.float32)))
-
-    assert "precision=(Precision.HIGHEST, Precision.HIGHEST)" in product(Place("float32"))
-    assert "Precision.HIGH, " in product(Place("tf32"))
-    assert "recision" not in product(Place("shipped-tf32"))
 
 
 # --- whole networks ---
