@@ -207,7 +207,7 @@ def _theirs(
     made = plan.make(
         ours, template[0], to, ordered=template[1], flatten=flatten, layers=layers, explicit=explicit
     )
-    arrays, more = plan.to_theirs(made, canonical, found.updates)
+    arrays, more = plan.to_theirs(made, canonical, found.step)
     notes += [*made.notes, *more]
     return Side(made, {name: arrays[name] for name in template[0] if name in arrays})
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from parity.convert import predictions, verify
 from parity.convert.plan import Plan
 from parity.convert.sides import Side
 from parity.convert.source import Source
 from parity.convert.units import Arrays, is_flax, own_shape
-from parity.runs import trajectory
 from parity.verification.table import explain
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
 from triptych.describe.layers import BatchNorm
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
+from triptych.store.run_dir import RunDirectory
 
 
 def conversion(canonical: Arrays, came: Side | None, made: Side | None, notes: list[str]) -> list[str]:
@@ -90,11 +92,14 @@ def test_set(
             "test_set: the run's predictions are by the statistics of the test images, a converted model's "
             "by running ones; leave --test-set out"
         )
-    run = trajectory.read(found.run)
+    folder = RunDirectory(found.run)
+    summary = folder.read_summary()
+    if found.step != summary["steps"]:
+        raise UserError(f"{found.run}: no checkpoint of its last step {summary['steps']}; repeat its command")
     dataset = cifar10.load(spec.data.dataset, data_dir)
-    if dataset.fingerprint != run.summary["data"]["fingerprint"]:
+    if dataset.fingerprint != summary["data"]["fingerprint"]:
         raise UserError(
-            f"test_set: the run's data is {run.summary['data']['fingerprint'][:23]}..., found "
+            f"test_set: the run's data is {summary['data']['fingerprint'][:23]}..., found "
             f"{dataset.fingerprint[:23]}... ({dataset.source}); name the run's --data-dir"
         )
     data = prepare(dataset, spec.data.preprocess, spec.data.validation)
@@ -105,7 +110,7 @@ def test_set(
         side.plan.convention,
         side.plan.flatten,
         data,
-        run.predictions,
+        np.load(folder.predictions, allow_pickle=False),
     )
-    print(outcome.line(run.summary["test_accuracy"]))
+    print(outcome.line(summary["test_accuracy"]))
     return outcome.passed

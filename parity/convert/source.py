@@ -38,8 +38,8 @@ class Source:
     """Whether that order is the network's."""
     experiment: Experiment | None = None
     about: About | None = None
-    updates: int = 0
-    """Optimizer updates behind them, where known."""
+    step: int = 0
+    """Steps of training behind them, where known."""
     run: Path | None = None
     notes: tuple[str, ...] = ()
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from parity.bounds.rounding import rounding
-from parity.runs.trajectory import relative
+from parity.runs.difference import apart, relative
 from triptych.cifar10.batches import BatchOrder
 from triptych.describe.cost import steps_per_call
 from triptych.describe.init import initial_parameters
@@ -180,7 +180,7 @@ class Runner:
             # Never below one rounding of the stored number, which every backend makes.
             self.kicks[key] = u * float(np.abs(reference[key]).max())
             for name, found in after.items():
-                self.kicks[key] = max(self.kicks[key], _apart(reference[key], found[key]))
+                self.kicks[key] = max(self.kicks[key], apart(reference[key], found[key]))
                 curves[name].note(key, relative(reference[key], found[key]))
 
     def advance(self, first: int, count: int, progress: Progress) -> dict[str, np.ndarray]:
@@ -253,7 +253,7 @@ def _look(runner: Runner, step: int, curves: Mapping[str, Curve], predict: bool,
     """One `Point` for every curve."""
     states = {name: backend.export_state() for name, backend in runner.backends.items()}
     reference = states[runner.reference]
-    expected = {key: _apart(reference[key], states[TWIN][key]) for key in followed(reference)}
+    expected = {key: apart(reference[key], states[TWIN][key]) for key in followed(reference)}
     answers = {}
     if predict:
         for name, backend in runner.backends.items():
@@ -265,7 +265,7 @@ def _look(runner: Runner, step: int, curves: Mapping[str, Curve], predict: bool,
         for key, limit in expected.items():
             prefix, short = key[: key.index("/") + 1], key[key.index("/") + 1 :]
             worst[prefix] = max(worst[prefix], (relative(reference[key], states[name][key]), short))
-            share = max(share, (_share(_apart(reference[key], states[name][key]), limit, step), short))
+            share = max(share, (_share(apart(reference[key], states[name][key]), limit, step), short))
         differ = int((answers[name] != answers[runner.reference]).sum()) if predict else None
         curve.points.append(Point(step, *worst["parameters/"], *worst["statistics/"], *share, differ))
 
@@ -273,10 +273,6 @@ def _look(runner: Runner, step: int, curves: Mapping[str, Curve], predict: bool,
 def _share(gap: float, expected: float, step: int) -> float:
     limit = float(np.sqrt(step)) * expected
     return gap / limit if limit else (0.0 if gap == 0 else float("inf"))
-
-
-def _apart(left: np.ndarray, right: np.ndarray) -> float:
-    return float(np.abs(left.astype(np.float64) - right).max(initial=0.0))
 
 
 def followed(state: State) -> list[str]:

@@ -16,21 +16,15 @@ QUICK = (512, 2**23)
 
 
 def measure(framework: str, device: str, precision: str, quick: bool = False) -> dict[str, float]:
-    """FLOP/s of a product and bytes/s of a copy, as this framework reaches them. The highest of all
-    frameworks' is the ceiling that every row is held against.
+    """FLOP/s of a product of two square matrices and bytes/s, read and written, of a copy, as this framework
+    reaches them. Every row is held against the highest of all frameworks.
     """
     size, copied = QUICK if quick else SIZES[device]
-    if framework == "jax":
-        from triptych.bench import jax_side
-
-        product, copy = jax_side.ceilings(device, precision, size, copied)
-    elif framework == "torch":
-        from triptych.bench import torch_side
-
-        product, copy = torch_side.ceilings(device, precision, size, copied)
-    else:
+    if framework == "numpy":
         product, copy = _numpy(size, copied)
-    return {"flops_per_s": product, "bytes_per_s": copy}
+    else:
+        product, copy = {"jax": _jax, "torch": _torch}[framework](device, precision, size, copied)
+    return {"flops_per_s": 2.0 * size**3 / product, "bytes_per_s": 2.0 * copied / copy}
 
 
 def frameworks(variants: tuple[str, ...]) -> tuple[str, ...]:
@@ -38,7 +32,7 @@ def frameworks(variants: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(VARIANTS[name].framework for name in variants))
 
 
-def best(work: Callable[[], Any], wait: Callable[[], None], times: int = 8) -> float:
+def _best(work: Callable[[], Any], wait: Callable[[], None] = lambda: None, times: int = 8) -> float:
     """Least seconds of `times` runs after one to warm up."""
     seconds = []
     for _ in range(times + 1):
@@ -55,5 +49,44 @@ def _numpy(size: int, copied: int) -> tuple[float, float]:
     a, b = (rng.random((size, size), np.float32) for _ in range(2))
     out, source = np.empty_like(a), np.ones(copied // 4, np.float32)
     target = np.empty_like(source)
-    product = best(lambda: np.matmul(a, b, out=out), lambda: None)
-    return 2.0 * size**3 / product, 2.0 * copied / best(lambda: np.copyto(target, source), lambda: None)
+    return _best(lambda: np.matmul(a, b, out=out)), _best(lambda: np.copyto(target, source))
+
+
+def _jax(device: Any, precision: str, size: int, copied: int) -> tuple[float, float]:
+    import jax
+    import jax.numpy as jnp
+
+    from jax_models.backend import find_devices
+
+    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    name = "tensorfloat32" if precision == "tf32" else "highest"
+    with jax.default_device(find_devices(device)[0]), jax.default_matmul_precision(name):
+        a, b = (jax.random.uniform(jax.random.key(i), (size, size)).astype(dtype) for i in range(2))
+        multiply = jax.jit(jnp.matmul)
+        product = _best(lambda: multiply(a, b).block_until_ready())
+        source = jnp.ones(copied // 4, jnp.float32)
+        # Negating reads and writes each byte once; a plain copy could be left out by the compiler.
+        negate = jax.jit(jnp.negative)
+        return product, _best(lambda: negate(source).block_until_ready())
+
+
+def _torch(device: str, precision: str, size: int, copied: int) -> tuple[float, float]:
+    import torch
+
+    from torch_models.precision import pinned
+    from triptych.bench.torch_side import find_device
+
+    on = find_device(device)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a, b = (torch.rand(size, size, device=on).to(dtype) for _ in range(2))
+    source = torch.ones(copied // 4, device=on)
+    target = torch.empty_like(source)
+
+    def wait() -> None:
+        if on.type == "cuda":
+            torch.cuda.synchronize()
+
+    with pinned(precision == "tf32"):
+        out = torch.empty_like(a)
+        product = _best(lambda: torch.mm(a, b, out=out), wait)
+    return product, _best(lambda: target.copy_(source), wait)

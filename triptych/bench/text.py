@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
 
 from triptych.bench.cases import VARIANTS
+from triptych.show import tables
 
 Row = dict[str, Any]
 
@@ -45,6 +47,10 @@ def _first_step(row: Row) -> str:
     return f"{row['first_step_s']:.1f}" + ("" if later is None else f" / {later:.1f}")
 
 
+def _cells(row: Row) -> list[str]:
+    return [cell(row) for cell in COLUMNS.values()]
+
+
 def group_of(row: Row) -> tuple[Any, ...]:
     """What the rows of one table share."""
     return row["model"], row["batch"], row["precision"], row["device"]
@@ -66,14 +72,7 @@ def terminal(data: dict[str, Any]) -> str:
     """All tables, aligned, and what was refused, failed or left out."""
     lines = [*_heading(data), ""]
     for title, rows in groups(data["rows"]):
-        table = [list(COLUMNS), *([cell(row) for cell in COLUMNS.values()] for row in rows)]
-        widths = [max(len(line[i]) for line in table) for i in range(len(COLUMNS))]
-        lines.append(title)
-        for line in table:
-            cells = [line[0].ljust(widths[0])]
-            cells += [word.rjust(width) for word, width in zip(line[1:], widths[1:], strict=True)]
-            lines.append("  ".join(cells).rstrip())
-        lines.append("")
+        lines += [title, tables.text(tuple(COLUMNS), map(_cells, rows)), ""]
     return "\n".join([*lines, KEY, *_others(data)])
 
 
@@ -81,9 +80,23 @@ def markdown(data: dict[str, Any]) -> str:
     """The same as Markdown."""
     lines = _heading(data)
     for title, rows in groups(data["rows"]):
-        lines += ["", f"**{title}**", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-        lines += ["| " + " | ".join(cell(row) for cell in COLUMNS.values()) + " |" for row in rows]
+        lines += ["", f"**{title}**", "", tables.markdown(tuple(COLUMNS), map(_cells, rows))]
     return "\n".join([*lines, "", KEY, *_others(data)])
+
+
+def ratios(times: dict[str, list[float]], unit: str, *more: tuple[str, list[str]]) -> str:
+    """A row for each variant: median, least and most of its rounds, and the median over rounds of its time
+    against the first variant's. `more` are further columns.
+    """
+    first, base = next(iter(times.items()))
+    rows = []
+    for i, (variant, row) in enumerate(times.items()):
+        ratio = statistics.median(b / a for a, b in zip(base, row, strict=True))
+        values = (f"{value:.2f}" for value in (statistics.median(row), min(row), max(row)))
+        rows.append((variant, *values, f"{ratio:.2f}x", *(column[i] for _, column in more)))
+    return tables.text(
+        ("variant", unit, "min", "max", f"against {first}", *(title for title, _ in more)), rows
+    )
 
 
 def _heading(data: dict[str, Any]) -> list[str]:
@@ -116,9 +129,6 @@ def _others(data: dict[str, Any]) -> list[str]:
 
 
 def variants() -> str:
-    """The variants, what each is and where it runs."""
-    width = max(map(len, VARIANTS))
-    return "\n".join(
-        f"{name:<{width}}  {'/'.join(described.devices):<7}  {described.about}"
-        for name, described in VARIANTS.items()
-    )
+    """The variants, where each runs and what it is."""
+    rows = [(name, ", ".join(found.devices), found.about) for name, found in VARIANTS.items()]
+    return tables.text(("variant", "runs on", "what it is"), rows)

@@ -20,9 +20,9 @@ from torch.nn import functional
 from torch_models import plain
 from torch_models.precision import pinned
 from triptych.bench.cases import Case
-from triptych.bench.runners import order
 from triptych.describe.init import initial_parameters
 from triptych.describe.layers import BatchNorm, Conv2d
+from triptych.describe.protocol import TrainingData
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 
@@ -37,7 +37,7 @@ def find_device(name: str) -> torch.device:
 class PlainRunner:
     """Implements `triptych.bench.runners.Runner`."""
 
-    def __init__(self, case: Case, pictures: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, case: Case, data: TrainingData) -> None:
         self.case, self.experiment = case, case.experiment()
         self.on = find_device(case.device)
         self.graphed, self.tuned = case.variant.endswith("graphs"), case.variant != "torch-usual"
@@ -48,10 +48,11 @@ class PlainRunner:
         self.model = nn.Sequential(*plain.modules(layers)).to(self.on)
         if last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        prepared = (pictures - pictures[:1000].mean(axis=0)).astype(np.float32)
+        labels = data.labels["train"]
+        prepared = (data.images["train"] - data.mean).astype(np.float32)
         self.inputs = torch.from_numpy(prepared).to(self.on)
         self.targets = torch.from_numpy(labels).long().to(self.on)
-        self.order = order(self.experiment, len(labels))
+        self.order = case.order(len(labels))
         self.optimizer = _optimizer(self.experiment, self.model, self.tuned, self.graphed)
         self.compiled = case.variant.startswith("torch-compile")
         self.loss: Any = torch.compile(self._loss) if self.compiled else self._loss
@@ -180,25 +181,3 @@ def _optimizer(
         amsgrad=o.amsgrad,
         **kind,
     )
-
-
-def ceilings(device: str, precision: str, size: int, copied: int) -> tuple[float, float]:
-    """Best FLOP/s of a product of two (size, size) matrices, and best bytes/s, read and written, of a copy
-    of `copied` bytes.
-    """
-    from triptych.bench.ceilings import best
-
-    on = find_device(device)
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    a, b = (torch.rand(size, size, device=on).to(dtype) for _ in range(2))
-    source = torch.ones(copied // 4, device=on)
-    target = torch.empty_like(source)
-
-    def wait() -> None:
-        if on.type == "cuda":
-            torch.cuda.synchronize()
-
-    with pinned(precision == "tf32"):
-        out = torch.empty_like(a)
-        product = best(lambda: torch.mm(a, b, out=out), wait)
-    return 2.0 * size**3 / product, 2.0 * copied / best(lambda: target.copy_(source), wait)

@@ -150,14 +150,10 @@ def changes(name: str, experiment: Experiment) -> list[str]:
     ]
 
 
-def listing() -> str:
-    """The catalogue as a table for a terminal."""
-    rows = [("experiment", "reported", "steps", "what")]
+def listing() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The catalogue as a table's header and rows."""
+    rows: list[tuple[str, ...]] = []
     for name, entry in CATALOGUE.items():
         what = entry.title + (f" ({entry.note})" if entry.note else "")
         rows.append((name, f"{entry.reported:.4f}", str(entry.experiment.training.steps), what))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
-        f"{name:<{widths[0]}}  {reported:>{widths[1]}}  {steps:>{widths[2]}}  {what}"
-        for name, reported, steps, what in rows
-    )
+    return ("experiment", "reported", "steps", "what"), rows

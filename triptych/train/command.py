@@ -25,7 +25,7 @@ import tyro
 from triptych.describe.catalogue import find, listing
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
-from triptych.show import command
+from triptych.show import command, tables
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.launch import RunOptions, launch
 from triptych.train.resume import settings_of
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> int:
     if argv in (["list"], ["--experiment", "list"], ["--experiment=list"]):
-        print(listing())
+        print(tables.text(*listing()))
         return 0
     arguments = parse(argv)
     try:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from parity.bounds.rounding import ROUNDINGS, Array
+from parity.runs.difference import relative
 from parity.runs.locate.findings import Divergence, Kind, Report
 from parity.runs.locate.hints import bits
-from parity.runs.trajectory import relative
 from triptych.describe.layers import parameter_shapes
 from triptych.describe.plain import from_dict
 from triptych.errors import UserError

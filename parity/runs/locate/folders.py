@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from parity.bounds.rounding import Array
+from parity.runs.difference import relative
 from parity.runs.locate.findings import Divergence, Report
 from parity.runs.locate.replay import Segment, differs_beyond_rounding
 from parity.runs.locate.search import EVERY, Progress, begin, locate, one_step_limits
@@ -36,6 +37,8 @@ class Recorded:
     checkpoints: dict[int, Path]
     resumed: bool
     """Whether it began from another run's checkpoint."""
+    test: tuple[float, Array] | None = None
+    """Loss and predictions on the test images, where the run has finished."""
 
     def state(self, step: int) -> State:
         """The checkpoint after `step` steps; raises CheckpointError where it is damaged."""
@@ -54,7 +57,10 @@ def read(path: Path) -> Recorded:
     if resumed and not checkpoints:
         raise UserError(f"{path}: no checkpoint, and it began from another run's; give that run's folder")
     losses = np.array([record["loss"] for record in records], np.float64)
-    return Recorded(path, config["backend"], spec, fingerprint, losses, checkpoints, resumed)
+    test = None
+    if folder.summary.exists():
+        test = folder.read_summary()["test_loss"], np.load(folder.predictions, allow_pickle=False)
+    return Recorded(path, config["backend"], spec, fingerprint, losses, checkpoints, resumed, test)
 
 
 Build = Callable[[str, BackendName, Experiment, TrainingData], Side]
@@ -94,7 +100,7 @@ def locate_runs(
             note=f"the runs trained on other data: {left.fingerprint} and {other.fingerprint}",
         )  # fmt: skip
         return Report(sides[0].name, sides[1].name, 0, last, other_data, settings)
-    notes = [] if other is None else _losses(left, other)
+    notes = [] if other is None else [*_losses(left, other), *_ends(left, other)]
     own: list[Divergence] = []
     recorded = [(left, sides[0])] + ([(other, sides[1])] if other is not None else [])
     for where, (run, side) in zip(("left", "right"), recorded, strict=False):
@@ -132,6 +138,29 @@ def _losses(left: Recorded, right: Recorded) -> list[str]:
     return [
         f"recorded losses first differ in step {first + 1} (by {gap[first]:.1e}), most in step {worst + 1} "
         f"(by {gap[worst]:.1e})"
+    ]
+
+
+def _ends(left: Recorded, right: Recorded) -> list[str]:
+    """How far apart two finished runs have come."""
+    pair, last = (left, right), left.experiment.training.steps
+    if right.experiment.training.steps != last or any(last not in run.checkpoints for run in pair):
+        return []
+    ours, theirs = (run.state(last) for run in pair)
+    gaps = {
+        key.removeprefix("parameters/"): relative(ours[key], theirs[key])
+        for key in ours
+        if key.startswith("parameters/") and key in theirs and theirs[key].shape == ours[key].shape
+    }
+    worst = max(gaps, key=lambda key: gaps[key])
+    line = f"at the end weights are at most {gaps[worst]:.1e} apart ({worst}, relative)"
+    if left.test is None or right.test is None:
+        return [line]
+    loss, predictions = left.test
+    differing = int((predictions != right.test[1]).sum())
+    return [
+        f"{line}, test losses {abs(loss - right.test[0]):.1e}; "
+        f"{differing} of {predictions.size} predictions differ"
     ]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, at_blas_speed
+from parity.runs.difference import relative
 from parity.runs.locate.audit import Step, audit, failed, outcome_truths, shares
 from parity.runs.locate.findings import Divergence, Finding, Report
 from parity.runs.locate.hints import hint
@@ -26,7 +27,6 @@ from parity.runs.locate.settings import (
     require_alike,
 )
 from parity.runs.locate.side import Outcome, Reference, Side
-from parity.runs.trajectory import relative
 from triptych.describe.init import initial_parameters
 from triptych.describe.protocol import State
 

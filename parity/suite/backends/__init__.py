@@ -15,6 +15,7 @@ from typing import Any
 
 from parity.bounds.rounding import SHIPPED
 from parity.suite.registry import ITEMS
+from parity.verification import adapters
 from parity.verification.place import Device, Inputs, Outputs, Place, Settings
 from triptych.describe.spec import BackendName
 from triptych.errors import UserError
@@ -33,12 +34,8 @@ def computations(name: str) -> dict[str, Computation]:
 
 
 def installed(name: str) -> bool:
-    """Whether the backend's framework can be imported."""
-    try:
-        _module(name)
-    except UserError:
-        return False
-    return True
+    """Whether the backend's framework is there; any other missing package is an error of `computations`."""
+    return adapters.installed("numpy" if name == SHARED else name)
 
 
 def devices(name: str) -> list[Device]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,11 +11,13 @@ import numpy as np
 from flax import nnx
 
 from jax_models import augment, conv, dense, loss, norm, optim
-from jax_models.model import Network
 from parity.suite.backends import Computation, whole
 from parity.suite.backends.whole import carried
+from parity.verification.adapters.jax import precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
-from triptych.describe.layers import Flatten, MaxPool2d, Window
+from triptych.describe.given import Given
+from triptych.describe.layers import BatchNorm
+from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Device
 
 Array = jax.Array
@@ -39,21 +40,9 @@ def default_products(item: str, device: Device) -> str:
     return {"gpu": "tf32", "tpu": "bfloat16"}.get(device, "float32")
 
 
-@contextmanager
-def _context(place: Place) -> Iterator[None]:
-    """Pinned precision, unless JAX's default is what is judged; 64-bit types for float64 alone."""
-    precision = "tensorfloat32" if place.tf32 else "highest"
-    with (
-        jax.enable_x64(place.number == "float64"),
-        nullcontext() if place.shipped else jax.default_matmul_precision(precision),
-        jax.default_device(jax.devices(place.device)[0]),
-    ):
-        yield
-
-
 def _call(place: Place, function: Callable[..., Any], *arguments: Any) -> Any:
     """The function compiled afresh (or not at all), its results as NumPy arrays, bfloat16 as float32."""
-    with _context(place):
+    with precision(place):
         on_device = jax.tree.map(jnp.asarray, arguments)
         # A new function object each time: what was compiled before a replacement must not run after it.
         run = function if place.eager else jax.jit(lambda *values: function(*values))
@@ -82,17 +71,11 @@ def _first(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
 
 
-def _linear(x: Array, W: Array, b: Array) -> Array:
-    module = dense.Linear(W.shape[1], W.shape[0])
-    module.weight, module.bias = nnx.Param(W), nnx.Param(b)
-    return module(x)
-
-
 def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """See parity.suite.dense; so for all below."""
 
     def layer(x: Array, W: Array, b: Array) -> Array:
-        return _linear(x.astype(place.number), W, b)
+        return dense.linear(x.astype(place.number), W, b)
 
     arguments = (inputs[name] for name in ("dy", "x", "W", "b"))
     y, (dx, dW, db), _ = _call(place, lambda *a: _pull(_plain(layer), *a), *arguments)
@@ -103,7 +86,7 @@ def leaky_relu(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Any shape."""
 
     def layer(x: Array) -> Array:
-        return dense.LeakyReLU(settings["slope"])(x.astype(place.number))
+        return dense.leaky_relu(x.astype(place.number), settings["slope"])
 
     y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), inputs["dy"], inputs["x"])
     return {"y": y, "dx": dx}
@@ -113,33 +96,28 @@ def dropout(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """With the mask given."""
 
     def run(dy: Array, x: Array, keep: Array) -> Any:
-        layer = dense.Dropout(settings["rate"])
-        return _pull(_plain(lambda x: layer(x.astype(place.number), keep)), dy, x)
+        layer = _plain(lambda x: dense.dropout(x.astype(place.number), keep, settings["rate"]))
+        return _pull(layer, dy, x)
 
     y, (dx,), _ = _call(place, run, inputs["dy"], inputs["x"], inputs["keep"])
     return {"y": y, "dx": dx}
 
 
 def flatten(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """As a network with convolutions does it, whose images are channels-last."""
+    """Of images that are channels-last."""
 
     def layer(x: Array) -> Array:
-        network = Network((MaxPool2d("pool", Window((1, 1))), Flatten("flatten")), jnp.dtype(place.number))
-        return network(x, {})[0].astype(place.number)
+        return conv.flatten(x.astype(place.number))
 
-    y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), inputs["dy"], inputs["x"])
-    return {"y": y, "dx": dx}
+    y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), inputs["dy"], _last(inputs["x"]))
+    return {"y": y, "dx": _first(dx)}
 
 
 def conv2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """With a bias where there is one."""
 
     def layer(x: Array, W: Array, *b: Array) -> Array:
-        module = conv.Conv2d(W.shape[2], W.shape[3], settings["window"], bias=bool(b))
-        module.weight = nnx.Param(W)
-        if b:
-            module.bias = nnx.Param(b[0])
-        return module(x.astype(place.number))
+        return conv.conv2d(x.astype(place.number), W, b[0] if b else None, settings["window"])
 
     W = conv.to_internal(inputs["W"])
     arguments = [
@@ -157,7 +135,7 @@ def max_pool2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Images."""
 
     def layer(x: Array) -> Array:
-        return conv.MaxPool2d(settings["window"])(x.astype(place.number))
+        return conv.max_pool2d(x.astype(place.number), settings["window"])
 
     arguments = _last(inputs["dy"]), _last(inputs["x"])
     y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), *arguments)
@@ -167,14 +145,15 @@ def max_pool2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
 def _batch_norm(manual: bool) -> Computation:
     def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         def run(dy: Array, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array) -> Any:
-            def layer(x: Array, gamma: Array, beta: Array) -> tuple[Array, Any]:
-                y, mu, sigma2 = _norm_module(gamma, beta, settings, manual)(x.astype(place.number))
-                return y, (mu, sigma2)
+            running = {"running_mean": mean, "running_var": variance}
 
-            y, gradients, (mu, sigma2) = _pull(layer, dy, x, gamma, beta)
-            module = _norm_module(gamma, beta, settings, manual)
-            unbiased = norm.unbiased(sigma2, x.size // gamma.size)
-            return y, gradients, module.update(mean, mu), module.update(variance, unbiased)
+            def layer(x: Array, gamma: Array, beta: Array) -> tuple[Array, Any]:
+                given = Given(statistics=running)
+                y = _norm_module(gamma, beta, settings, manual)(x.astype(place.number), given)
+                return y, given.updated
+
+            y, gradients, updated = _pull(layer, dy, x, gamma, beta)
+            return y, gradients, updated["running_mean"], updated["running_var"]
 
         names = ("gamma", "beta", "running_mean", "running_var")
         arguments = (_last(inputs["dy"]), _last(inputs["x"]), *(inputs[name] for name in names))
@@ -186,7 +165,8 @@ def _batch_norm(manual: bool) -> Computation:
 
 
 def _norm_module(gamma: Array, beta: Array, settings: Settings, manual: bool) -> norm.BatchNorm:
-    module = norm.BatchNorm(gamma.size, settings["eps"], settings.get("momentum", 0.0), manual)
+    described = BatchNorm("norm", gamma.size, settings["eps"], settings.get("momentum", 0.0), manual)
+    module = norm.BatchNorm(described)
     module.gamma, module.beta = nnx.Param(gamma), nnx.Param(beta)
     return module
 
@@ -196,7 +176,8 @@ def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Out
 
     def run(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array) -> Array:
         module = _norm_module(gamma, beta, settings, manual=False)
-        return module.evaluate(x.astype(place.number), mean, variance)
+        running = {"running_mean": mean, "running_var": variance}
+        return module(x.astype(place.number), Given(statistics=running, by_batch=False))
 
     names = ("gamma", "beta", "running_mean", "running_var")
     return {"y": _first(_call(place, run, _last(inputs["x"]), *(inputs[name] for name in names)))}
@@ -207,8 +188,8 @@ def linear_norm(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
 
     def run(dy: Array, x: Array, W: Array, b: Array, gamma: Array, beta: Array) -> Any:
         def layer(x: Array, W: Array, b: Array) -> Array:
-            y, _, _ = _norm_module(gamma, beta, settings, manual=False)(_linear(x.astype(place.number), W, b))
-            return y
+            inner = dense.linear(x.astype(place.number), W, b)
+            return _norm_module(gamma, beta, settings, manual=False)(inner, Given())
 
         return _pull(_plain(layer), dy, x, W, b)
 
@@ -218,8 +199,8 @@ def linear_norm(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
 
 
 def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """`jax.nn.softmax`, which the squared error is made of."""
-    p, (ds,), _ = _call(place, lambda *a: _pull(_plain(jax.nn.softmax), *a), inputs["dp"], inputs["s"])
+    """Alone."""
+    p, (ds,), _ = _call(place, lambda *a: _pull(_plain(loss.softmax), *a), inputs["dp"], inputs["s"])
     return {"p": p, "ds": ds}
 
 
@@ -254,15 +235,14 @@ def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     o, etas = settings["optimization"], np.asarray(settings["learning_rates"], np.float64)
     scalars = optim.step_scalars(o, etas, 0)
     rounded = {name: column.astype(inputs["theta"].dtype) for name, column in scalars.items()}
-    chain = optim.chain(o)
 
     def run(theta: Array, g: Array, scalars: dict[str, Array]) -> Any:
-        state, history = chain.init({"theta": theta}), []
+        state, history = optim.init(o, {"theta": theta}), []
         for t in range(len(etas)):
             row = {name: column[t] for name, column in scalars.items()}
-            updates, state = chain.update({"theta": g[t]}, state, {"theta": theta}, scalars=row)
+            updates, state = optim.create(o, row).update({"theta": g[t]}, state, {"theta": theta})
             theta = theta + updates["theta"]
-            slots = {name: tree["theta"] for name, tree in optim.get_slots(state).items()}
+            slots = {name: tree["theta"] for name, tree in optim.get_slots(state, optimizer_slots(o)).items()}
             history.append({"theta": theta, **slots})
         return {name: jnp.stack([row[name] for row in history]) for name in history[0]}
 

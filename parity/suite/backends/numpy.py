@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numpy_ref import augment, conv, dense, loss, norm, optim
+from numpy_ref import augment, dense, fast, loss, norm, optim
 from numpy_ref.model import Network
 from parity.suite.backends import Computation, whole
 from parity.suite.backends.whole import carried
@@ -21,7 +21,7 @@ def devices() -> list[Device]:
 
 def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """See parity.suite.dense; so for all below."""
-    y, cache = dense.linear_forward(inputs["x"], inputs["W"], inputs["b"])
+    y, cache = dense.linear(inputs["x"], inputs["W"], inputs["b"])
     dx, dW, db = dense.linear_backward(inputs["dy"], cache, inputs["W"])
     assert dx is not None
     return {"y": y, "dx": dx, "dW": dW, "db": db}
@@ -29,35 +29,35 @@ def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
 
 def leaky_relu(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Any shape."""
-    y, cache = dense.leaky_relu_forward(inputs["x"], settings["slope"])
-    return {"y": y, "dx": dense.leaky_relu_backward(inputs["dy"], cache, settings["slope"])}
+    y, cache = fast.leaky_relu(inputs["x"], settings["slope"])
+    return {"y": y, "dx": fast.leaky_relu_backward(inputs["dy"], cache, settings["slope"])}
 
 
 def dropout(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """With the mask given."""
     keep, rate = inputs["keep"], settings["rate"]
-    y = dense.dropout_forward(inputs["x"], keep, rate)
+    y = dense.dropout(inputs["x"], keep, rate)
     return {"y": y, "dx": dense.dropout_backward(inputs["dy"], keep, rate)}
 
 
 def conv2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """With a bias where there is one."""
-    y, cache = conv.conv2d_forward(inputs["x"], inputs["W"], inputs.get("b"), settings["window"])
-    dx, dW, db = conv.conv2d_backward(inputs["dy"], cache, inputs["W"])
+    y, cache = fast.conv2d(inputs["x"], inputs["W"], inputs.get("b"), settings["window"])
+    dx, dW, db = fast.conv2d_backward(inputs["dy"], cache, inputs["W"])
     assert dx is not None
     return {"y": y, "dx": dx, "dW": dW} | ({"db": db} if "b" in inputs else {})
 
 
 def max_pool2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Images."""
-    y, cache = conv.max_pool2d_forward(inputs["x"], settings["window"])
-    return {"y": y, "dx": conv.max_pool2d_backward(inputs["dy"], cache)}
+    y, cache = fast.max_pool2d(inputs["x"], settings["window"])
+    return {"y": y, "dx": fast.max_pool2d_backward(inputs["dy"], cache)}
 
 
 def batch_norm_manual(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Training: by the batch's statistics."""
     x, gamma = inputs["x"], inputs["gamma"]
-    y, cache, mu, variance = norm.batch_norm_forward(x, gamma, inputs["beta"], settings["eps"])
+    y, cache, mu, variance = norm.batch_norm(x, gamma, inputs["beta"], settings["eps"])
     dx, dgamma, dbeta = norm.batch_norm_backward(inputs["dy"], cache)
     unbiased, momentum = norm.unbiased(variance, x.size // gamma.size), settings["momentum"]
     return {
@@ -79,8 +79,8 @@ def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Out
 
 def linear_norm(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Linear, then batch norm by the batch's statistics."""
-    inner, cache = dense.linear_forward(inputs["x"], inputs["W"], inputs["b"])
-    y, norm_cache, _, _ = norm.batch_norm_forward(inner, inputs["gamma"], inputs["beta"], settings["eps"])
+    inner, cache = dense.linear(inputs["x"], inputs["W"], inputs["b"])
+    y, norm_cache, _, _ = norm.batch_norm(inner, inputs["gamma"], inputs["beta"], settings["eps"])
     dinner, _, _ = norm.batch_norm_backward(inputs["dy"], norm_cache)
     dx, dW, db = dense.linear_backward(dinner, cache, inputs["W"])
     assert dx is not None
@@ -89,14 +89,14 @@ def linear_norm(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
 
 def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Alone."""
-    p = loss.softmax_forward(inputs["s"])
+    p = loss.softmax(inputs["s"])
     return {"p": p, "ds": loss.softmax_backward(inputs["dp"], p)}
 
 
 def _loss(kind: str) -> Computation:
     def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         rest = inputs["s"], inputs["labels"], settings.get("smoothing", 0.0)
-        return {"L": loss.loss_forward(kind, *rest), "ds": loss.loss_backward(kind, *rest)}
+        return {"L": loss.per_sample(kind, *rest), "ds": loss.per_sample_backward(kind, *rest)}
 
     return computation
 
@@ -105,8 +105,8 @@ def l2(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """One weight."""
     W = inputs["W"]
     return {
-        "penalty": np.array([loss.l2_forward([W], settings["l2"])], W.dtype),
-        "dW": loss.l2_backward(W, settings["l2"]),
+        "penalty": np.array([loss.l2_penalty([W], settings["l2"])], W.dtype),
+        "dW": loss.l2_penalty_backward(W, settings["l2"]),
     }
 
 

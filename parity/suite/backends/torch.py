@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,9 +10,11 @@ from torch import Tensor, nn
 
 from parity.suite.backends import Computation, whole
 from parity.suite.backends.whole import carried
+from parity.verification.adapters.torch import precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from torch_models import augment, conv, dense, loss, norm, optim
-from torch_models.precision import pinned
+from triptych.describe.given import Given
+from triptych.describe.layers import BatchNorm
 from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Device
 
@@ -29,16 +29,6 @@ def default_products(item: str, device: Device) -> str:
     (docs.pytorch.org/docs/stable/notes/numerical_accuracy.html).
     """
     return "tf32" if device == "gpu" and item.startswith("conv2d") else "float32"
-
-
-@contextmanager
-def _context(place: Place) -> Iterator[None]:
-    """Pinned precision, unless torch's default is what is judged."""
-    if place.shipped:
-        yield
-    else:
-        with pinned(place.tf32):
-            yield
 
 
 def _put(array: np.ndarray, place: Place) -> Tensor:
@@ -59,7 +49,7 @@ def _number(place: Place) -> torch.dtype:
 
 def _pull(function: Callable[[Tensor], Tensor], inputs: Inputs, place: Place, name: str = "x") -> Outputs:
     """y and dx of a function of `name`, cast to the judged dtype; other gradients stay where they are."""
-    with _context(place):
+    with precision(place):
         x = _put(inputs[name], place).to(_number(place)).requires_grad_()
         y = function(x)
         y.backward(_put(inputs["d" + ("p" if name == "s" else "y")], place).to(y.dtype))
@@ -71,88 +61,67 @@ def _set(parameter: Tensor, array: np.ndarray) -> None:
         parameter.copy_(torch.from_numpy(array))
 
 
-def _on(module: nn.Module, place: Place) -> Any:
-    return module.to("cuda" if place.device == "gpu" else "cpu")
-
-
-def _master(inputs: Inputs, name: str) -> torch.dtype:
-    """Parameters keep the dtype that they come in: float32 for bfloat16."""
-    return torch.from_numpy(inputs[name]).dtype
-
-
 def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """See parity.suite.dense; so for all below."""
-    layer = _linear_module(inputs, place)
-    outputs = _pull(layer, inputs, place)
-    return outputs | {"dW": _take(layer.weight.grad), "db": _take(layer.bias.grad)}
+    W, b = _parameters(inputs, place, "W", "b")
+    outputs = _pull(lambda x: dense.linear(x, W, b), inputs, place)
+    return outputs | {"dW": _take(W.grad), "db": _take(b.grad)}
 
 
-def _linear_module(inputs: Inputs, place: Place) -> dense.Linear:
-    W = inputs["W"]
-    layer = dense.Linear(W.shape[1], W.shape[0], dtype=_master(inputs, "W"))
-    _set(layer.weight, W)
-    _set(layer.bias, inputs["b"])
-    found: dense.Linear = _on(layer, place)
-    return found
+def _parameters(inputs: Inputs, place: Place, *names: str) -> list[Tensor]:
+    """In the dtype that they come in: float32 for bfloat16."""
+    return [_put(inputs[name], place).requires_grad_() for name in names]
 
 
 def leaky_relu(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Any shape."""
-    return _pull(dense.LeakyReLU(settings["slope"]), inputs, place)
+    return _pull(lambda x: dense.leaky_relu(x, settings["slope"]), inputs, place)
 
 
 def dropout(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """With the mask given."""
-    layer, keep = dense.Dropout(settings["rate"]), _put(inputs["keep"], place)
-    return _pull(lambda x: layer(x, keep), inputs, place)
+    keep = _put(inputs["keep"], place)
+    return _pull(lambda x: dense.dropout(x, keep, settings["rate"]), inputs, place)
 
 
 def flatten(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """torch's own."""
-    return _pull(nn.Flatten(), inputs, place)
+    """Channel by channel."""
+    return _pull(conv.flatten, inputs, place)
 
 
 def conv2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """With a bias where there is one."""
-    W, bias = inputs["W"], "b" in inputs
-    layer = conv.Conv2d(W.shape[1], W.shape[0], settings["window"], bias, _master(inputs, "W"))
-    _set(layer.weight, W)
-    if layer.bias is not None:
-        _set(layer.bias, inputs["b"])
-    outputs = _pull(_on(layer, place), inputs, place) | {"dW": _take(layer.weight.grad)}
-    return outputs | ({} if layer.bias is None else {"db": _take(layer.bias.grad)})
+    (W, *b) = _parameters(inputs, place, "W", *(name for name in ("b",) if name in inputs))
+    kernel = W.contiguous(memory_format=torch.channels_last)
+    offset = b[0] if b else None
+    outputs = _pull(lambda x: conv.conv2d(x, kernel, offset, settings["window"]), inputs, place)
+    return outputs | {"dW": _take(W.grad)} | ({"db": _take(offset.grad)} if offset is not None else {})
 
 
 def max_pool2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Images."""
-    return _pull(conv.MaxPool2d(settings["window"]), inputs, place)
+    return _pull(lambda x: conv.max_pool2d(x, settings["window"]), inputs, place)
 
 
 def _norm_module(inputs: Inputs, settings: Settings, place: Place, manual: bool) -> norm.BatchNorm:
     gamma = inputs["gamma"]
-    momentum = settings.get("momentum", 0.0)
-    layer = norm.BatchNorm(gamma.size, settings["eps"], momentum, manual, _master(inputs, "gamma"))
+    described = BatchNorm("norm", gamma.size, settings["eps"], settings.get("momentum", 0.0), manual)
+    layer = norm.BatchNorm(described, torch.from_numpy(gamma).dtype)
     _set(layer.gamma, gamma)
     _set(layer.beta, inputs["beta"])
-    found: norm.BatchNorm = _on(layer, place)
+    found: norm.BatchNorm = layer.to("cuda" if place.device == "gpu" else "cpu")
     return found
 
 
 def _batch_norm(manual: bool) -> Computation:
     def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         layer = _norm_module(inputs, settings, place, manual)
-        statistics: dict[str, Tensor] = {}
-
-        def forward(x: Tensor) -> Tensor:
-            y, mu, variance = layer(x)
-            unbiased = norm.unbiased(variance, x.numel() // layer.gamma.numel())
-            for name, now in (("running_mean", mu), ("running_var", unbiased)):
-                statistics[name] = layer.update(_put(inputs[name], place), now)
-            return y
-
-        outputs = _pull(forward, inputs, place)
+        given = Given(
+            statistics={name: _put(inputs[name], place) for name in ("running_mean", "running_var")}
+        )
+        outputs = _pull(lambda x: layer(x, given), inputs, place)
         outputs |= {"dgamma": _take(layer.gamma.grad), "dbeta": _take(layer.beta.grad)}
-        return outputs | {name: _take(value) for name, value in statistics.items()}
+        return outputs | {name: _take(value) for name, value in given.updated.items()}
 
     return computation
 
@@ -160,20 +129,22 @@ def _batch_norm(manual: bool) -> Computation:
 def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """By running statistics."""
     layer = _norm_module(inputs, settings, place, manual=False)
-    mean, variance = (_put(inputs[name], place) for name in ("running_mean", "running_var"))
-    return {"y": _take(layer.evaluate(_put(inputs["x"], place).to(_number(place)), mean, variance))}
+    running = {name: _put(inputs[name], place) for name in ("running_mean", "running_var")}
+    x = _put(inputs["x"], place).to(_number(place))
+    return {"y": _take(layer(x, Given(statistics=running, by_batch=False)))}
 
 
 def linear_norm(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Linear, then batch norm by the batch's statistics, its backward by autograd."""
-    layer, after = _linear_module(inputs, place), _norm_module(inputs, settings, place, manual=False)
-    outputs = _pull(lambda x: after(layer(x))[0], inputs, place)
-    return outputs | {"dW": _take(layer.weight.grad), "db": _take(layer.bias.grad)}
+    W, b = _parameters(inputs, place, "W", "b")
+    after = _norm_module(inputs, settings, place, manual=False)
+    outputs = _pull(lambda x: after(dense.linear(x, W, b), Given()), inputs, place)
+    return outputs | {"dW": _take(W.grad), "db": _take(b.grad)}
 
 
 def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """torch's softmax, which the squared error is made of."""
-    outputs = _pull(lambda s: torch.softmax(s, dim=1), inputs, place, "s")
+    """Alone."""
+    outputs = _pull(loss.softmax, inputs, place, "s")
     return {"p": outputs["y"], "ds": outputs["dx"]}
 
 
@@ -181,7 +152,7 @@ def _loss(kind: str) -> Computation:
     def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         s = _put(inputs["s"], place).requires_grad_()
         labels = _put(inputs["labels"], place).long()
-        with _context(place):
+        with precision(place):
             losses = loss.per_sample(kind, s, labels, settings.get("smoothing", 0.0))
             losses.mean().backward()
         return {"L": _take(losses), "ds": _take(s.grad)}

@@ -94,27 +94,27 @@ def test_what_lies_within_leads_within(name: str, rng: np.random.Generator) -> N
         "affine": (
             carrying(rng, 6, 9),
             lambda x: dense_suite.affine(x, fixed(W), fixed(b)),
-            lambda x: dense.linear_forward(x, single(W), single(b))[0],
+            lambda x: dense.linear(x, single(W), single(b))[0],
         ),
         "convolved": (
             carrying(rng, 2, 3, 5, 4),
             lambda x: conv_suite.convolved(x, fixed(K), fixed(b[:2]), STUDY),
-            lambda x: conv.conv2d_forward(x, kernel, offset, STUDY)[0],
+            lambda x: conv.conv2d(x, kernel, offset, STUDY)[0],
         ),
         "pooled": (
             carrying(rng, 2, 3, 5, 6, error=0.5),
             lambda x: pool_suite.pooled(x, POOL),
-            lambda x: conv.max_pool2d_forward(x, POOL)[0],
+            lambda x: conv.max_pool2d(x, POOL)[0],
         ),
         "rectified": (
             carrying(rng, 40, 5, error=0.5),
             lambda x: dense_suite.rectified(x, 1.7),
-            lambda x: dense.leaky_relu_forward(x, 1.7)[0],
+            lambda x: dense.leaky_relu(x, 1.7)[0],
         ),
         "by_batch": (
             carrying(rng, 12, 3),
             lambda x: norm_suite.by_batch(x, fixed(GAMMA), fixed(BETA), 1e-5),
-            lambda x: norm.batch_norm_forward(x, g, beta, 1e-5)[0],
+            lambda x: norm.batch_norm(x, g, beta, 1e-5)[0],
         ),
         "by_running": (
             carrying(rng, 12, 3),

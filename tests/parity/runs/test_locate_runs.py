@@ -58,7 +58,27 @@ def test_backends_on_one_run(runs: Path, capsys: Capture) -> None:
     report = json.loads((runs / "report.json").read_text())
     assert report["divergence"] is None
     assert 0 < report["share"] <= 1
+    assert "0 of 100 predictions differ" in printed
     assert "no divergence in" in say(capsys, 0, "torch", runs / "numpy")
+
+
+def test_where_two_runs_end_is_told(runs: Path, capsys: Capture) -> None:
+    """One weight and three predictions changed in one run's files: each in its own figure."""
+    largest = 0.0
+
+    def change(state: dict[str, np.ndarray]) -> None:
+        nonlocal largest
+        weight = state["parameters/linear1.weight"]
+        largest = float(np.abs(weight).max())
+        weight[0, 0] += 1.0
+
+    rewrite(runs / "again", 8, change)
+    predictions = np.load(runs / "again" / "predictions.npy")
+    predictions[[4, 7, 9]] = (predictions[[4, 7, 9]] + 1) % 10
+    np.save(runs / "again" / "predictions.npy", predictions)
+    printed = say(capsys, 1, runs / "numpy", runs / "again")
+    told = f"weights are at most {1 / largest:.1e} apart (linear1.weight, relative), test losses 0.0e+00"
+    assert f"{told}; 3 of 100 predictions differ" in printed
 
 
 def test_one_bit_of_a_checkpoint(runs: Path, capsys: Capture) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numpy_ref import dense
+from numpy_ref import fast
 from parity.__main__ import main
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import ROUNDINGS, Rounding
@@ -190,7 +190,7 @@ def test_the_command_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_command_fails_where_something_is_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(dense, "leaky_relu_backward", lambda dy, x, slope: dy * np.inf)
+    monkeypatch.setattr(fast, "leaky_relu_backward", lambda dy, x, slope: dy * np.inf)
     file = tmp_path / "results.json"
     arguments = ["check", "--quick", "--backend", "numpy", "--item", "leaky_relu", "--json", str(file)]
     assert main(arguments) == 1

@@ -1,4 +1,4 @@
-"""Two reports against each other: `python -m triptych bench compare A.json B.json`."""
+"""Reports of `triptych bench` read back, and two of them against each other."""
 
 from __future__ import annotations
 
@@ -10,26 +10,22 @@ from triptych.bench import agree
 from triptych.bench.cases import Case, case_of
 from triptych.bench.collect import FORMAT
 from triptych.errors import UserError
+from triptych.show import tables
 
 REQUIRED = {"format", "machine", "settings", "rows", "refused", "failed", "skipped", "ceilings", "versions"}
 
 
 def read(path: Path) -> dict[str, Any]:
     """A report; raises UserError where the file is none."""
+    wanted = "expected what `triptych bench --json` wrote"
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(
-            f"bench: no file {path}; expected what `python -m triptych bench --json` wrote"
-        ) from None
+        raise UserError(f"bench: no file {path}; {wanted}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(
-            f"bench: {path} is not JSON; expected what `python -m triptych bench --json` wrote"
-        ) from None
+        raise UserError(f"bench: {path} is not JSON; {wanted}") from None
     if not isinstance(data, dict) or not set(data) >= REQUIRED:
-        raise UserError(
-            f"bench: {path} is no bench report; expected what `python -m triptych bench --json` wrote"
-        )
+        raise UserError(f"bench: {path} is no bench report; {wanted}")
     if data["format"] != FORMAT:
         raise UserError(
             f"bench: {path} has format {data['format']!r}, this version reads {FORMAT}; measure it anew"
@@ -55,18 +51,16 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
             "bench: the files have no row in common; measure the same models, variants, batches, precisions "
             "and device"
         )
+    rows = []
     for case in common:
         _check(case, old[case], new[case])
-    width = max(len(case.label()) for case in common)
-    lines = [*_warnings(before, after), f"{'':<{width}}  {'A, ms':>9}  {'B, ms':>9}  {'B / A':>6}"]
-    for case in common:
         a, b = old[case]["step_ms"], new[case]["step_ms"]
-        ratio = b["median"] / a["median"]
-        times = f"{a['median']:>9.3f}  {b['median']:>9.3f}  {ratio:>6.3f}"
-        lines.append(f"{case.label():<{width}}  {times}  {verdict(a, b)}")
-    for name, one, other in (("A", old, new), ("B", new, old)):
-        lines += [f"{case.label()}: only in {name}" for case in one if case not in other]
-    return "\n".join(lines)
+        times = (a["median"], b["median"], b["median"] / a["median"])
+        rows.append((case.label(), *(f"{time:.3f}" for time in times), verdict(a, b)))
+    table = tables.text(("case", "A, ms", "B, ms", "B / A", "verdict"), rows)
+    only = [f"{case.label()}: only in A" for case in old if case not in new]
+    only += [f"{case.label()}: only in B" for case in new if case not in old]
+    return "\n".join([*_warnings(before, after), table, *only])
 
 
 def verdict(a: dict[str, Any], b: dict[str, Any]) -> str:
@@ -97,14 +91,11 @@ def _check(case: Case, a: dict[str, Any], b: dict[str, Any]) -> None:
 def _warnings(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Differences that the reader should know of: devices, processors, versions."""
     lines = []
-    names = [sorted({row["device_name"] for row in data["rows"]}) for data in (before, after)]
+    names = [", ".join(sorted({row["device_name"] for row in data["rows"]})) for data in (before, after)]
     if names[0] != names[1]:
-        lines.append(f"warning: different devices: {', '.join(names[0])} and {', '.join(names[1])}")
+        lines.append(f"warning: different devices: {names[0]} and {names[1]}")
     if before["machine"] != after["machine"]:
         lines.append(f"warning: different machines: {before['machine']} and {after['machine']}")
-    changed = {
-        name: (before["versions"].get(name), after["versions"].get(name))
-        for name in sorted({*before["versions"], *after["versions"]})
-    }
-    lines += [f"notice: {name} {a} and {b}" for name, (a, b) in changed.items() if a != b]
-    return lines
+    old, new = before["versions"], after["versions"]
+    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return lines + [f"notice: {name} {old.get(name)} and {new.get(name)}" for name in changed]

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_models.windows import interleave, surround
+from jax_models.cpu.windows import interleave, surround
 
 Array = jax.Array
 Grid = list[list[Array]]

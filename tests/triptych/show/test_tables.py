@@ -1,0 +1,46 @@
+"""Tables as text: aligned, plain, and no number cut or wrapped."""
+
+from __future__ import annotations
+
+import pytest
+
+from triptych.show import tables
+
+HEADER = ("variant", "ms", "share", "least, most", "ratio", "what it is")
+ROWS = (
+    ("jax", "1.25", "50%", "1.20, 1.30", "1.00x", "many steps in [bold]one[/bold] :smile: call"),
+    ("torch-usual", "112,345.5", "", "9, 10", "0.5x", "eager"),
+)
+TABLE = """\
+variant             ms  share  least, most  ratio  what it is
+jax               1.25    50%   1.20, 1.30  1.00x  many steps in [bold]one[/bold] :smile: call
+torch-usual  112,345.5               9, 10   0.5x  eager"""
+
+
+def test_in_a_pipe_each_row_is_one_line_of_plain_text() -> None:
+    assert tables.text(HEADER, ROWS) == TABLE
+    assert tables.text(HEADER, []).split() == " ".join(HEADER).split()
+    long = ("x" * 5000, "1")
+    assert tables.text(("a", "b"), [long]).splitlines()[1] == "  ".join(long)
+
+
+@pytest.mark.parametrize("width", [1, 40, 80])
+def test_at_a_terminal_words_wrap_and_numbers_do_not(width: int) -> None:
+    lines = tables.text(HEADER, ROWS, width).splitlines()
+    least = len("torch-usual  112,345.5  share  least, most  ratio  [bold]one[/bold]")
+    assert max(map(len, lines)) <= max(width, least)
+    assert len(lines) > 3
+    assert any(line.startswith("torch-usual  112,345.5               9, 10   0.5x  eager") for line in lines)
+    assert " ".join(
+        line[len("torch-usual  112,345.5  share  least, most  ratio  ") :] for line in lines
+    ).split() == (" ".join((HEADER[-1], ROWS[0][-1], ROWS[1][-1])).split())
+
+
+def test_markdown() -> None:
+    lines = tables.markdown(("a", "b"), [("1", "x")]).splitlines()
+    assert lines == ["| a | b |", "| --- | --- |", "| 1 | x |"]
+
+
+def test_a_row_of_another_length_is_an_error() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        tables.text(("a", "b"), [("1",)])
