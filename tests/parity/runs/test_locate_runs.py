@@ -67,11 +67,12 @@ def test_where_two_runs_end_is_told(runs: Path, capsys: Capture) -> None:
     """One weight and three predictions changed in one run's files: each in its own figure."""
     largest = 0.0
 
-    def change(state: dict[str, np.ndarray]) -> None:
+    def change(state: State) -> State:
         nonlocal largest
-        weight = state["parameters/linear1.weight"]
+        weight = state.parameters["linear1.weight"]
         largest = float(np.abs(weight).max())
         weight[0, 0] += 1.0
+        return state
 
     rewrite(runs / "again", 8, change)
     predictions = np.load(runs / "again" / "predictions.npy")
