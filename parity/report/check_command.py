@@ -9,7 +9,7 @@ from parity.report.progress import show
 from parity.report.results import write_json
 from parity.suite import check as suite
 from parity.suite import drawn as drawn_inputs
-from parity.suite.subjects import BACKENDS, installed
+from parity.suite.backends import BACKENDS, installed
 from parity.verification.table import render
 from triptych.errors import UserError
 

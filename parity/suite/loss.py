@@ -15,11 +15,22 @@ size of the largest logit rather than of the loss, is not among the admitted for
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from parity.bounds.bounded import Bounded, either, where
 from parity.bounds.rounding import Array, Rounding
+from parity.suite.dense import normal
+from parity.suite.draws import NAME, Draws
+from parity.suite.operator import Operator
+from parity.verification.case import Case, Layout, generator, planted
+from parity.verification.judge import Item, Truth
 from parity.verification.place import Inputs, Settings
+
+KINDS = ("cross_entropy", "squared_error", "hinge")
 
 
 def softmax(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
@@ -141,3 +152,100 @@ def _never_rounded(s: Array, true: Array, r: Rounding) -> Array:
         & r.represents(1 - true + s)
         & (1 - true + s == 1 + (s - true))
     )
+
+
+# --- cases ---
+
+
+def _cases() -> Iterator[Case]:
+    rng = generator("loss")
+    whole = rng.integers(-2, 3, (6, 10)).astype(float)
+    logits: dict[str, Array] = {
+        "ordinary": 3 * rng.normal(size=(7, 10)),
+        "whole numbers: margins of exactly 0, equal logits": whole,
+        "one sample": rng.normal(size=(1, 10)),
+        "one class": rng.normal(size=(4, 1)),
+        "all equal": np.full((3, 10), 0.3),
+        "near 1000": 1000 + rng.normal(size=(5, 10)),
+        "huge": 1e4 * rng.normal(size=(5, 10)),
+        "tiny": 1e-30 * rng.normal(size=(5, 10)),
+        "the study's batch": rng.normal(size=(200, 10)),
+        "far apart, yet above underflow": rng.uniform(-70, 0, (60, 10)),
+        "not contiguous": rng.normal(size=(6, 7)),
+    }
+    quick = {"cross_entropy": "near 1000", "squared_error": "ordinary", "hinge": "whole numbers"}
+    for name, s in logits.items():
+        labels = generator("labels", name).integers(0, s.shape[1], len(s))
+        layout: Layout = "strided" if name == "not contiguous" else "plain"
+        for kind in KINDS:
+            settings: dict[str, Any] = {} if kind == "hinge" else {"smoothing": 0.0}
+            fast = name.startswith(quick[kind])
+            yield Case(kind, name, {"s": s, "labels": labels}, settings, layout, fast)
+            if kind != "hinge" and name in ("ordinary", "near 1000", "one class"):
+                smooth = {"smoothing": 0.1}
+                fast = (kind, name) == ("cross_entropy", "ordinary")
+                yield Case(kind, f"{name}, smoothed", {"s": s, "labels": labels}, smooth, layout, fast)
+        dp = generator("dp", name).normal(size=(len(s), s.shape[1]))
+        yield Case("softmax", name, {"s": s, "dp": dp}, {}, layout, name == "ordinary")
+    yield from _not_finite()
+
+
+def _not_finite() -> Iterator[Case]:
+    """Not among the cases: a NaN in the hinge loss."""
+    s = normal(5, 4)
+    s[0, 1], s[1, 2], s[1, 3], s[2, 0] = np.nan, -np.inf, -np.inf, np.inf
+    yield Case("softmax", "NaN, infinities, excluded classes", {"s": s, "dp": normal(5, 4)})
+    s = normal(5, 4)
+    s[1, 1], s[3, 0] = np.nan, np.inf
+    for kind in ("cross_entropy", "squared_error"):
+        inputs = {"s": s, "labels": np.array([0, 1, 2, 3, 0])}
+        yield Case(kind, "NaN and infinity", inputs, {"smoothing": 0.0})
+
+
+def _penalties() -> Iterator[Case]:
+    rows = (("ordinary", (7, 5), 1.0), ("kernel", (3, 2, 3, 3), 1.0), ("tiny", (4, 4), 1e-25))
+    for name, shape, scale in rows:
+        W = planted(scale * generator("l2", name).normal(size=shape), generator("l2"), 0.0)
+        yield Case("l2", name, {"W": W}, {"l2": 3e-3}, quick=name == "ordinary")
+    yield Case("l2", "huge", {"W": 1e12 * normal(5, 4)}, {"l2": 3e-3})
+    yield Case("l2", "not contiguous", {"W": normal(5, 4)}, {"l2": 3e-3}, "strided")
+    odd = normal(3, 4)
+    odd[1, 1] = np.nan
+    yield Case("l2", "NaN", {"W": odd}, {"l2": 3e-3})
+
+
+def _logits(d: Draws) -> Array:
+    """From tiny to far apart."""
+    shape = (d.size(), d.one_of(1, 10) if d.few else d.integer(1, 12))
+    return d.values(shape, ties=d.flag()) * d.one_of(1.0, 30.0)
+
+
+def _drawn_softmax(d: Draws) -> Case:
+    s = _logits(d)
+    return Case("softmax", NAME, {"s": s, "dp": d.upstream(s.shape)}, layout=d.layout())
+
+
+def _drawn(item: str, d: Draws) -> Case:
+    """Labels among the classes, smoothed or not."""
+    s = _logits(d)
+    labels = d.rng().integers(0, s.shape[1], len(s))
+    smoothing = 0.0 if item == "hinge" else d.one_of(0.0, 0.1)
+    return Case(item, NAME, {"s": s, "labels": labels}, {"smoothing": smoothing}, d.layout())
+
+
+def _drawn_l2(d: Draws) -> Case:
+    W = d.values((d.size(), d.size()))
+    return Case("l2", NAME, {"W": W}, {"l2": d.one_of(1e-4, 3e-3, 0.5)}, d.layout())
+
+
+def _operator(name: str, expected: Truth) -> Operator:
+    return Operator(Item(name, expected), _cases, partial(_drawn, name))
+
+
+OPERATORS = (
+    Operator(Item("softmax", softmax), _cases, _drawn_softmax),
+    _operator("cross_entropy", cross_entropy),
+    _operator("squared_error", squared_error),
+    _operator("hinge", hinge),
+    Operator(Item("l2", l2), _penalties, _drawn_l2),
+)

@@ -6,7 +6,8 @@ import numpy as np
 
 from numpy_ref import augment, dense, fast, loss, norm, optim
 from numpy_ref.model import Network
-from parity.suite.subjects import Subject, carried, whole
+from parity.suite.backends import Computation, whole
+from parity.suite.backends.whole import carried
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from triptych.describe.layers import Conv2d, Flatten, Window
 from triptych.describe.protocol import optimizer_slots
@@ -19,7 +20,7 @@ def devices() -> list[Device]:
 
 
 def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """See parity.suite.truth.dense; so for all below."""
+    """See parity.suite.dense; so for all below."""
     y, cache = dense.linear(inputs["x"], inputs["W"], inputs["b"])
     dx, dW, db = dense.linear_backward(inputs["dy"], cache, inputs["W"])
     assert dx is not None
@@ -92,12 +93,12 @@ def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"p": p, "ds": loss.softmax_backward(inputs["dp"], p)}
 
 
-def _loss(kind: str) -> Subject:
-    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+def _loss(kind: str) -> Computation:
+    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         rest = inputs["s"], inputs["labels"], settings.get("smoothing", 0.0)
         return {"L": loss.per_sample(kind, *rest), "ds": loss.per_sample_backward(kind, *rest)}
 
-    return subject
+    return computation
 
 
 def l2(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
@@ -139,23 +140,8 @@ def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"y": carried(augment.augment(inputs["images"], shifts, flips, settings.get("border", 0)))}
 
 
-SUBJECTS: dict[str, Subject] = {
-    "linear": linear,
-    "leaky_relu": leaky_relu,
-    "dropout": dropout,
-    "flatten": flatten,
-    "conv2d": conv2d,
-    "max_pool2d": max_pool2d,
-    "batch_norm_manual": batch_norm_manual,
-    "batch_norm_evaluate": batch_norm_evaluate,
-    "linear_norm": linear_norm,
-    "softmax": softmax,
-    "cross_entropy": _loss("cross_entropy"),
-    "squared_error": _loss("squared_error"),
-    "hinge": _loss("hinge"),
-    "l2": l2,
-    "optimizer": optimizer,
-    "initial_parameters": whole.initial_parameters("numpy"),
-    "augmentation": augmentation,
-    "preprocessing": whole.preprocessing("numpy"),
-}
+cross_entropy = _loss("cross_entropy")
+squared_error = _loss("squared_error")
+hinge = _loss("hinge")
+initial_parameters = whole.initial_parameters("numpy")
+preprocessing = whole.preprocessing("numpy")

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from jax_models import augment, conv, dense, loss, norm, optim
-from parity.suite.subjects import Subject, carried, whole
+from parity.suite.backends import Computation, whole
+from parity.suite.backends.whole import carried
 from parity.verification.adapters.jax import precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from triptych.describe.given import Given
@@ -71,7 +72,7 @@ def _first(x: np.ndarray) -> np.ndarray:
 
 
 def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """See parity.suite.truth.dense; so for all below."""
+    """See parity.suite.dense; so for all below."""
 
     def layer(x: Array, W: Array, b: Array) -> Array:
         return dense.linear(x.astype(place.number), W, b)
@@ -141,8 +142,8 @@ def max_pool2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"y": _first(y), "dx": _first(dx)}
 
 
-def _batch_norm(manual: bool) -> Subject:
-    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+def _batch_norm(manual: bool) -> Computation:
+    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         def run(dy: Array, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array) -> Any:
             running = {"running_mean": mean, "running_var": variance}
 
@@ -160,7 +161,7 @@ def _batch_norm(manual: bool) -> Subject:
         outputs = {"y": _first(y), "dx": _first(dx), "dgamma": dgamma, "dbeta": dbeta}
         return outputs | {"running_mean": mean, "running_var": variance}
 
-    return subject
+    return computation
 
 
 def _norm_module(gamma: Array, beta: Array, settings: Settings, manual: bool) -> norm.BatchNorm:
@@ -203,8 +204,8 @@ def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"p": p, "ds": ds}
 
 
-def _loss(kind: str) -> Subject:
-    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+def _loss(kind: str) -> Computation:
+    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         def run(s: Array, labels: Array) -> Any:
             def mean(s: Array) -> tuple[Array, Array]:
                 losses = loss.per_sample(kind, s, labels, settings.get("smoothing", 0.0))
@@ -216,7 +217,7 @@ def _loss(kind: str) -> Subject:
         losses, ds = _call(place, run, inputs["s"], inputs["labels"].astype(np.int32))
         return {"L": losses, "ds": ds}
 
-    return subject
+    return computation
 
 
 def l2(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
@@ -259,25 +260,11 @@ def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"y": carried(_call(place, run, inputs["images"], places))}
 
 
-SUBJECTS: dict[str, Subject] = {
-    "linear": linear,
-    "leaky_relu": leaky_relu,
-    "dropout": dropout,
-    "flatten": flatten,
-    "conv2d": conv2d,
-    "conv2d_winograd": conv2d,
-    "max_pool2d": max_pool2d,
-    "batch_norm_manual": _batch_norm(True),
-    "batch_norm_autodiff": _batch_norm(False),
-    "batch_norm_evaluate": batch_norm_evaluate,
-    "linear_norm": linear_norm,
-    "softmax": softmax,
-    "cross_entropy": _loss("cross_entropy"),
-    "squared_error": _loss("squared_error"),
-    "hinge": _loss("hinge"),
-    "l2": l2,
-    "optimizer": optimizer,
-    "initial_parameters": whole.initial_parameters("jax"),
-    "augmentation": augmentation,
-    "preprocessing": whole.preprocessing("jax"),
-}
+conv2d_winograd = conv2d
+batch_norm_manual = _batch_norm(True)
+batch_norm_autodiff = _batch_norm(False)
+cross_entropy = _loss("cross_entropy")
+squared_error = _loss("squared_error")
+hinge = _loss("hinge")
+initial_parameters = whole.initial_parameters("jax")
+preprocessing = whole.preprocessing("jax")

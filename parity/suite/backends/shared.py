@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.suite.subjects import Subject
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from triptych.describe import init, schedule
 from triptych.describe.layers import is_weight
@@ -67,10 +66,3 @@ def augmentation_draws(inputs: Inputs, settings: Settings, place: Place) -> Outp
         "variance": np.array([np.square(around).mean()]),
         "beyond": np.array([float(np.count_nonzero((found < 0) | (found >= places)))]),
     }
-
-
-SUBJECTS: dict[str, Subject] = {
-    "learning_rate": learning_rate,
-    "initial_draws": initial_draws,
-    "augmentation_draws": augmentation_draws,
-}

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parity.suite.subjects import Subject, carried, whole
+from parity.suite.backends import Computation, whole
+from parity.suite.backends.whole import carried
 from parity.verification.adapters.torch import precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from torch_models import augment, conv, dense, loss, norm, optim
@@ -61,7 +62,7 @@ def _set(parameter: Tensor, array: np.ndarray) -> None:
 
 
 def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """See parity.suite.truth.dense; so for all below."""
+    """See parity.suite.dense; so for all below."""
     W, b = _parameters(inputs, place, "W", "b")
     outputs = _pull(lambda x: dense.linear(x, W, b), inputs, place)
     return outputs | {"dW": _take(W.grad), "db": _take(b.grad)}
@@ -112,8 +113,8 @@ def _norm_module(inputs: Inputs, settings: Settings, place: Place, manual: bool)
     return found
 
 
-def _batch_norm(manual: bool) -> Subject:
-    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+def _batch_norm(manual: bool) -> Computation:
+    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         layer = _norm_module(inputs, settings, place, manual)
         given = Given(
             statistics={name: _put(inputs[name], place) for name in ("running_mean", "running_var")}
@@ -122,7 +123,7 @@ def _batch_norm(manual: bool) -> Subject:
         outputs |= {"dgamma": _take(layer.gamma.grad), "dbeta": _take(layer.beta.grad)}
         return outputs | {name: _take(value) for name, value in given.updated.items()}
 
-    return subject
+    return computation
 
 
 def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
@@ -147,8 +148,8 @@ def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"p": outputs["y"], "ds": outputs["dx"]}
 
 
-def _loss(kind: str) -> Subject:
-    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+def _loss(kind: str) -> Computation:
+    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         s = _put(inputs["s"], place).requires_grad_()
         labels = _put(inputs["labels"], place).long()
         with precision(place):
@@ -156,7 +157,7 @@ def _loss(kind: str) -> Subject:
             losses.mean().backward()
         return {"L": _take(losses), "ds": _take(s.grad)}
 
-    return subject
+    return computation
 
 
 def l2(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
@@ -189,24 +190,10 @@ def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"y": carried(_take(y))}
 
 
-SUBJECTS: dict[str, Subject] = {
-    "linear": linear,
-    "leaky_relu": leaky_relu,
-    "dropout": dropout,
-    "flatten": flatten,
-    "conv2d": conv2d,
-    "max_pool2d": max_pool2d,
-    "batch_norm_manual": _batch_norm(True),
-    "batch_norm_autodiff": _batch_norm(False),
-    "batch_norm_evaluate": batch_norm_evaluate,
-    "linear_norm": linear_norm,
-    "softmax": softmax,
-    "cross_entropy": _loss("cross_entropy"),
-    "squared_error": _loss("squared_error"),
-    "hinge": _loss("hinge"),
-    "l2": l2,
-    "optimizer": optimizer,
-    "initial_parameters": whole.initial_parameters("torch"),
-    "augmentation": augmentation,
-    "preprocessing": whole.preprocessing("torch"),
-}
+batch_norm_manual = _batch_norm(True)
+batch_norm_autodiff = _batch_norm(False)
+cross_entropy = _loss("cross_entropy")
+squared_error = _loss("squared_error")
+hinge = _loss("hinge")
+initial_parameters = whole.initial_parameters("torch")
+preprocessing = whole.preprocessing("torch")
