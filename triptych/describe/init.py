@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from triptych.describe import streams
-from triptych.describe.layers import Parameter
+from triptych.describe.layers import is_weight
 from triptych.describe.spec import Experiment
 
 
@@ -21,22 +21,25 @@ def initial_parameters(experiment: Experiment) -> dict[str, np.ndarray]:
 
     Each parameter has a stream of its own, so adding a layer leaves the others' values alone.
     """
-    return {
-        f"{layer.name}.{name}": _draw(experiment, f"{layer.name}.{name}", parameter, layer.traits.products)
-        for layer in experiment.layers()
-        for name, parameter in layer.traits.parameters.items()
-    }
+    fixed = {"ones": np.ones, "zeros": np.zeros}
+    found: dict[str, np.ndarray] = {}
+    for layer in experiment.layers():
+        for short, parameter in layer.traits.parameters.items():
+            name, shape = f"{layer.name}.{short}", parameter.shape
+            if parameter.start in fixed:
+                found[name] = fixed[parameter.start](shape)
+            else:
+                found[name] = _draw(experiment, name, shape, layer.traits.products)
+    return found
 
 
-def _draw(experiment: Experiment, name: str, parameter: Parameter, fan_in: int) -> np.ndarray:
-    kind, shape = experiment.initialization.init, parameter.shape
+def _draw(experiment: Experiment, name: str, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
+    kind = experiment.initialization.init
     random = np.random.Generator(streams.bit_generator(experiment.training.seed, f"init/{name}"))
-    if parameter.start in ("ones", "zeros"):
-        return np.ones(shape) if parameter.start == "ones" else np.zeros(shape)
     if kind == "framework":
         bound = 1.0 / math.sqrt(fan_in)
         return random.uniform(-bound, bound, shape)
-    if parameter.start == "bias":
+    if not is_weight(name):
         return np.zeros(shape)
     if kind == "normal":
         return random.standard_normal(shape) * experiment.initialization.init_std

@@ -22,8 +22,8 @@ class Parameter(NamedTuple):
     """One trained array of a layer."""
 
     shape: Shape
-    start: Literal["weight", "bias", "ones", "zeros"]
-    """weight and bias start as the experiment's `Initialization` says, the others at that number."""
+    start: Literal["drawn", "ones", "zeros"] = "drawn"
+    """drawn: as the experiment's `Initialization` says, by the shape of the layer's weight."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Conv2d:
 
     @property
     def traits(self) -> Traits:
-        weight = Parameter((self.out_channels, self.in_channels, *self.window.kernel), "weight")
-        bias = {"bias": Parameter((self.out_channels,), "bias")} if self.bias else {}
+        weight = Parameter((self.out_channels, self.in_channels, *self.window.kernel))
+        bias = {"bias": Parameter((self.out_channels,))} if self.bias else {}
         return Traits(
             {"weight": weight} | bias,
             products=self.in_channels * math.prod(self.window.kernel),
@@ -128,9 +128,9 @@ class Linear:
 
     @property
     def traits(self) -> Traits:
-        weight = Parameter((self.out_features, self.in_features), "weight")
+        weight = Parameter((self.out_features, self.in_features))
         return Traits(
-            {"weight": weight, "bias": Parameter((self.out_features,), "bias")},
+            {"weight": weight, "bias": Parameter((self.out_features,))},
             products=self.in_features,
             output=lambda _: (self.out_features,),
         )
