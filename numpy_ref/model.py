@@ -9,7 +9,7 @@ import numpy as np
 
 from numpy_ref import conv, dense, norm
 from triptych.describe.given import given
-from triptych.describe.layers import Layer, first_trained, parameter_shapes
+from triptych.describe.layers import Layer, first_trained
 
 Array = np.ndarray
 Cache = dict[str, Any]
@@ -32,7 +32,7 @@ class Network:
         self.statistics: dict[str, Array] = {}
         """Running statistics of batch norm, canonical names."""
         self.code = {layer.name: LAYERS[type(layer)](layer) for layer in layers}
-        self._names = {layer.name: list(parameter_shapes((layer,))) for layer in layers}
+        self._names = {layer.name: tuple(layer.traits.parameters) for layer in layers}
 
     def forward(
         self,
@@ -72,7 +72,7 @@ class Network:
 
     def _own(self, name: str) -> dict[str, Array]:
         """A layer's parameters, by short name."""
-        return {key.rpartition(".")[2]: self.parameters[key] for key in self._names[name]}
+        return {key: self.parameters[f"{name}.{key}"] for key in self._names[name]}
 
     def update_statistics(self, cache: Mapping[str, Any]) -> None:
         """Take on the running statistics that a training forward pass left."""

@@ -9,7 +9,6 @@ import pytest
 
 from numpy_ref import conv, dense, fast, optim
 from triptych.describe.layers import Window
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Optimization
 
 DTYPES = ["float64", "float32"]
@@ -107,7 +106,7 @@ def test_an_update_in_blocks_is_the_whole_one(
     rule = optim.sgd if optimizer == "sgd" else optim.adam
     theta, g = rng.normal(size=(2, 7, 5)).astype(dtype)
     whole, slots, whole_slots = theta.copy(), *(
-        {name: np.zeros_like(theta) for name in optimizer_slots(o)} for _ in range(2)
+        {name: np.zeros_like(theta) for name in o.slots} for _ in range(2)
     )  # fmt: skip
     for t in (1, 2):
         optim.update(theta, g, slots, o, 0.01, t)
