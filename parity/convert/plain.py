@@ -18,7 +18,7 @@ from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Convention, Layers
 from triptych.describe.layers import BatchNorm, Conv2d, Flatten, Layer, Linear
 from triptych.describe.network import shapes
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 
 
 class Runner(Protocol):
@@ -45,10 +45,7 @@ def runner(convention: Convention) -> Runner:
     try:
         found: Runner = importlib.import_module(f"parity.convert.{_MODULES[convention]}").outputs
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{convention}: the package {error.name!r} is not installed; install it "
-            "(pip install -r requirements.txt), or say --no-check"
-        ) from None
+        raise UserError(f"{convention}: {missing(error)}, or say --no-check") from None
     return found
 
 
