@@ -13,7 +13,9 @@ from flax import nnx
 from jax_models import augment, conv, dense, loss, norm, optim
 from parity.suite.backends import Computation, whole
 from parity.suite.backends.whole import carried
-from parity.verification.adapters.jax import precision
+from parity.suite.norm import RUNNING
+from parity.verification.adapters import Jax, Signature, as_float
+from parity.verification.adapters.jax import implementation, precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from triptych.describe.given import Given
 from triptych.describe.layers import BatchNorm
@@ -46,120 +48,77 @@ def _call(place: Place, function: Callable[..., Any], *arguments: Any) -> Any:
         on_device = jax.tree.map(jnp.asarray, arguments)
         # A new function object each time: what was compiled before a replacement must not run after it.
         run = function if place.eager else jax.jit(lambda *values: function(*values))
-        return jax.tree.map(_to_numpy, run(*on_device))
+        return jax.tree.map(as_float, run(*on_device))
 
 
-def _to_numpy(array: Array) -> np.ndarray:
-    return np.asarray(array, np.float32 if array.dtype == jnp.bfloat16 else array.dtype)
-
-
-def _pull(function: Callable[..., Any], dy: Array, *arguments: Array) -> Any:
-    """(y, gradients, aux) of a function to (y, aux)."""
-    y, pull, aux = jax.vjp(function, *arguments, has_aux=True)
-    return y, pull(dy.astype(y.dtype)), aux
-
-
-def _plain(function: Callable[..., Array]) -> Callable[..., tuple[Array, None]]:
-    return lambda *arguments: (function(*arguments), None)
-
-
-def _last(x: np.ndarray) -> np.ndarray:
+def _last(x: Array) -> Array:
     return x.transpose(0, 2, 3, 1) if x.ndim == 4 else x
 
 
-def _first(x: np.ndarray) -> np.ndarray:
+def _first(x: Array) -> Array:
     return x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
 
 
-def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """See parity.suite.dense; so for all below."""
+def _layer(function: Callable[..., Array], *names: str, fixed: tuple[str, ...] = ()) -> Computation:
+    """Through the library's adapter: `function(settings, *arrays)`, and its gradient by each floating array
+    of `names` that there is but for the `fixed` ones. Parameters stay float32 where x is bfloat16.
+    """
 
-    def layer(x: Array, W: Array, b: Array) -> Array:
-        return dense.linear(x.astype(place.number), W, b)
+    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        order = tuple(name for name in names if name in inputs)
+        followed = tuple(name for name in order if inputs[name].dtype.kind == "f" and name not in fixed)
+        masters = [jnp.dtype(inputs[name].dtype) for name in order[1:]]
 
-    arguments = (inputs[name] for name in ("dy", "x", "W", "b"))
-    y, (dx, dW, db), _ = _call(place, lambda *a: _pull(_plain(layer), *a), *arguments)
-    return {"y": y, "dx": dx, "dW": dW, "db": db}
+        def of(x: Array, *rest: Array) -> Array:
+            held = (array.astype(dtype) for array, dtype in zip(rest, masters, strict=True))
+            return function(settings, x, *held)
 
+        given = Jax(of, jit=not place.eager)
+        one = implementation("jax", given, Signature(order, (), followed))
+        return one.pull({name: inputs[name] for name in order}, inputs["dy"], place)
 
-def leaky_relu(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Any shape."""
-
-    def layer(x: Array) -> Array:
-        return dense.leaky_relu(x.astype(place.number), settings["slope"])
-
-    y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), inputs["dy"], inputs["x"])
-    return {"y": y, "dx": dx}
-
-
-def dropout(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """With the mask given."""
-
-    def run(dy: Array, x: Array, keep: Array) -> Any:
-        layer = _plain(lambda x: dense.dropout(x.astype(place.number), keep, settings["rate"]))
-        return _pull(layer, dy, x)
-
-    y, (dx,), _ = _call(place, run, inputs["dy"], inputs["x"], inputs["keep"])
-    return {"y": y, "dx": dx}
+    return computation
 
 
-def flatten(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Of images that are channels-last."""
-
-    def layer(x: Array) -> Array:
-        return conv.flatten(x.astype(place.number))
-
-    y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), inputs["dy"], _last(inputs["x"]))
-    return {"y": y, "dx": _first(dx)}
+def _conv2d(settings: Settings, x: Array, W: Array, *b: Array) -> Array:
+    W = conv.to_internal(W)
+    return _first(conv.conv2d(_last(x), W, b[0] if b else None, settings["window"]))
 
 
-def conv2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """With a bias where there is one."""
-
-    def layer(x: Array, W: Array, *b: Array) -> Array:
-        return conv.conv2d(x.astype(place.number), W, b[0] if b else None, settings["window"])
-
-    W = conv.to_internal(inputs["W"])
-    arguments = [
-        _last(inputs["dy"]),
-        _last(inputs["x"]),
-        W,
-        *(inputs[name] for name in ("b",) if name in inputs),
-    ]
-    y, (dx, dW, *db), _ = _call(place, lambda *a: _pull(_plain(layer), *a), *arguments)
-    outputs = {"y": _first(y), "dx": _first(dx), "dW": conv.to_canonical(dW)}
-    return outputs | ({"db": db[0]} if db else {})
+def _linear_norm(settings: Settings, x: Array, W: Array, b: Array, gamma: Array, beta: Array) -> Array:
+    """Linear, then batch norm by the batch's statistics, its backward by JAX."""
+    return _norm_module(gamma, beta, settings, manual=False)(dense.linear(x, W, b), Given())
 
 
-def max_pool2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Images."""
+linear = _layer(lambda settings, x, W, b: dense.linear(x, W, b), "x", "W", "b")
+leaky_relu = _layer(lambda settings, x: dense.leaky_relu(x, settings["slope"]), "x")
+dropout = _layer(lambda settings, x, keep: dense.dropout(x, keep, settings["rate"]), "x", "keep")
+flatten = _layer(lambda settings, x: conv.flatten(_last(x)), "x")
+conv2d = conv2d_winograd = _layer(_conv2d, "x", "W", "b")
+max_pool2d = _layer(lambda settings, x: _first(conv.max_pool2d(_last(x), settings["window"])), "x")
+linear_norm = _layer(_linear_norm, "x", "W", "b", "gamma", "beta", fixed=("gamma", "beta"))
 
-    def layer(x: Array) -> Array:
-        return conv.max_pool2d(x.astype(place.number), settings["window"])
 
-    arguments = _last(inputs["dy"]), _last(inputs["x"])
-    y, (dx,), _ = _call(place, lambda *a: _pull(_plain(layer), *a), *arguments)
-    return {"y": _first(y), "dx": _first(dx)}
+def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """By another name for y."""
+    found = _layer(lambda settings, s: loss.softmax(s), "s")({**inputs, "dy": inputs["dp"]}, settings, place)
+    return {"p": found["y"], "ds": found["ds"]}
 
 
 def _batch_norm(manual: bool) -> Computation:
     def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-        def run(dy: Array, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array) -> Any:
-            running = {"running_mean": mean, "running_var": variance}
-
+        def run(given: dict[str, Array]) -> dict[str, Array]:
             def layer(x: Array, gamma: Array, beta: Array) -> tuple[Array, Any]:
-                given = Given(statistics=running)
-                y = _norm_module(gamma, beta, settings, manual)(x.astype(place.number), given)
-                return y, given.updated
+                held = Given(statistics={name: given[name] for name in RUNNING})
+                y = _norm_module(gamma, beta, settings, manual)(_last(x).astype(place.number), held)
+                return _first(y), held.updated
 
-            y, gradients, updated = _pull(layer, dy, x, gamma, beta)
-            return y, gradients, updated["running_mean"], updated["running_var"]
+            y, pull, updated = jax.vjp(layer, *(given[name] for name in ("x", "gamma", "beta")), has_aux=True)
+            dx, dgamma, dbeta = pull(given["dy"].astype(y.dtype))
+            return {"y": y, "dx": dx, "dgamma": dgamma, "dbeta": dbeta, **updated}
 
-        names = ("gamma", "beta", "running_mean", "running_var")
-        arguments = (_last(inputs["dy"]), _last(inputs["x"]), *(inputs[name] for name in names))
-        y, (dx, dgamma, dbeta), mean, variance = _call(place, run, *arguments)
-        outputs = {"y": _first(y), "dx": _first(dx), "dgamma": dgamma, "dbeta": dbeta}
-        return outputs | {"running_mean": mean, "running_var": variance}
+        found: Outputs = _call(place, run, dict(inputs))
+        return found
 
     return computation
 
@@ -174,34 +133,12 @@ def _norm_module(gamma: Array, beta: Array, settings: Settings, manual: bool) ->
 def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """By running statistics."""
 
-    def run(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array) -> Array:
-        module = _norm_module(gamma, beta, settings, manual=False)
-        running = {"running_mean": mean, "running_var": variance}
-        return module(x.astype(place.number), Given(statistics=running, by_batch=False))
+    def run(given: dict[str, Array]) -> Array:
+        module = _norm_module(given["gamma"], given["beta"], settings, manual=False)
+        held = Given(statistics={name: given[name] for name in RUNNING}, by_batch=False)
+        return _first(module(_last(given["x"]).astype(place.number), held))
 
-    names = ("gamma", "beta", "running_mean", "running_var")
-    return {"y": _first(_call(place, run, _last(inputs["x"]), *(inputs[name] for name in names)))}
-
-
-def linear_norm(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Linear, then batch norm by the batch's statistics, its backward by JAX."""
-
-    def run(dy: Array, x: Array, W: Array, b: Array, gamma: Array, beta: Array) -> Any:
-        def layer(x: Array, W: Array, b: Array) -> Array:
-            inner = dense.linear(x.astype(place.number), W, b)
-            return _norm_module(gamma, beta, settings, manual=False)(inner, Given())
-
-        return _pull(_plain(layer), dy, x, W, b)
-
-    arguments = (inputs[name] for name in ("dy", "x", "W", "b", "gamma", "beta"))
-    y, (dx, dW, db), _ = _call(place, run, *arguments)
-    return {"y": y, "dx": dx, "dW": dW, "db": db}
-
-
-def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Alone."""
-    p, (ds,), _ = _call(place, lambda *a: _pull(_plain(loss.softmax), *a), inputs["dp"], inputs["s"])
-    return {"p": p, "ds": ds}
+    return {"y": _call(place, run, dict(inputs))}
 
 
 def _loss(kind: str) -> Computation:
@@ -260,7 +197,6 @@ def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"y": carried(_call(place, run, inputs["images"], places))}
 
 
-conv2d_winograd = conv2d
 batch_norm_manual = _batch_norm(True)
 batch_norm_autodiff = _batch_norm(False)
 cross_entropy = _loss("cross_entropy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from parity.suite.backends import Computation, whole
 from parity.suite.backends.whole import carried
-from parity.verification.adapters.torch import precision
+from parity.suite.norm import RUNNING
+from parity.verification.adapters import Signature, Torch
+from parity.verification.adapters.torch import implementation, precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from torch_models import augment, conv, dense, loss, norm, optim
 from triptych.describe.given import Given
@@ -47,105 +49,82 @@ def _number(place: Place) -> torch.dtype:
     return found
 
 
-def _pull(function: Callable[[Tensor], Tensor], inputs: Inputs, place: Place, name: str = "x") -> Outputs:
-    """y and dx of a function of `name`, cast to the judged dtype; other gradients stay where they are."""
-    with precision(place):
-        x = _put(inputs[name], place).to(_number(place)).requires_grad_()
-        y = function(x)
-        y.backward(_put(inputs["d" + ("p" if name == "s" else "y")], place).to(y.dtype))
-    return {"y": _take(y), "dx": _take(x.grad)}
+def _layer(function: Callable[..., Tensor], *names: str, fixed: tuple[str, ...] = ()) -> Computation:
+    """Through the library's adapter: `function(settings, *tensors)`, and its gradient by each floating array
+    of `names` that there is but for the `fixed` ones. Parameters stay float32 where x is bfloat16.
+    """
 
-
-def _set(parameter: Tensor, array: np.ndarray) -> None:
-    with torch.no_grad():
-        parameter.copy_(torch.from_numpy(array))
-
-
-def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """See parity.suite.dense; so for all below."""
-    W, b = _parameters(inputs, place, "W", "b")
-    outputs = _pull(lambda x: dense.linear(x, W, b), inputs, place)
-    return outputs | {"dW": _take(W.grad), "db": _take(b.grad)}
-
-
-def _parameters(inputs: Inputs, place: Place, *names: str) -> list[Tensor]:
-    """In the dtype that they come in: float32 for bfloat16."""
-    return [_put(inputs[name], place).requires_grad_() for name in names]
-
-
-def leaky_relu(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Any shape."""
-    return _pull(lambda x: dense.leaky_relu(x, settings["slope"]), inputs, place)
-
-
-def dropout(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """With the mask given."""
-    keep = _put(inputs["keep"], place)
-    return _pull(lambda x: dense.dropout(x, keep, settings["rate"]), inputs, place)
-
-
-def flatten(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Channel by channel."""
-    return _pull(conv.flatten, inputs, place)
-
-
-def conv2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """With a bias where there is one."""
-    (W, *b) = _parameters(inputs, place, "W", *(name for name in ("b",) if name in inputs))
-    kernel = W.contiguous(memory_format=torch.channels_last)
-    offset = b[0] if b else None
-    outputs = _pull(lambda x: conv.conv2d(x, kernel, offset, settings["window"]), inputs, place)
-    return outputs | {"dW": _take(W.grad)} | ({"db": _take(offset.grad)} if offset is not None else {})
-
-
-def max_pool2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Images."""
-    return _pull(lambda x: conv.max_pool2d(x, settings["window"]), inputs, place)
-
-
-def _norm_module(inputs: Inputs, settings: Settings, place: Place, manual: bool) -> norm.BatchNorm:
-    gamma = inputs["gamma"]
-    described = BatchNorm("norm", gamma.size, settings["eps"], settings.get("momentum", 0.0), manual)
-    layer = norm.BatchNorm(described, torch.from_numpy(gamma).dtype)
-    _set(layer.gamma, gamma)
-    _set(layer.beta, inputs["beta"])
-    found: norm.BatchNorm = layer.to("cuda" if place.device == "gpu" else "cpu")
-    return found
-
-
-def _batch_norm(manual: bool) -> Computation:
     def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-        layer = _norm_module(inputs, settings, place, manual)
-        given = Given(
-            statistics={name: _put(inputs[name], place) for name in ("running_mean", "running_var")}
-        )
-        outputs = _pull(lambda x: layer(x, given), inputs, place)
-        outputs |= {"dgamma": _take(layer.gamma.grad), "dbeta": _take(layer.beta.grad)}
-        return outputs | {name: _take(value) for name, value in given.updated.items()}
+        order = tuple(name for name in names if name in inputs)
+        followed = tuple(name for name in order if inputs[name].dtype.kind == "f" and name not in fixed)
+        masters = [torch.from_numpy(inputs[name]).dtype for name in order[1:]]
+
+        def of(x: Tensor, *rest: Tensor) -> Tensor:
+            held = (tensor.to(dtype) for tensor, dtype in zip(rest, masters, strict=True))
+            return function(settings, x, *held)
+
+        one = implementation("torch", Torch(of), Signature(order, (), followed))
+        return one.pull({name: inputs[name] for name in order}, inputs["dy"], place)
 
     return computation
 
 
-def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """By running statistics."""
-    layer = _norm_module(inputs, settings, place, manual=False)
-    running = {name: _put(inputs[name], place) for name in ("running_mean", "running_var")}
-    x = _put(inputs["x"], place).to(_number(place))
-    return {"y": _take(layer(x, Given(statistics=running, by_batch=False)))}
+def _conv2d(settings: Settings, x: Tensor, W: Tensor, *b: Tensor) -> Tensor:
+    kernel = W.contiguous(memory_format=torch.channels_last)
+    return conv.conv2d(x, kernel, b[0] if b else None, settings["window"])
 
 
-def linear_norm(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+def _linear_norm(settings: Settings, x: Tensor, W: Tensor, b: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """Linear, then batch norm by the batch's statistics, its backward by autograd."""
-    W, b = _parameters(inputs, place, "W", "b")
-    after = _norm_module(inputs, settings, place, manual=False)
-    outputs = _pull(lambda x: after(dense.linear(x, W, b), Given()), inputs, place)
-    return outputs | {"dW": _take(W.grad), "db": _take(b.grad)}
+    return _norm_module(gamma, beta, settings, manual=False)(dense.linear(x, W, b), Given())
+
+
+linear = _layer(lambda settings, x, W, b: dense.linear(x, W, b), "x", "W", "b")
+leaky_relu = _layer(lambda settings, x: dense.leaky_relu(x, settings["slope"]), "x")
+dropout = _layer(lambda settings, x, keep: dense.dropout(x, keep, settings["rate"]), "x", "keep")
+flatten = _layer(lambda settings, x: conv.flatten(x), "x")
+conv2d = _layer(_conv2d, "x", "W", "b")
+max_pool2d = _layer(lambda settings, x: conv.max_pool2d(x, settings["window"]), "x")
+linear_norm = _layer(_linear_norm, "x", "W", "b", "gamma", "beta", fixed=("gamma", "beta"))
 
 
 def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Alone."""
-    outputs = _pull(loss.softmax, inputs, place, "s")
-    return {"p": outputs["y"], "ds": outputs["dx"]}
+    """By another name for y."""
+    found = _layer(lambda settings, s: loss.softmax(s), "s")({**inputs, "dy": inputs["dp"]}, settings, place)
+    return {"p": found["y"], "ds": found["ds"]}
+
+
+def _norm_module(gamma: Tensor, beta: Tensor, settings: Settings, manual: bool) -> norm.BatchNorm:
+    described = BatchNorm("norm", gamma.numel(), settings["eps"], settings.get("momentum", 0.0), manual)
+    layer = norm.BatchNorm(described, gamma.dtype)
+    layer.gamma, layer.beta = nn.Parameter(gamma.detach()), nn.Parameter(beta.detach())
+    return layer
+
+
+def _batch_norm(manual: bool) -> Computation:
+    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        given = {name: _put(array, place) for name, array in inputs.items()}
+        layer = _norm_module(given["gamma"], given["beta"], settings, manual)
+        x, held = given["x"].to(_number(place)).requires_grad_(), Given(statistics=_running(given))
+        with precision(place):
+            y = layer(x, held)
+            y.backward(given["dy"].to(y.dtype))
+        found = {"y": y, "dx": x.grad, "dgamma": layer.gamma.grad, "dbeta": layer.beta.grad, **held.updated}
+        return {name: _take(tensor) for name, tensor in found.items()}
+
+    return computation
+
+
+def _running(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: given[name] for name in RUNNING}
+
+
+def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """By running statistics."""
+    given = {name: _put(array, place) for name, array in inputs.items()}
+    layer = _norm_module(given["gamma"], given["beta"], settings, manual=False)
+    held = Given(statistics=_running(given), by_batch=False)
+    return {"y": _take(layer(given["x"].to(_number(place)), held))}
 
 
 def _loss(kind: str) -> Computation:
