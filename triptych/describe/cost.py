@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from triptych.describe.layers import Conv2d, Layer, Linear, Shape, parameter_shapes
 from triptych.describe.network import IMAGE_SHAPE, shapes
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Experiment
 
 _BYTES = {"float32": 4, "float64": 8, "bfloat16": 2}
@@ -70,7 +69,7 @@ def step_bytes(experiment: Experiment) -> int:
     values = sum(math.prod(cost.output) for cost in costs if cost.flops)
     image = math.prod(IMAGE_SHAPE)
     activations = experiment.data.batch_size * (5 * compute * values + (1 + 3 * compute) * image)
-    return parameters * (6 + 2 * len(optimizer_slots(experiment.optimization))) + activations
+    return parameters * (6 + 2 * len(experiment.optimization.slots)) + activations
 
 
 def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]:
@@ -84,7 +83,7 @@ def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]
         "images (uint8)": images * math.prod(IMAGE_SHAPE),
         "parameters": parameters * master,
         "gradients": parameters * master,
-        "optimizer state": parameters * master * len(optimizer_slots(experiment.optimization)),
+        "optimizer state": parameters * master * len(experiment.optimization.slots),
         "activations and their gradients": experiment.data.batch_size * activations * _BYTES[dtype] * 2,
     }
 
