@@ -12,10 +12,11 @@ from flax import nnx
 
 from jax_models import augment, conv, dense, loss, norm, optim
 from parity.suite.backends import Computation, whole
+from parity.suite.backends.differentiated import Framework, computations
 from parity.suite.backends.whole import carried
 from parity.suite.norm import RUNNING
-from parity.verification.adapters import Jax, Signature, as_float
-from parity.verification.adapters.jax import implementation, precision
+from parity.verification.adapters import Jax, as_float
+from parity.verification.adapters.jax import precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from triptych.describe.given import Given
 from triptych.describe.layers import BatchNorm
@@ -58,52 +59,6 @@ def _first(x: Array) -> Array:
     return x.transpose(0, 3, 1, 2) if x.ndim == 4 else x
 
 
-def _layer(function: Callable[..., Array], *names: str, fixed: tuple[str, ...] = ()) -> Computation:
-    """Through the library's adapter: `function(settings, *arrays)`, and its gradient by each floating array
-    of `names` that there is but for the `fixed` ones. Parameters stay float32 where x is bfloat16.
-    """
-
-    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-        order = tuple(name for name in names if name in inputs)
-        followed = tuple(name for name in order if inputs[name].dtype.kind == "f" and name not in fixed)
-        masters = [jnp.dtype(inputs[name].dtype) for name in order[1:]]
-
-        def of(x: Array, *rest: Array) -> Array:
-            held = (array.astype(dtype) for array, dtype in zip(rest, masters, strict=True))
-            return function(settings, x, *held)
-
-        given = Jax(of, jit=not place.eager)
-        one = implementation("jax", given, Signature(order, (), followed))
-        return one.pull({name: inputs[name] for name in order}, inputs["dy"], place)
-
-    return computation
-
-
-def _conv2d(settings: Settings, x: Array, W: Array, *b: Array) -> Array:
-    W = conv.to_internal(W)
-    return _first(conv.conv2d(_last(x), W, b[0] if b else None, settings["window"]))
-
-
-def _linear_norm(settings: Settings, x: Array, W: Array, b: Array, gamma: Array, beta: Array) -> Array:
-    """Linear, then batch norm by the batch's statistics, its backward by JAX."""
-    return _norm_module(gamma, beta, settings, manual=False)(dense.linear(x, W, b), Given())
-
-
-linear = _layer(lambda settings, x, W, b: dense.linear(x, W, b), "x", "W", "b")
-leaky_relu = _layer(lambda settings, x: dense.leaky_relu(x, settings["slope"]), "x")
-dropout = _layer(lambda settings, x, keep: dense.dropout(x, keep, settings["rate"]), "x", "keep")
-flatten = _layer(lambda settings, x: conv.flatten(_last(x)), "x")
-conv2d = conv2d_winograd = _layer(_conv2d, "x", "W", "b")
-max_pool2d = _layer(lambda settings, x: _first(conv.max_pool2d(_last(x), settings["window"])), "x")
-linear_norm = _layer(_linear_norm, "x", "W", "b", "gamma", "beta", fixed=("gamma", "beta"))
-
-
-def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """By another name for y."""
-    found = _layer(lambda settings, s: loss.softmax(s), "s")({**inputs, "dy": inputs["dp"]}, settings, place)
-    return {"p": found["y"], "ds": found["ds"]}
-
-
 def _batch_norm(manual: bool) -> Computation:
     def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         def run(given: dict[str, Array]) -> dict[str, Array]:
@@ -140,32 +95,6 @@ def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Out
     return {"y": _call(place, run, dict(inputs))}
 
 
-def _loss(kind: str) -> Computation:
-    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-        def run(s: Array, labels: Array) -> Any:
-            def mean(s: Array) -> tuple[Array, Array]:
-                losses = loss.per_sample(kind, s, labels, settings.get("smoothing", 0.0))
-                return losses.mean(), losses
-
-            ds, losses = jax.grad(mean, has_aux=True)(s)
-            return losses, ds
-
-        losses, ds = _call(place, run, inputs["s"], inputs["labels"].astype(np.int32))
-        return {"L": losses, "ds": ds}
-
-    return computation
-
-
-def l2(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """One weight."""
-
-    def run(W: Array) -> Any:
-        return jax.value_and_grad(lambda W: loss.l2_penalty([W], settings["l2"]))(W)
-
-    penalty, dW = _call(place, run, inputs["W"])
-    return {"penalty": penalty.reshape(1), "dW": dW}
-
-
 def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Several steps; the moments start at zero."""
     o, etas = settings["optimization"], np.asarray(settings["learning_rates"], np.float64)
@@ -196,10 +125,16 @@ def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"y": carried(_call(place, run, inputs["images"], places))}
 
 
-batch_norm_manual = _batch_norm(True)
-batch_norm_autodiff = _batch_norm(False)
-cross_entropy = _loss("cross_entropy")
-squared_error = _loss("squared_error")
-hinge = _loss("hinge")
+DIFFERENTIATED = computations(
+    Framework(
+        lambda function, place: Jax(function, jit=not place.eager),
+        lambda array, dtype: array.astype(dtype),
+        *(dense, conv, loss),
+        lambda settings, x, gamma, beta: _norm_module(gamma, beta, settings, manual=False)(x, Given()),
+        *(_last, _first, conv.to_internal),
+    )
+)
+conv2d_winograd = DIFFERENTIATED["conv2d"]
+batch_norm_manual, batch_norm_autodiff = _batch_norm(True), _batch_norm(False)
 initial_parameters = whole.initial_parameters("jax")
 preprocessing = whole.preprocessing("jax")
