@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from triptych.describe.layers import Conv2d, Layer, Linear, Shape, parameter_shapes
+from triptych.describe.layers import Layer, Shape
 from triptych.describe.network import IMAGE_SHAPE, shapes
 from triptych.describe.spec import Experiment
 
@@ -20,7 +20,7 @@ class LayerCost:
     """One layer: its output's shape without the batch, parameter count, forward FLOPs an image."""
 
     layer: Layer
-    output: tuple[int, ...]
+    output: Shape
     parameters: int
     flops: int
 
@@ -32,21 +32,11 @@ def layer_costs(experiment: Experiment) -> list[LayerCost]:
         LayerCost(
             layer,
             output,
-            sum(math.prod(shape) for shape in parameter_shapes((layer,)).values()),
-            _flops(layer, output),
+            sum(math.prod(parameter.shape) for parameter in layer.traits.parameters.values()),
+            2 * layer.traits.products * math.prod(output),
         )
         for layer, output in zip(layers, shapes(layers)[1:], strict=True)
     ]
-
-
-def _flops(layer: Layer, output: Shape) -> int:
-    match layer:
-        case Linear(_, in_features, out_features):
-            return 2 * in_features * out_features
-        case Conv2d(_, in_channels, _, window):
-            return 2 * in_channels * math.prod(window.kernel) * math.prod(output)
-        case _:
-            return 0
 
 
 def step_flops(experiment: Experiment) -> int:

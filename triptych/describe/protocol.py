@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from triptych.describe import streams
-from triptych.describe.layers import Conv2d, Dropout
+from triptych.describe.layers import Conv2d
 from triptych.describe.schedule import learning_rates
 from triptych.describe.spec import BackendName, Device, Experiment
 from triptych.describe.state import State
@@ -228,16 +228,13 @@ def plan_steps(experiment: Experiment, indices: np.ndarray, first: int) -> Steps
     """The `Steps` for a table of batches (n, B): adds learning rates, dropout masks and augmentation."""
     count, batch = indices.shape
     seed, data, steps = experiment.training.seed, experiment.data, range(first, first + count)
-    masks = {
-        layer.name: np.stack(
-            [
-                streams.keep_mask(seed, f"mask/{layer.name}", step, (batch, layer.features), layer.rate)
-                for step in steps
-            ]
-        )
-        for layer in experiment.layers()
-        if isinstance(layer, Dropout)
-    }
+    masks = {}
+    for layer in experiment.layers():
+        if layer.traits.drops:
+            shape, rate = layer.traits.drops
+            stream = f"mask/{layer.name}"
+            drawn = [streams.keep_mask(seed, stream, step, (batch, *shape), rate) for step in steps]
+            masks[layer.name] = np.stack(drawn)
     shifts = flips = None
     if data.random_crop:
         places = 2 * data.random_crop + 1
@@ -256,5 +253,5 @@ def no_steps(experiment: Experiment) -> Steps:
 
 
 def installed(name: BackendName) -> bool:
-    """Whether the packages that the backend needs are there; imports none of them."""
-    return all(importlib.util.find_spec(package) is not None for package in _MODULES[name][1].split())
+    """Whether the backend's framework is there; without a package beside it (optax) `create` is an error."""
+    return importlib.util.find_spec(name) is not None
