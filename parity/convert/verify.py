@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.convert import plain
-from parity.convert.plan import Order
-from parity.convert.units import Array, Arrays, Convention
+from parity.convert.units import Array, Arrays, Convention, Order
 from parity.suite.truth import dense, forward
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label, Result, judge
@@ -90,19 +90,19 @@ def check(
         flatten: The order in which the plain model flattens images.
         images: Prepared images (B, 3, 32, 32); by default random ones.
     """
-    layers, run = experiment.layers(), plain.runner(convention)
+    layers = experiment.layers()
     x = images_for(experiment) if images is None else images
-    label = _label(convention, number(canonical))
+    wide = any(array.dtype == np.float64 for array in canonical.values())
+    label = _label(convention, "float64" if wide else "float32")
     r = fast(label.place.dtype)
-    found = run(layers, _as(weights, r.stored), x.astype(r.stored), flatten)
     results, before = [], x.astype(r.stored)
+    found = plain.outputs(convention, layers, widened(weights, r.stored), before, flatten)
     with np.errstate(all="ignore"):
         for layer, y in zip(layers, found, strict=True):
-            own = {key: r.nearest(array) for key, array in _own(layer, canonical).items()}
-            truth = forward.evaluate(layer, own, Bounded.exact(before, r))
+            truth = forward.evaluate(layer, _own(layer, canonical, r), Bounded.exact(before, r))
             results += judge({layer.name: truth}, {layer.name: y}, label)
             before = y
-    last = run(layers, _as(weights, np.float64), x, flatten)[-1]
+    last = plain.outputs(convention, layers, widened(weights, np.float64), x, flatten)[-1]
     return _with_logits(results, experiment, canonical, x, last, _label(convention, "float64"))
 
 
@@ -134,12 +134,11 @@ def _with_logits(
     r = fast(label.place.dtype)
     truth = true_logits(experiment.layers(), canonical, Bounded.exact(x.astype(r.stored), r))
     results += judge({"logits": truth}, {"logits": logits}, label)
-    fitting = logits.shape == truth.shape
-    agree = int(np.count_nonzero(logits.argmax(axis=1) == truth.value.argmax(axis=1))) if fitting else 0
-    if fitting:
-        lead = leads(truth)
-        wrong = int(np.count_nonzero((lead > 0) & (logits.argmax(axis=1) != truth.value.argmax(axis=1))))
-        note = f"{wrong} of {np.count_nonzero(lead > 0)} predictions that are sure are wrong"
+    agree = 0
+    if logits.shape == truth.shape:
+        equal, sure = logits.argmax(axis=1) == truth.value.argmax(axis=1), leads(truth) > 0
+        agree, wrong = int(equal.sum()), int((sure & ~equal).sum())
+        note = f"{wrong} of {sure.sum()} predictions that are sure are wrong"
         results.append(
             label.failure("predictions", note) if wrong else label.result("predictions", True, 0.0)
         )
@@ -152,8 +151,7 @@ def true_logits(layers: tuple[Layer, ...], canonical: Arrays, x: Bounded) -> Bou
     """Logits (B, 10) of prepared images, errors carried through every layer."""
     with np.errstate(all="ignore"):
         for layer in layers:
-            own = {key: x.r.nearest(array) for key, array in _own(layer, canonical).items()}
-            x = forward.evaluate(layer, own, x)
+            x = forward.evaluate(layer, _own(layer, canonical, x.r), x)
     return x
 
 
@@ -171,25 +169,17 @@ def fast(dtype: str) -> Rounding:
     return replace(ROUNDINGS[dtype], truth=np.float64)
 
 
-def number(canonical: Arrays) -> str:
-    """What a model with these weights computes in here: float64, or float32 for everything narrower."""
-    wide = any(array.dtype == np.float64 for array in canonical.values())
-    return "float64" if wide else "float32"
-
-
 def _label(convention: Convention, dtype: str) -> Label:
     return Label(ITEM, Case("convert", "converted weights", {}), convention, Place(dtype))
 
 
-def _as(weights: Arrays, dtype: type[np.floating]) -> dict[str, Array]:
+def widened(weights: Arrays, dtype: Any) -> dict[str, Array]:
+    """The same in another dtype, counters as they are."""
     return {
         name: array if array.dtype.kind == "i" else array.astype(dtype) for name, array in weights.items()
     }
 
 
-def _own(layer: Layer, canonical: Arrays) -> dict[str, Array]:
-    return {
-        key.rpartition(".")[2]: array
-        for key, array in canonical.items()
-        if key.rpartition(".")[0] == layer.name
-    }
+def _own(layer: Layer, canonical: Arrays, r: Rounding) -> dict[str, Array]:
+    names = {key: key.rpartition(".") for key in canonical}
+    return {last: r.nearest(canonical[key]) for key, (above, _, last) in names.items() if above == layer.name}
