@@ -84,9 +84,8 @@ class Conversion:
             return "nothing to check: the weights were canonical and stay so"
         proofs = []
         for side in self.sides:
-            weights, convention = side.plain_weights(spec.layers()), side.plan.convention
-            proof = verify.check(spec, self.canonical, weights, convention, side.plan.flatten)
-            proofs.append((f"plain {convention} model", proof))
+            proof = verify.check(spec, self.canonical, side)
+            proofs.append((f"plain {side.plan.convention} model", proof))
         if module is not None:
             run = own_model.runner(module, self.request.owner, self.sides[-1].arrays)
             proofs.append(("your model", verify.check_model(spec, self.canonical, run, self.request.owner)))
@@ -98,7 +97,8 @@ def carry_out(request: Request) -> Conversion:
     found, to, spec = request.source, request.to, request.experiment
     canonical, came, notes = _canonical(request)
     if to == "canonical":
-        _require_no_like(request)
+        if request.like is not None:
+            raise UserError("like: canonical names are this project's own; leave --like out")
         return Conversion(request, canonical, came, None, tuple(notes))
     explicit, layers = request.explicit, None if spec is None else spec.layers()
     template = _template(request)
@@ -143,11 +143,6 @@ def _require_fitting(found: dict[str, Shape], wanted: dict[str, Shape]) -> None:
         raise UserError(
             "source: not the experiment's network:\n  " + "\n  ".join(lines) + "\nname the right --experiment"
         )
-
-
-def _require_no_like(request: Request) -> None:
-    if request.like is not None and request.module is None:
-        raise UserError("like: canonical names are this project's own; leave --like out")
 
 
 def _template(request: Request) -> Template | None:

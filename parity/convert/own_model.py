@@ -81,7 +81,7 @@ def runner(module: Any, convention: Convention, arrays: Arrays) -> Callable[[Arr
     """Its logits with these weights, in evaluation on the CPU and, unless it insists on another dtype, in
     float64: prepared images (B, 3, 32, 32) in, whatever the framework's own layout.
     """
-    wide = {name: a if a.dtype.kind == "i" else a.astype(np.float64) for name, a in arrays.items()}
+    wide = plain.widened(arrays, np.float64)
 
     def run(x: Array) -> Array:
         try:

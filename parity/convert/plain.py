@@ -107,3 +107,8 @@ def in_our_order(layers: Layers, outputs: list[Array], flatten: Order) -> list[A
             y = y.reshape(len(y), -1, channels).swapaxes(1, 2).reshape(len(y), -1)
         found.append(np.array(y, order="C"))
     return found
+
+
+def widened(weights: Arrays, dtype: Any) -> dict[str, Array]:
+    """The same in another dtype, counters as they are."""
+    return {name: a if a.dtype.kind == "i" else a.astype(dtype) for name, a in weights.items()}

@@ -91,7 +91,7 @@ def compare(
     """Predictions of the plain model in the run's precision against uint8 `predictions` (N,)."""
     layers, convention = spec.layers(), side.plan.convention
     r = verify.fast("float64" if spec.training.dtype == "float64" else "float32")
-    weights = verify.widened(side.plain_weights(layers), r.stored)
+    weights = plain.widened(side.plain_weights(layers), r.stored)
     parts = []
     for first in range(0, len(predictions), CHUNK):
         x = data.images["test"][first : first + CHUNK].astype(r.stored) - data.mean.astype(r.stored)

@@ -17,15 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.convert import plain
+from parity.convert.plan import Side
 from parity.convert.units import Array, Arrays, Convention, Order
-from parity.suite.truth import dense, forward
+from parity.suite.network import evaluated
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Place
@@ -33,7 +33,7 @@ from triptych.describe.layers import Layer
 from triptych.describe.network import IMAGE_SHAPE
 from triptych.describe.spec import Experiment
 
-ITEM = Item("convert", dense.linear)
+ITEM = Item("convert", lambda inputs, settings, r: {})
 """Its truth is each layer's own."""
 IMAGES = 8
 
@@ -61,9 +61,9 @@ class Proof:
         return max(self.results, key=lambda result: (not result.passed, result.share))
 
 
-def images_for(experiment: Experiment, count: int = IMAGES) -> Array:
-    """Random images, prepared about as the experiment's are: float64 (count, 3, 32, 32)."""
-    pixels = generator("convert").integers(0, 256, (count, *IMAGE_SHAPE)).astype(np.float64) - 127.5
+def images_for(experiment: Experiment) -> Array:
+    """Random images, prepared about as the experiment's are: float64 (IMAGES, 3, 32, 32)."""
+    pixels = generator("convert").integers(0, 256, (IMAGES, *IMAGE_SHAPE)).astype(np.float64) - 127.5
     return pixels / 64 if experiment.data.preprocess == "standardize" else pixels
 
 
@@ -72,57 +72,36 @@ def finite(canonical: Arrays) -> bool:
     return all(bool(np.isfinite(array.astype(np.float64)).all()) for array in canonical.values())
 
 
-def check(
-    experiment: Experiment,
-    canonical: Arrays,
-    weights: Arrays,
-    convention: Convention,
-    flatten: Order,
-    images: Array | None = None,
-) -> Proof:
-    """A plain model with `weights`, held to what `canonical` says it must compute.
+def check(experiment: Experiment, canonical: Arrays, side: Side, flatten: Order | None = None) -> Proof:
+    """A plain model with the side's weights, held to what `canonical` says it must compute.
 
-    Args:
-        experiment: The network's description.
-        canonical: Canonical names to arrays.
-        weights: The plain model's own flat names to arrays in its own layout (see parity.convert.plain).
-        convention: torch, flax-nnx or flax-linen.
-        flatten: The order in which the plain model flattens images.
-        images: Prepared images (B, 3, 32, 32); by default random ones.
+    `flatten` is the order in which that model flattens images, by default the side's own.
     """
-    layers = experiment.layers()
-    x = images_for(experiment) if images is None else images
+    layers, convention, flatten = experiment.layers(), side.plan.convention, flatten or side.plan.flatten
+    weights, x = side.plain_weights(layers), images_for(experiment)
     wide = any(array.dtype == np.float64 for array in canonical.values())
     label = _label(convention, "float64" if wide else "float32")
     r = fast(label.place.dtype)
     results, before = [], x.astype(r.stored)
-    found = plain.outputs(convention, layers, widened(weights, r.stored), before, flatten)
+    found = plain.outputs(convention, layers, plain.widened(weights, r.stored), before, flatten)
     with np.errstate(all="ignore"):
         for layer, y in zip(layers, found, strict=True):
-            truth = forward.evaluate(layer, _own(layer, canonical, r), Bounded.exact(before, r))
+            truth = evaluated(layer, _own(layer, canonical, r), Bounded.exact(before, r))
             results += judge({layer.name: truth}, {layer.name: y}, label)
             before = y
-    last = plain.outputs(convention, layers, widened(weights, np.float64), x, flatten)[-1]
+    last = plain.outputs(convention, layers, plain.widened(weights, np.float64), x, flatten)[-1]
     return _with_logits(results, experiment, canonical, x, last, _label(convention, "float64"))
 
 
 def check_model(
-    experiment: Experiment,
-    canonical: Arrays,
-    model: Callable[[Array], Array],
-    convention: Convention,
-    images: Array | None = None,
+    experiment: Experiment, canonical: Arrays, model: Callable[[Array], Array], convention: Convention
 ) -> Proof:
     """A model of the caller's own, held to what `canonical` says, by its logits alone.
 
-    Args:
-        experiment: The network's description.
-        canonical: Canonical names to arrays.
-        model: Prepared images (B, 3, 32, 32), float64, to logits (B, 10). In float64 the check sees more.
-        convention: Whose model it is, for the report.
-        images: Prepared images (B, 3, 32, 32); by default random ones.
+    `model` maps prepared images (B, 3, 32, 32), float64, to logits (B, 10); in float64 the check sees more.
+    `convention` says whose it is, for the report.
     """
-    x = images_for(experiment) if images is None else images
+    x = images_for(experiment)
     logits = np.asarray(model(x))
     label = _label(convention, "float64" if logits.dtype == np.float64 else "float32")
     return _with_logits([], experiment, canonical, x, logits, label)
@@ -151,7 +130,7 @@ def true_logits(layers: tuple[Layer, ...], canonical: Arrays, x: Bounded) -> Bou
     """Logits (B, 10) of prepared images, errors carried through every layer."""
     with np.errstate(all="ignore"):
         for layer in layers:
-            x = forward.evaluate(layer, _own(layer, canonical, x.r), x)
+            x = evaluated(layer, _own(layer, canonical, x.r), x)
     return x
 
 
@@ -171,13 +150,6 @@ def fast(dtype: str) -> Rounding:
 
 def _label(convention: Convention, dtype: str) -> Label:
     return Label(ITEM, Case("convert", "converted weights", {}), convention, Place(dtype))
-
-
-def widened(weights: Arrays, dtype: Any) -> dict[str, Array]:
-    """The same in another dtype, counters as they are."""
-    return {
-        name: array if array.dtype.kind == "i" else array.astype(dtype) for name, array in weights.items()
-    }
 
 
 def _own(layer: Layer, canonical: Arrays, r: Rounding) -> dict[str, Array]:

@@ -1,8 +1,8 @@
 """Real bugs, planted one at a time into the code that runs: what a harness is worth is what it catches.
 
 `catalogue` says what each bug is and where it must show; `<backend>_side` says how each backend would get
-it wrong, as replacements of functions in its own modules. Parity's subjects call those functions anew each
-time, so the replacement is what runs. A bug is a wrong implementation that works: shapes and dtypes are
+it wrong, as replacements of functions in its own modules. Parity's computations call those functions anew
+each time, so the replacement is what runs. A bug is a wrong implementation that works: shapes and dtypes are
 right, and nothing crashes.
 """
 
