@@ -33,7 +33,6 @@ it is NumPy and its result follows that type; else in float64, and the limit cou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,11 +48,8 @@ STUDENT = 12.61
 """P(|t| > T) = 10^-9 for 16 degrees of freedom."""
 
 
-@dataclass(frozen=True)
-class Noise:
-    """sqrt(S^2 + R^2) in units of u, by quantity."""
-
-    units: dict[str, float]
+Noise = dict[str, float]
+"""sqrt(S^2 + R^2) in units of u, by quantity."""
 
 
 def reference_values(reference: Implementation, inputs: Inputs, r: Rounding) -> tuple[Outputs, bool]:
@@ -69,7 +65,7 @@ def reference_values(reference: Implementation, inputs: Inputs, r: Rounding) -> 
 
 def noise(implementation: Implementation, case: Case, dtype: str) -> Noise:
     """Measured in float32 or bfloat16; float32's serves float64 too."""
-    r = rounding(dtype)
+    r = rounding("float32" if dtype == "float64" else dtype)
     inputs = case.arrays(r)
     exact = _cast(inputs, np.float64)
     centre = _run(implementation, exact, "float64")
@@ -85,15 +81,14 @@ def noise(implementation: Implementation, case: Case, dtype: str) -> Noise:
                 response, fine = np.abs(wide[key] - value), np.abs(close[key] - value)
                 smooth = np.where(fine <= response / 16, response, 0.0)
                 squares[key] += float(np.mean(np.square(smooth) + np.square(narrow[key] - wide[key])))
-        return Noise({key: float(np.sqrt(total / SAMPLES)) / r.u for key, total in squares.items()})
+        return {key: float(np.sqrt(total / SAMPLES)) / r.u for key, total in squares.items()}
 
 
-def limits(reference: Implementation, others: Sequence[Noise], case: Case, r: Rounding) -> dict[str, Bounded]:
-    """The reference's values, and for each the limit that the most uncertain of `others` sets."""
-    values, wider = reference_values(reference, case.arrays(r), r)
+def limits(values: Outputs, wider: bool, others: Sequence[Noise], r: Rounding) -> dict[str, Bounded]:
+    """The reference's values, each with the limit that the most uncertain of `others` sets."""
     found = {}
     for key, value in values.items():
-        units = max(one.units[key] for one in others)
+        units = max(one[key] for one in others)
         size = np.abs(value).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             limit = (STUDENT * r.u * units + r.u * size) * (1 if wider else 2) + r.tiny

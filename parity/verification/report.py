@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parity.verification.cases import AT_KINKS
+from parity.verification.case import AT_KINKS
 from parity.verification.judge import Result
 from parity.verification.table import explain as explain_one
 from parity.verification.table import render

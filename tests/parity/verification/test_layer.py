@@ -20,7 +20,7 @@ from parity import Report, Torch, verify
 from parity.errors import UsageError
 from parity.formula import erf, rsqrt, sqrt, where
 from parity.verification import estimate
-from parity.verification.cases import KINDS
+from parity.verification.case import KINDS
 
 X = {"x": (5, 8)}
 PARAMETERS = {"weight": (8,), "bias": (8,)}

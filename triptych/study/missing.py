@@ -1,4 +1,4 @@
-"""What the page shows, as plain values: comparisons, what agrees, and what is missing."""
+"""Which runs of the plan are missing, and the command that makes them."""
 
 from __future__ import annotations
 
@@ -7,113 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from triptych.store.run_dir import RunDirectory
-from triptych.study.comparison import Comparison, Verdict, comparisons
 from triptych.study.plan import BACKEND, PLAN, Planned
-from triptych.study.results import Failure, Result, run_folder
-
-# --- comparisons ---------------------------------------------------------------------------------
-
-MEANING: dict[Verdict, str] = {
-    "inside": "the reported number lies where 95% of further runs like ours would end",
-    "one run": "ours is one run, which has no spread",
-    "other data": "ours were not trained on CIFAR-10",
-}
-"""Of the verdicts that need no reason."""
-BY_KIN = (
-    "this setting was run once; the reported number lies where 95% of further runs of its size and rate "
-    "would end, whatever the weight decay"
-)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One reported number beside one backend's runs."""
-
-    planned: Planned
-    found: Comparison
-    other: str
-    """The same by batch norm's other statistics, as text; "" without batch norm."""
-
-    @property
-    def why(self) -> str:
-        """The reason for the verdict."""
-        if self.found.verdict == "inside" and self.found.judged_by:
-            return BY_KIN
-        return self.found.reason or MEANING.get(self.found.verdict, "")
-
-
-def rows(results: Sequence[Result]) -> list[Row]:
-    """Every reported number that was run, in the plan's order, in each backend that ran it."""
-    return [
-        Row(PLAN[found.name], found, _other_statistics(found, results))
-        for found in comparisons(PLAN, results)
-        if found.reported is not None
-    ]
-
-
-def reported(planned: Planned) -> float:
-    """The report's number of a run that has one."""
-    if planned.reported is None:
-        raise AssertionError("only runs of the report are compared")
-    return planned.reported
-
-
-def _other_statistics(found: Comparison, results: Sequence[Result]) -> str:
-    other = "batch" if PLAN[found.name].statistics == "running" else "running"
-    key = f"test_accuracy_{other}_statistics"
-    own = [result for result in results if (result.name, result.backend) == (found.name, found.backend)]
-    values = [result.summary[key] for result in own if key in result.summary]
-    return f"{np.mean(values):.4f} by {other} statistics" if values else ""
-
-
-# --- what agrees ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Comparisons that came out alike, for one reason."""
-
-    verdict: str
-    reason: str
-    numbers: int
-    what: str
-    """Names, each with its backends; Table 1's settings counted where they are many."""
-
-
-def findings(found: Sequence[Row]) -> list[Finding]:
-    """The comparisons gathered by verdict and reason, in the order in which they first appear."""
-    gathered: dict[tuple[str, str], list[Row]] = {}
-    for row in found:
-        gathered.setdefault((row.found.verdict, row.why), []).append(row)
-    return [Finding(*key, len(own), _names(own)) for key, own in gathered.items()]
-
-
-_MANY = 4
-"""Settings of Table 1 that are counted and no longer named one by one."""
-
-
-def _names(found: Sequence[Row]) -> str:
-    backends: dict[str, list[str]] = {}
-    counted: dict[tuple[str, str], list[str]] = {}
-    for row in found:
-        size, _, setting = row.found.name.partition("-lr")
-        if row.planned.group == "table1":
-            counted.setdefault((size, row.found.backend), []).append(setting)
-        else:
-            backends.setdefault(row.found.name, []).append(row.found.backend)
-    words = [f"{name} ({', '.join(those)})" for name, those in backends.items()]
-    for (size, backend), settings in counted.items():
-        if len(settings) < _MANY:
-            words += [f"{size}-lr{setting} ({backend})" for setting in settings]
-        else:
-            words.append(f"{size}: {len(settings)} settings ({backend})")
-    return ", ".join(words)
-
-
-# --- what is missing -----------------------------------------------------------------------------
+from triptych.study.results import ROOT, Failure, Result, run_folder
 
 
 @dataclass(frozen=True)
@@ -129,7 +25,7 @@ class Gap:
 def gaps(root: Path, results: Sequence[Result], failed: Sequence[Failure]) -> list[Gap]:
     """Failed, interrupted and missing runs: of the plan, and of other backends that ran a name."""
     found = [_failed(root, one) for one in failed]
-    broken = {one.folder for one in failed}
+    broken = {run_folder(root, one.name, one.backend, one.seed) for one in failed}
     absent: list[str] = []
     seeds: dict[str, dict[str, set[int]]] = {name: {} for name in PLAN}
     for result in results:
@@ -155,8 +51,8 @@ def gaps(root: Path, results: Sequence[Result], failed: Sequence[Failure]) -> li
     return found + _absent(root, absent)
 
 
-def progress(results: Sequence[Result]) -> str:
-    """What the plan asks for, and how much of it is done."""
+def progress(results: Sequence[Result]) -> tuple[int, int]:
+    """How many of the runs that the plan asks for are done, and how many it asks for."""
     wanted = {
         (name, backend, seed)
         for name, planned in PLAN.items()
@@ -164,11 +60,7 @@ def progress(results: Sequence[Result]) -> str:
         for seed in range(count)
     }
     done = wanted & {(result.name, result.backend, result.seed) for result in results}
-    everywhere = ", ".join(name for name, planned in PLAN.items() if planned.always)
-    return (
-        f"The plan is every run in {BACKEND} with its number of seeds, and seed 0 of {everywhere} in every "
-        f"backend: {len(done)} of its {len(wanted)} runs are finished."
-    )
+    return len(done), len(wanted)
 
 
 def _failed(root: Path, one: Failure) -> Gap:
@@ -202,7 +94,8 @@ def _absent(root: Path, names: Sequence[str]) -> list[Gap]:
 
 def command(root: Path, name: str, backend: str = BACKEND, seeds: int | None = None) -> str:
     """What trains it; several names stand beside one another."""
-    words = ["python -m triptych study run", name, "--backend", backend, "--root", shlex.quote(str(root))]
+    words = ["python -m triptych study run", name, "--backend", backend]
+    words += [] if root == ROOT else ["--root", shlex.quote(str(root))]
     return " ".join(words + (["--seeds", str(seeds)] if seeds else []))
 
 
