@@ -19,7 +19,7 @@ import numpy as np
 from parity.convert.units import Array, Arrays, Convention, Layers, Order
 from triptych.describe.layers import BatchNorm, Conv2d, Flatten, Layer, Linear
 from triptych.describe.network import shapes
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,7 @@ def framework(convention: Convention) -> ModuleType:
     try:
         return importlib.import_module(f"parity.convert.{name}")
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{convention}: the package {error.name!r} is not installed; install it "
-            "(pip install -r requirements.txt), or say --no-check"
-        ) from None
+        raise UserError(f"{convention}: {missing(error)}, or say --no-check") from None
 
 
 def names(layers: Sequence[Layer], convention: Convention) -> dict[str, str]:
