@@ -1,4 +1,4 @@
-"""Your own layer under the checks of `python -m parity`, in one call.
+"""`verify`: your own layer under the checks that ours pass, in one call.
 
     from parity import verify
     from parity.formula import erf, sqrt
@@ -12,8 +12,8 @@
     print(report)
     report.assert_passed()
 
-With a formula one implementation is enough, and its limits are proved. Without one, two are needed; they
-are held to each other, and limits are estimated (`estimate`). docs/add_your_own.md goes through it.
+With a formula one implementation is enough, and its limits are proved. Without one it takes two, which are
+compared with each other, and the limits are estimated (`estimate`). docs/add_your_own.md goes through it.
 """
 
 from __future__ import annotations
@@ -84,10 +84,11 @@ def verify(
             that is random or gives no gradient, forms of the truth that are not equal.
     """
     given = {"numpy": numpy, "jax": jax, "torch": torch, **(also or {})}
-    table = generated(name, _named(inputs), parameters or {}, cases or {}, without)
+    table = generated(name, _named(inputs), _named(parameters or {}), cases or {}, without)
     signature = _signature(inputs, parameters or {}, table[0])
     found = [built(key, _wrapped(key, value), signature) for key, value in given.items() if value is not None]
-    if not found or (truth is None and len(found) < 2):
+    formulas = (truth,) if callable(truth) else tuple(truth or ())
+    if len(found) < (1 if formulas else 2):
         raise UsageError(
             f"{name}: expected one implementation and a truth, or two implementations, got {len(found)}; "
             "give numpy=, jax=, torch= or also="
@@ -96,15 +97,16 @@ def verify(
     table = [with_upstream(case, found[0], place) for case in table]
     for one in found:
         check_repeats(one, table[0], place)
-    if truth is None:
-        item = Item(name, lambda i, s, r: {}, tuple(dtypes), elementwise)
-        return _by_one_another(item, found, table, device)
-    formulas = (truth,) if callable(truth) else tuple(truth)
     item = Item(name, truth_of(formulas, gradient, signature), tuple(dtypes), elementwise)
-    results, notes = compare(
-        item, found, table, lambda one, case, dtype: true_values(item, case, dtype, device), device
-    )
-    return Report(name, results, PROVED, notes)
+    return (_by_formula if formulas else _by_one_another)(item, found, table, device)
+
+
+def _by_formula(item: Item, found: list[Implementation], table: list[Case], device: Device) -> Report:
+    def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:
+        return true_values(item, case, dtype, device)
+
+    results, notes = compare(item, found, table, expected, device)
+    return Report(item.name, results, PROVED, notes)
 
 
 def _by_one_another(item: Item, found: list[Implementation], table: list[Case], device: Device) -> Report:
@@ -126,7 +128,7 @@ def _by_one_another(item: Item, found: list[Implementation], table: list[Case], 
 
 
 def _signature(inputs: Mapping[str, Any], parameters: Mapping[str, Any], case: Case) -> Signature:
-    floating = (key for key in (*inputs, *_named(parameters)) if case.inputs[key].dtype.kind == "f")
+    floating = (key for key in (*inputs, *parameters) if case.inputs[key].dtype.kind == "f")
     return Signature(tuple(inputs), tuple(parameters), tuple(floating))
 
 

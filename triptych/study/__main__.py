@@ -106,8 +106,14 @@ class Report(Folders):
 
     out: Path | None = None
     """The page's folder. Default: page/ in the root."""
+    docs: bool = False
+    """Write the published runs' figures into README.md and docs/runs.md instead."""
 
     def __call__(self) -> int:
+        if self.docs:
+            changed = importlib.import_module("triptych.study.docs").write(table.read(self.published))
+            print(f"changed: {', '.join(map(str, changed)) or 'nothing'}")
+            return 0
         # Imported here: `run` needs none of what the page is drawn with.
         page = importlib.import_module("triptych.study.page")
         written = page.write(self.table(), self.root, self.out or self.root / "page")
