@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 
 FRAMEWORKS = ("numpy", "jax", "torch")
 
@@ -58,10 +58,7 @@ def plantings(backend: str) -> Plantings:
     try:
         module = importlib.import_module(f"parity.planted.{backend}_side")
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"backend {backend}: the package {error.name!r} is not installed; install it "
-            "(pip install -r requirements.txt) or choose another --backend"
-        ) from None
+        raise UserError(f"backend {backend}: {missing(error)}, or choose another --backend") from None
     found: Plantings = module.PLANTINGS
     return found
 

@@ -19,7 +19,7 @@ from parity.suite.registry import ITEMS
 from parity.verification import adapters
 from parity.verification.place import Device, Inputs, Outputs, Place, Settings
 from triptych.describe.spec import BackendName
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 
 Computation = Callable[[Inputs, Settings, Place], Outputs]
 
@@ -69,10 +69,7 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(f"parity.suite.backends.{name}")
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"backend {name}: the package {error.name!r} is not installed; install it "
-            "(pip install -r requirements.txt) or choose another --backend"
-        ) from None
+        raise UserError(f"backend {name}: {missing(error)}, or choose another --backend") from None
 
 
 def _optional(name: str, attribute: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
