@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from parity.suite.subjects import Subject, carried, whole
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from torch_models import augment, conv, dense, loss, norm, optim
+from torch_models.model import Network
 from torch_models.precision import pinned
+from triptych.describe.layers import Flatten
 from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Device
 
@@ -107,8 +109,9 @@ def dropout(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
 
 
 def flatten(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """torch's own."""
-    return _pull(nn.Flatten(), inputs, place)
+    """As the network does it."""
+    network = Network((Flatten("flatten"),), _number(place), _number(place))
+    return _pull(lambda x: network(x, {})[0].to(x.dtype), inputs, place)
 
 
 def conv2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
