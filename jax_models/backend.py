@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from jax_models import augment, cache, conv, loss, optim
 from jax_models.conv import AnyArray
-from jax_models.dense import at_least_float32
 from jax_models.model import Network, bind
+from jax_models.precision import at_least_float32
 from triptych.describe.layers import first_trained, is_weight
 from triptych.describe.protocol import (
     Evaluation,
@@ -28,6 +30,7 @@ from triptych.describe.protocol import (
     evaluation_batch,
     evaluation_slices,
     no_steps,
+    optimizer_slots,
     saved_optimizer,
     saved_statistics,
 )
@@ -116,7 +119,6 @@ class JaxBackend:
                 self.data[split] = DeviceData(self._put(data.images[split]), labels, mean, scale)
             network = nnx.eval_shape(lambda: Network(experiment.layers(), compute))
             self.graph = nnx.split(network)[0]
-            self.optimizer = optim.chain(experiment.optimization)
         self._run = jax.jit(self._run_steps, donate_argnums=0)
         self._evaluate = jax.jit(self.evaluate_split, static_argnums=3)
         self._evaluations: dict[tuple[str, bool], jax.stages.Compiled] = {}
@@ -127,10 +129,10 @@ class JaxBackend:
 
     def start(self, parameters: Mapping[str, np.ndarray]) -> None:
         with self.context():
-            on_device = self._take(parameters)
+            on_device, o = self._take(parameters), self.experiment.optimization
             # Zeros depend on no input, so jit leaves it open where they lie; said here, or the first step's
             # program, compiled for inputs left open, would be compiled again for its own outputs.
-            optimizer = jax.device_put(jax.jit(self.optimizer.init)(on_device), self._device)
+            optimizer = jax.device_put(jax.jit(partial(optim.init, o))(on_device), self._device)
         self.state = TrainState(on_device, self._statistics({}), optimizer)
         self.updates = 0
 
@@ -189,7 +191,8 @@ class JaxBackend:
         state = {
             f"parameters/{key}": np.array(_canonical(value), order="C") for key, value in parameters.items()
         }
-        for slot, tree in optim.get_slots(optimizer).items():
+        slots = optimizer_slots(self.experiment.optimization)
+        for slot, tree in optim.get_slots(optimizer, slots).items():
             state |= {
                 f"optimizer/{slot}/{key}": np.array(_canonical(value), order="C")
                 for key, value in tree.items()
@@ -234,11 +237,9 @@ class JaxBackend:
         (value, (hits, statistics, _)), g = gradient(
             state.parameters, None, state.statistics, batch, row["masks"]
         )
-        rule = self.optimizer
-        if weight_decay is not None:
-            rule = optim.chain(self.experiment.optimization, weight_decay)
-        updates, optimizer = rule.update(g, state.optimizer, state.parameters, scalars=row["scalars"])
-        parameters = {key: theta + updates[key] for key, theta in state.parameters.items()}
+        rule = optim.create(self.experiment.optimization, row["scalars"], weight_decay)
+        updates, optimizer = rule.update(g, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, updates)
         return TrainState(parameters, statistics, optimizer), value, hits
 
     def _run_steps(

@@ -6,7 +6,7 @@ argument, and is called for one group after another:
 
 - on a GPU or TPU a group holds as many runs as fit beside their activations, batched by vmap;
 - on a CPU it holds one: a single run keeps its cores busy, so batching has nothing to gain, and one run's
-  activations are all that is held. `python -m triptych.bench.sweep` measures both (jax-sweep, jax-vmap).
+  activations are all that is held. `python -m triptych bench sweep` measures both (jax-sweep, jax-vmap).
 
 The groups' arrays are apart, not parts of larger ones: a program that cut a run's out of those, and put them
 back, worked in new memory at each call; on a CPU half of its processes took a fifth longer (docs/sweep.md).

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numpy_ref import augment, conv, loss, optim
+from numpy_ref import augment, fast, loss, optim
 from numpy_ref.model import Cache, Network
 from triptych.describe.layers import is_weight
 from triptych.describe.protocol import (
@@ -86,9 +86,9 @@ class NumpyBackend:
         self.network.statistics = {key: np.array(value, self.dtype) for key, value in statistics.items()}
 
     def _own(self, parameter: Array) -> Array:
-        """A copy in our dtype; convolution weights channels-last in memory, as `conv` likes them."""
+        """A copy in our dtype; convolution weights channels-last in memory, as `fast` likes them."""
         copy = np.array(parameter, self.dtype)
-        return conv.channels_last(copy) if copy.ndim == 4 else copy
+        return fast.channels_last(copy) if copy.ndim == 4 else copy
 
     def compile(self, capacity: int) -> None:
         """Nothing to compile."""
@@ -112,7 +112,7 @@ class NumpyBackend:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for rows in evaluation_slices(len(images), evaluation_batch(self.experiment)):
                 logits = self.network.predict(self._prepare(images[rows]), batch)
-                losses.append(loss.loss_forward(objective.loss, logits, labels[rows]))
+                losses.append(loss.per_sample(objective.loss, logits, labels[rows]))
                 predictions.append(logits.argmax(axis=1).astype(np.uint8))
         predicted = np.concatenate(predictions)
         return Evaluation(
@@ -178,14 +178,14 @@ class NumpyBackend:
         x = self._prepare(images)
         masks = {name: mask[i] for name, mask in steps.masks.items()}
         logits, cache = self.network.forward(x, masks, outputs=outputs)
-        value = float(loss.loss_forward(objective.loss, logits, labels, objective.label_smoothing).mean())
-        ds = loss.loss_backward(objective.loss, logits, labels, objective.label_smoothing)
+        value = float(loss.per_sample(objective.loss, logits, labels, objective.label_smoothing).mean())
+        ds = loss.per_sample_backward(objective.loss, logits, labels, objective.label_smoothing)
         gradients = self.network.backward(ds, cache, upstream)
         if objective.l2:
             weights = {key: W for key, W in self.network.parameters.items() if is_weight(key)}
-            value += loss.l2_forward(list(weights.values()), objective.l2)
+            value += loss.l2_penalty(list(weights.values()), objective.l2)
             for key, W in weights.items():
-                gradients[key] += loss.l2_backward(W, objective.l2)
+                gradients[key] += loss.l2_penalty_backward(W, objective.l2)
         accuracy = float((logits.argmax(axis=1) == labels).mean())
         return Pass(value, accuracy, gradients, cache, x)
 

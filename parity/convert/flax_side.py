@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,17 +13,6 @@ from parity.convert.plain import in_our_order
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Layers
 from triptych.describe.layers import LeakyReLU
-
-
-@contextmanager
-def on_cpu(dtype: np.dtype[Any]) -> Iterator[None]:
-    """float64 where asked for, products in full precision, whatever accelerator there is."""
-    with (
-        jax.enable_x64(dtype == np.float64),
-        jax.default_matmul_precision("highest"),
-        jax.default_device(jax.devices("cpu")[0]),
-    ):
-        yield
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

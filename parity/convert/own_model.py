@@ -15,6 +15,7 @@ import numpy as np
 from parity.convert import api
 from parity.convert.source import Source
 from parity.convert.units import Array, Arrays, Convention, Shape
+from parity.verification.place import Place
 from triptych.errors import UserError
 from triptych.store.sealed import read_json
 
@@ -127,9 +128,10 @@ def _nnx_runner(module: Any, arrays: Arrays) -> Callable[[Array], Array]:
     nnx = importlib.import_module("flax.nnx")
     jnp = importlib.import_module("jax.numpy")
     side = importlib.import_module("parity.convert.flax_side")
+    precision = importlib.import_module("parity.verification.adapters.jax").precision
 
     def run(x: Array) -> Array:
-        with side.on_cpu(x.dtype):
+        with precision(Place(x.dtype.name)):
             model = copy.deepcopy(module)
             state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
             nnx.replace_by_pure_dict(state, side.nested(side.on_device(arrays)))

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
-from parity.convert.flax_side import as_ours, flat, flattened, leaky_relu, nested, on_cpu, on_device
+from parity.convert.flax_side import as_ours, flat, flattened, leaky_relu, nested, on_device
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Layers
+from parity.verification.adapters.jax import precision
+from parity.verification.place import Place
 from triptych.describe.layers import BatchNorm, Conv2d, Dropout, Flatten, LeakyReLU, Linear, MaxPool2d
 
 
@@ -46,7 +48,7 @@ class Plain(linen.Module):
 
 def outputs(layers: Layers, weights: Arrays, x: Array, flatten: Order) -> list[Array]:
     """See parity.convert.plain.Runner."""
-    with on_cpu(x.dtype):
+    with precision(Place(x.dtype.name)):
         model, images = Plain(layers, flatten), jnp.asarray(x.transpose(0, 2, 3, 1))
         wanted = set(flat(jax.eval_shape(model.init, jax.random.key(0), images)))
         assert set(weights) == wanted, f"names {sorted(set(weights) ^ wanted)} are on one side only"

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from parity.convert.flax_side import as_ours, flat, flattened, leaky_relu, nested, on_cpu, on_device
+from parity.convert.flax_side import as_ours, flat, flattened, leaky_relu, nested, on_device
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Layers
+from parity.verification.adapters.jax import precision
+from parity.verification.place import Place
 from triptych.describe.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
 
 
@@ -63,7 +65,7 @@ def _module(layer: Layer, rngs: nnx.Rngs) -> nnx.Module | None:
 
 def outputs(layers: Layers, weights: Arrays, x: Array, flatten: Order) -> list[Array]:
     """See parity.convert.plain.Runner."""
-    with on_cpu(x.dtype):
+    with precision(Place(x.dtype.name)):
         # Drawing initial weights that are replaced at once would compile for many seconds.
         graph, state = nnx.split(nnx.eval_shape(lambda: Plain(layers, flatten, nnx.Rngs(0))))
         wanted = set(flat(nnx.to_pure_dict(state)))

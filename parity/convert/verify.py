@@ -25,7 +25,7 @@ from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.convert import plain
 from parity.convert.plan import Order
 from parity.convert.units import Array, Arrays, Convention
-from parity.suite.truth import dense, forward
+from parity.suite.network import evaluated
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Place
@@ -33,7 +33,7 @@ from triptych.describe.layers import Layer
 from triptych.describe.network import IMAGE_SHAPE
 from triptych.describe.spec import Experiment
 
-ITEM = Item("convert", dense.linear)
+ITEM = Item("convert", lambda inputs, settings, r: {})
 """Its truth is each layer's own."""
 IMAGES = 8
 
@@ -99,7 +99,7 @@ def check(
     with np.errstate(all="ignore"):
         for layer, y in zip(layers, found, strict=True):
             own = {key: r.nearest(array) for key, array in _own(layer, canonical).items()}
-            truth = forward.evaluate(layer, own, Bounded.exact(before, r))
+            truth = evaluated(layer, own, Bounded.exact(before, r))
             results += judge({layer.name: truth}, {layer.name: y}, label)
             before = y
     last = run(layers, _as(weights, np.float64), x, flatten)[-1]
@@ -153,7 +153,7 @@ def true_logits(layers: tuple[Layer, ...], canonical: Arrays, x: Bounded) -> Bou
     with np.errstate(all="ignore"):
         for layer in layers:
             own = {key: x.r.nearest(array) for key, array in _own(layer, canonical).items()}
-            x = forward.evaluate(layer, own, x)
+            x = evaluated(layer, own, x)
     return x
 
 

@@ -1,11 +1,10 @@
 """A bug is an edit: old text to new in shipped source, and the modules that hold it executed again.
 
-`planted` puts the edited source in the place of the shipped one. A module is executed in its own namespace, so
-whoever holds the module sees the bug; the modules of its room that import it, directly or not, are executed
-after it, in dependency order, so that what they made of it at import (a `custom_vjp`, a table, a subclass) is
-made anew. Elsewhere only the names taken by `from x import f` are set again. Functions and classes are new
-objects, so no cache of JAX's or torch's that goes by them holds a program without the bug; a backend that was
-made before keeps its own compiled programs. Afterwards every namespace is what it was, object for object.
+`planted` puts the edited source in the place of the shipped one. A module is executed in its own namespace,
+so whoever holds the module sees the bug. The modules of its room that import it, directly or not, are
+executed after it, in dependency order: what they made of it at import (a table, a `custom_vjp`) is made anew. Elsewhere only the names taken by `from x import f` are set again. Functions and classes are new
+objects, so no cache that goes by them, JAX's or torch's, holds a program without the bug; a backend made
+before keeps its own compiled programs. Afterwards every namespace is what it was, object for object.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +29,10 @@ OURS = ("numpy_ref", "jax_models", "torch_models", "triptych", "parity")
 
 
 class Edit(NamedTuple):
-    """In `module`'s source `old`, which stands there exactly once, becomes `new`."""
+    """In `module`'s source `old`, which stands there exactly once, becomes `new`.
+
+    Lines after the first are indented as the line in which `old` starts, and more if they say so.
+    """
 
     module: str
     old: str
@@ -49,10 +52,22 @@ def edited(edits: Iterable[Edit]) -> dict[str, str]:
     found: dict[str, str] = {}
     for module, old, new in edits:
         source = found.get(module) or _path(module).read_text(encoding="utf-8")
-        if (times := source.count(old)) != 1:
-            raise ValueError(f"{module}: expected to find once, found {times} times: {old!r}")
-        found[module] = source.replace(old, new)
+        places = []
+        for match in re.finditer(re.escape(old.split("\n")[0]), source):
+            line = source[source.rfind("\n", 0, match.start()) + 1 : match.start()]
+            indent = line[: len(line) - len(line.lstrip())]
+            if source.startswith(whole := _indented(old, indent), match.start()):
+                places.append((match.start(), match.start() + len(whole), indent))
+        if len(places) != 1:
+            raise ValueError(f"{module}: expected to find once, found {len(places)} times: {old!r}")
+        ((start, end, indent),) = places
+        found[module] = source[:start] + _indented(new, indent) + source[end:]
     return found
+
+
+def _indented(text: str, indent: str) -> str:
+    """With the lines after the first."""
+    return re.sub(r"\n(?=.)", "\n" + indent, text)
 
 
 def diff(edits: Iterable[Edit]) -> str:
@@ -110,7 +125,7 @@ def _room(module: str) -> str:
     return next(room for room in ROOMS if module.startswith(f"{room}."))
 
 
-@lru_cache
+@cache
 def _graph(room: str) -> dict[str, set[str]]:
     """The room's modules and what each imports when it is executed."""
     root = _path(room).parent

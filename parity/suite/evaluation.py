@@ -14,7 +14,7 @@ import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
-from parity.suite.truth import forward, loss
+from parity.suite import loss, network
 from parity.verification.case import generator
 from parity.verification.judge import Label, Result, judge
 from triptych.describe.layers import BatchNorm
@@ -49,7 +49,7 @@ def logits(spec: Experiment, state: State, data: TrainingData, r: Rounding, by_b
             x = x * Bounded.constant(data.scale, r.wide)
         x = x.to(r)
         for layer in spec.layers():
-            x = forward.evaluate(layer, _own(layer.name, state), x, by_batch)
+            x = network.evaluated(layer, _own(layer.name, state), x, by_batch)
         return x.to(r.wide)
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from parity.bounds import rounding
 from parity.bounds.rounding import ROUNDINGS, Array
-from parity.suite.subjects import installed
+from parity.suite.backends import installed
 from parity.verification.case import generator
+from parity.verification.place import Place
 from triptych.errors import UserError
 
 Function = Callable[[Array], Array]
@@ -141,11 +142,13 @@ def _jax(name: str, dtype: str) -> Function:
     import jax
     import jax.numpy as jnp
 
+    from parity.verification.adapters.jax import precision
+
     functions: dict[str, Any] = {"exp": jnp.exp, "log": jnp.log, "rsqrt": lambda x: 1 / jnp.sqrt(x)}
     compiled = jax.jit(functions[name])
 
     def run(x: Array) -> Array:
-        with jax.enable_x64(dtype == "float64"), jax.default_device(jax.devices("cpu")[0]):
+        with precision(Place(dtype)):
             return np.asarray(compiled(x))
 
     return run

@@ -60,15 +60,11 @@ def reference_values(reference: Implementation, inputs: Inputs, r: Rounding) -> 
     """The reference's outputs on inputs in the judged format, in a wider one; and whether it is wider."""
     if r.name != "float64":
         return _run(reference, _cast(inputs, np.float64), "float64"), True
-    if np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant and _is_numpy(reference):
+    if np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant and reference.framework == "numpy":
         wide = _run(reference, _cast(inputs, np.longdouble), "longdouble")
         if all(array.dtype == np.longdouble for array in wide.values()):
             return wide, True
     return _run(reference, inputs, "float64"), False
-
-
-def _is_numpy(implementation: Implementation) -> bool:
-    return implementation.pull.__module__ == "parity.verification.adapters.numpy"
 
 
 def noise(implementation: Implementation, case: Case, dtype: str) -> Noise:

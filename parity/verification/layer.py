@@ -167,7 +167,7 @@ def _with_upstream(case: Case, one: Implementation, place: Place) -> Case:
 
 def _usable(one: Implementation, dtypes: Sequence[str]) -> list[str]:
     """The formats that it has."""
-    return [d for d in dtypes if not (d == "bfloat16" and one.pull.__module__.endswith("adapters.numpy"))]
+    return [d for d in dtypes if not (d == "bfloat16" and one.framework == "numpy")]
 
 
 def _formats(dtypes: Sequence[str]) -> Sequence[str]:

@@ -15,7 +15,6 @@ the layers that fail the first one tells where to look.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 from parity.bounds.rounding import Array, rounding
 from parity.errors import UsageError
 from parity.verification import estimate
-from parity.verification.adapters import Implementation
+from parity.verification.adapters import Implementation, Model, Signature, built, is_torch_module
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label
 from parity.verification.judging import Unjudged, check_repeats, hidden_cast, judged
@@ -65,17 +64,17 @@ def verify_model(
     Raises:
         UsageError: Names that are not there, outputs that are not arrays, a model that is random.
     """
-    layers = dict(layers or {})
-    side = _side("torch_model", "reference")
-    state = side.state_of("reference", reference)
-    case = _case(name, inputs, state)
-    original = side.implementation("reference", reference, tuple(inputs), {key: key for key in layers}, None)
-    if side.is_module(port):
-        ported = side.implementation("port", port, tuple(inputs), layers, convert)
-    elif callable(port):
-        ported = _side("flax", "port").implementation("port", port, tuple(inputs), layers, convert)
-    else:
+    if not is_torch_module(reference):
+        raise UsageError(f"reference: expected a torch module, got {type(reference).__name__}")
+    if not callable(port):
         raise UsageError(f"port: expected a torch module or a JAX function, got {type(port).__name__}")
+    state = _state_of(reference)
+    case = _case(name, inputs, state)
+    floating = tuple(key for key in inputs if case.inputs[key].dtype.kind == "f")
+    signature = Signature(tuple(inputs), tuple(state), floating)
+    layers = dict(layers or {})
+    original = built("reference", Model(reference, {key: key for key in layers}, dict), signature)
+    ported = built("port", Model(port, layers, convert), signature)
     place = Place(dtypes[0])
     shape = original.shape(case.arrays(rounding(place.dtype)), place)
     case = replace(case, inputs={**case.inputs, "dy": generator(name, "dy").normal(size=shape)})
@@ -114,8 +113,7 @@ def _case(name: str, inputs: Mapping[str, Any], state: Mapping[str, Array]) -> C
     return Case(name, "as given", arrays | dict(state))
 
 
-def _side(module: str, who: str) -> Any:
-    try:
-        return importlib.import_module(f"parity.verification.adapters.{module}")
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{who}: the package {error.name!r} is not installed; install it") from None
+def _state_of(module: Any) -> dict[str, Array]:
+    from parity.verification.adapters.torch import state_of
+
+    return state_of(module)

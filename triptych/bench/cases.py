@@ -10,7 +10,7 @@ from typing import Any
 
 from triptych.cifar10.batches import BatchOrder
 from triptych.describe.catalogue import find
-from triptych.describe.spec import Dtype, Experiment
+from triptych.describe.spec import Device, Dtype, Experiment
 from triptych.errors import UserError
 
 MODELS = {"fig1": "fig1", "size7": "size7", "size11": "size11", "size11-bn": "fig5", "cnn": "fig7"}
@@ -58,7 +58,7 @@ class Case:
     variant: str
     batch: int
     precision: str
-    device: str
+    device: Device
 
     @property
     def group(self) -> tuple[str, int, str, str]:
@@ -110,6 +110,13 @@ def choose(what: str, names: tuple[str, ...], known: tuple[str, ...]) -> tuple[s
     return names
 
 
+def at_least(least: int, **options: int) -> None:
+    """Raises UserError for an option below `least`."""
+    for name, value in options.items():
+        if value < least:
+            raise UserError(f"{name}: expected at least {least}, got {value}; change --{name}")
+
+
 def obstacle(variant: str, precision: str, device: str) -> str | None:
     """Why this combination cannot be measured here, or None. Whether the device exists is for the framework
     to say, in a process of its own.
@@ -130,9 +137,6 @@ def obstacle(variant: str, precision: str, device: str) -> str | None:
 
 def c_compiler() -> str | None:
     """The compiler that torch.compile will find, or None."""
-    return next((path for name in _compilers() if (path := shutil.which(name))), None)
-
-
-def _compilers() -> tuple[str, ...]:
     named = os.environ.get("CXX")
-    return (named,) if named else ("g++", "clang++", "c++")
+    names = (named,) if named else ("g++", "clang++", "c++")
+    return next((path for name in names if (path := shutil.which(name))), None)

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from typing import Any
 from triptych.bench import agree
 from triptych.bench.cases import REFERENCES, VARIANTS, Case
 from triptych.bench.ceilings import frameworks
-from triptych.describe.cost import step_bytes, step_flops, steps_per_call
+from triptych.bench.runners import steps_of
+from triptych.describe.cost import step_bytes, step_flops
 from triptych.errors import UserError
 
 Answer = dict[str, Any]
 Ask = Callable[[dict[str, Any]], Answer]
-"""A request to its answer: `Processes`, or a test's own."""
+"""A request to its answer: `processes`, or a test's own."""
 FORMAT = 1
 
 
@@ -50,38 +52,31 @@ class Collected:
     failed: dict[Case, str] = field(default_factory=dict)
 
 
-class Processes:
-    """Asks a new process each time. Programs compiled by one process of a bench are there for the next, in a
-    folder that starts empty: the first start of a case is a cold one, the others are not.
+@contextmanager
+def processes() -> Iterator[Ask]:
+    """Asks a new process each time. Programs compiled by one process are there for the next, in a folder that
+    starts empty: the first start of a case is a cold one, the others are not.
     """
-
-    def __init__(self, cache: str) -> None:
-        self.environment = {
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as cache:
+        environment = {
             **os.environ,
             "TRIPTYCH_CACHE_DIR": str(Path(cache) / "xla"),
             "TORCHINDUCTOR_CACHE_DIR": str(Path(cache) / "inductor"),
         }
-
-    def __call__(self, request: dict[str, Any]) -> Answer:
-        words = [
-            sys.executable,
-            "-m",
-            "triptych.bench.measure",
-            json.dumps({**request, "spawned": time.time()}),
-        ]
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, check=False)
-        if done.returncode == 2:
-            raise UserError(done.stderr.strip())
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            raise ProcessFailed(lines[-1] if lines else f"exit code {done.returncode}")
-        answer: Answer = json.loads(done.stdout.splitlines()[-1])
-        return answer
+        yield lambda request: _ask(request, environment)
 
 
-def steps_of(case: Case) -> int:
-    """Steps of a timed call: as many as training takes."""
-    return steps_per_call(case.experiment(), case.device)
+def _ask(request: dict[str, Any], environment: dict[str, str]) -> Answer:
+    words = json.dumps({**request, "spawned": time.time()})
+    command = [sys.executable, "-m", "triptych.bench.measure", words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        raise UserError(done.stderr.strip())
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise ProcessFailed(lines[-1] if lines else f"exit code {done.returncode}")
+    answer: Answer = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def references(cases: list[Case]) -> dict[Case, Case]:
@@ -259,8 +254,3 @@ def _machine() -> dict[str, Any]:
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].partition(":")[2].strip() if lines else name
     return {"system": platform.platform(), "processor": name, "cores": os.cpu_count()}
-
-
-def cache_folder() -> tempfile.TemporaryDirectory[str]:
-    """Where the processes of one bench keep what they compile."""
-    return tempfile.TemporaryDirectory(prefix="triptych-bench-")

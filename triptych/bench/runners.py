@@ -1,13 +1,18 @@
-"""One training step in each variant, behind one face: start, compile, train, and untrained losses."""
+"""One training step in each variant, behind one face: start, compile, train; and its time."""
 
 from __future__ import annotations
 
+import resource
+import sys
+import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from triptych.bench.cases import Case
+from triptych.bench import agree
+from triptych.bench.cases import Case, case_of
+from triptych.describe.cost import steps_per_call
 from triptych.describe.init import initial_parameters
 from triptych.describe.protocol import Backend, Steps, TrainingData, create, plan_steps
 from triptych.describe.spec import BackendName
@@ -38,27 +43,28 @@ class Runner(Protocol):
         """Package name to version."""
 
 
-def images(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random uint8 images (count, 3, 32, 32) and labels (count,): speed does not depend on them, and 1,000
-    different ones are enough to tell a right step from a wrong one.
+def random_data(count: int) -> TrainingData:
+    """Random images: speed does not depend on them, and 1,000 different ones are enough to tell a right step
+    from a wrong one.
     """
     rng = np.random.default_rng(0)
     different = min(count, 1000)
     pictures = rng.integers(0, 256, (different, 3, 32, 32), dtype=np.uint8)
     labels = rng.integers(0, 10, different, dtype=np.uint8)
     rows = np.arange(count) % different
-    return pictures[rows], labels[rows]
+    images, numbers = pictures[rows], labels[rows]
+    splits = {"train": images, "test": images[:2000]}, {"train": numbers, "test": numbers[:2000]}
+    return TrainingData(*splits, pictures.mean(axis=0), None)
 
 
 def create_runner(case: Case, count: int) -> Runner:
     """The case's runner over `count` images; raises UserError where the device is not there."""
-    pictures, labels = images(count)
+    data = random_data(count)
     if case.variant in OURS:
-        name, one_by_one = OURS[case.variant]
-        return OurRunner(name, case, pictures, labels, one_by_one)
+        return OurRunner(case, data, *OURS[case.variant])
     from triptych.bench import torch_side
 
-    return torch_side.PlainRunner(case, pictures, labels)
+    return torch_side.PlainRunner(case, data)
 
 
 OURS: Mapping[str, tuple[BackendName, bool]] = {
@@ -73,17 +79,10 @@ OURS: Mapping[str, tuple[BackendName, bool]] = {
 class OurRunner:
     """A backend of ours, driven as the training loop drives it."""
 
-    def __init__(
-        self, name: BackendName, case: Case, pictures: np.ndarray, labels: np.ndarray, one_by_one: bool
-    ) -> None:
+    def __init__(self, case: Case, data: TrainingData, name: BackendName, one_by_one: bool) -> None:
         self.experiment, self.one_by_one = case.experiment(), one_by_one
-        few = slice(0, 2000)
-        splits = {"train": pictures, "test": pictures[few]}, {"train": labels, "test": labels[few]}
-        mean = pictures[:1000].mean(axis=0)
-        device = "gpu" if case.device == "gpu" else "cpu"
-        data = TrainingData(*splits, mean, None)
-        self.backend: Backend = create(name, self.experiment, data, device)  # type: ignore[arg-type]
-        self.order = case.order(len(labels))
+        self.backend: Backend = create(name, self.experiment, data, case.device)
+        self.order = case.order(len(data.labels["train"]))
 
     def start(self) -> None:
         self.backend.start(initial_parameters(self.experiment))
@@ -116,3 +115,60 @@ class OurRunner:
 
     def versions(self) -> dict[str, str]:
         return self.backend.versions()
+
+
+def steps_of(case: Case) -> int:
+    """Steps of a timed call: as many as training takes."""
+    return steps_per_call(case.experiment(), case.device)
+
+
+def measure_case(request: dict[str, Any]) -> dict[str, Any]:
+    """Train the compared steps, then time calls of `size` steps, each waiting for the device at its end.
+
+    Seconds: `first_step_s` from the process's start (`spawned`, by the clock) to the end of the first step,
+    compiling included; `compile_s` of compiling alone; `seconds` of a step in each timed call. A call's
+    inputs (the table of batches) are drawn beforehand and sent to the device within it; the images lie there.
+    """
+    case, size, calls = case_of(request), request["size"], request["calls"]
+    runner = create_runner(case, request["images"])
+    runner.start()
+    start = time.perf_counter()
+    runner.compile(size)
+    compile_s = time.perf_counter() - start
+    losses = list(runner.train(runner.plan(0, 1)))
+    first_step_s = time.time() - request["spawned"]
+    for step in range(1, agree.STEPS):
+        losses += list(runner.train(runner.plan(step, 1)))
+    untrained = list(runner.untrained(agree.STEPS)) if request["reference"] else None
+    seconds = []
+    for call in range(calls + 1):
+        plan = runner.plan(agree.STEPS + call * size, size)
+        start = time.perf_counter()
+        runner.train(plan)
+        seconds.append((time.perf_counter() - start) / size)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "seconds": seconds[1:],
+        "compile_s": compile_s,
+        "first_step_s": first_step_s,
+        "losses": losses,
+        "untrained": untrained,
+        "host_bytes": peak,
+        "device_bytes": _device_bytes(case.variant, case.device),
+        "device_name": runner.device(),
+        "versions": runner.versions(),
+    }
+
+
+def _device_bytes(variant: str, device: str) -> int | None:
+    """The most memory in use on a GPU so far."""
+    if device != "gpu":
+        return None
+    if variant.startswith("jax"):
+        import jax
+
+        statistics = jax.devices(device)[0].memory_stats()
+        return None if statistics is None else int(statistics["peak_bytes_in_use"])
+    import torch
+
+    return int(torch.cuda.max_memory_allocated())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
@@ -81,6 +82,21 @@ def markdown(data: dict[str, Any]) -> str:
     for title, rows in groups(data["rows"]):
         lines += ["", f"**{title}**", "", tables.markdown(tuple(COLUMNS), map(_cells, rows))]
     return "\n".join([*lines, "", KEY, *_others(data)])
+
+
+def ratios(times: dict[str, list[float]], unit: str, *more: tuple[str, list[str]]) -> str:
+    """A row for each variant: median, least and most of its rounds, and the median over rounds of its time
+    against the first variant's. `more` are further columns.
+    """
+    first, base = next(iter(times.items()))
+    rows = []
+    for i, (variant, row) in enumerate(times.items()):
+        ratio = statistics.median(b / a for a, b in zip(base, row, strict=True))
+        values = (f"{value:.2f}" for value in (statistics.median(row), min(row), max(row)))
+        rows.append((variant, *values, f"{ratio:.2f}x", *(column[i] for _, column in more)))
+    return tables.text(
+        ("variant", unit, "min", "max", f"against {first}", *(title for title, _ in more)), rows
+    )
 
 
 def _heading(data: dict[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from torch_models.precision import pinned
 from triptych.bench.cases import Case
 from triptych.describe.init import initial_parameters
 from triptych.describe.layers import BatchNorm, Conv2d
+from triptych.describe.protocol import TrainingData
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 
@@ -36,7 +37,7 @@ def find_device(name: str) -> torch.device:
 class PlainRunner:
     """Implements `triptych.bench.runners.Runner`."""
 
-    def __init__(self, case: Case, pictures: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, case: Case, data: TrainingData) -> None:
         self.case, self.experiment = case, case.experiment()
         self.on = find_device(case.device)
         self.graphed, self.tuned = case.variant.endswith("graphs"), case.variant != "torch-usual"
@@ -47,7 +48,8 @@ class PlainRunner:
         self.model = nn.Sequential(*plain.modules(layers)).to(self.on)
         if last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        prepared = (pictures - pictures[:1000].mean(axis=0)).astype(np.float32)
+        labels = data.labels["train"]
+        prepared = (data.images["train"] - data.mean).astype(np.float32)
         self.inputs = torch.from_numpy(prepared).to(self.on)
         self.targets = torch.from_numpy(labels).long().to(self.on)
         self.order = case.order(len(labels))

@@ -6,7 +6,7 @@ finished runs and goes on with the others, and a run of a sweep can be gone on w
 JAX trains runs that differ in learning rate and schedule, weight decay and seed in one program
 (`jax_models.sweep`). NumPy and torch train one by one. Whether torch's way of batching runs (vmap of
 torch.func's gradient) would pay on a CPU is open: measured once, on a busy machine, a run's step took 31 to
-112 ms that way and 33 to 335 one by one (`python -m triptych.bench.sweep --variants torch torch-func`).
+112 ms that way and 33 to 335 one by one (`python -m triptych bench sweep --variants torch torch-func`).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from parity.planted import Bug
 from parity.planted.edits import Edits, edit
@@ -13,10 +14,11 @@ INIT, SCHEDULE, PIXELS = (partial(edit, f"triptych.{name}") for name in
 RATES, DRAWS, PREPARED = ("learning_rate",), ("initial_draws",), ("preprocessing",)
 FLOAT64 = ("float64",)
 BOUND, UNIFORM = "bound = 1.0 / math.sqrt(fan_in)", "return random.uniform(-bound, bound, shape)"
-GLOROT = "bound = math.sqrt(6.0 / (fan_in + shape[0] * math.prod(shape[2:])))\n    "
+GLOROT = "bound = math.sqrt(6.0 / (fan_in + shape[0] * math.prod(shape[2:])))"
+GAUSS = "return random.normal(0.0, bound / math.sqrt(3.0), shape)"
 
 
-def _everywhere(edits: Edits) -> dict[str, Edits]:
+def _everywhere(edits: Edits) -> Any:
     """Every backend gets these pixels."""
     return dict.fromkeys(("numpy", "jax", "torch"), edits)
 
@@ -32,13 +34,12 @@ BUGS = (
         shared=INIT(BOUND, "bound = 1.0 / math.sqrt(shape[0] * math.prod(shape[2:]))")),
     Bug("init-gaussian", "a Gaussian of the right deviation for the uniform distribution", DRAWS, ("beyond",),
         dtypes=FLOAT64,
-        shared=INIT(f"{BOUND}\n        {UNIFORM}", f"{BOUND}\n        return random.normal(0.0, bound / math.sqrt(3.0), shape)",
-                    f"{GLOROT}{UNIFORM}", f"{GLOROT}return random.normal(0.0, bound / math.sqrt(3.0), shape)")),
+        shared=INIT(f"{BOUND}\n{UNIFORM}", f"{BOUND}\n{GAUSS}", f"{GLOROT}\n{UNIFORM}", f"{GLOROT}\n{GAUSS}")),
     Bug("init-he-without-slope", "He's gain of ReLU for LeakyReLU's", DRAWS, ("variance",), dtypes=FLOAT64,
         shared=INIT("math.sqrt(2.0 / (1.0 + experiment.model.slope**2))", "math.sqrt(2.0)")),
     Bug("pixels-channel-mean", "each channel's mean for the mean image", PREPARED, ("x",),
         **_everywhere(PIXELS("return total / len(images), None", "mean = (total / len(images)).mean(axis=(1, 2), keepdims=True)\n"
-                             "        return np.broadcast_to(mean, IMAGE_SHAPE).copy(), None"))),
+                             "return np.broadcast_to(mean, IMAGE_SHAPE).copy(), None"))),
     Bug("pixels-mean-of-test", "the mean image of the test set", PREPARED, ("x",),
         **_everywhere(PIXELS('fit(images["train"], preprocess)', 'fit(images["test"], preprocess)'))),
     Bug("pixels-scaled-twice", "divided by the deviation twice", PREPARED, ("x",), "standardize",

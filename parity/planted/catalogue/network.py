@@ -12,10 +12,7 @@ NUMPY, JAX, TORCH = (
     partial(edit, f"{package}.backend") for package in ("numpy_ref", "jax_models", "torch_models")
 )
 MODEL = ("model",)
-STALE = (
-    "updated[mean] = layer.update(statistics[mean], mu)", "layer.update(statistics[mean], mu)",
-    "updated[variance] = layer.update(statistics[variance], unbiased)", "layer.update(statistics[variance], unbiased)",
-)  # fmt: skip
+STALE = ('updated |= {f"{name}', 'updated | {f"{name}')
 
 # fmt: off
 BUGS = (
@@ -28,7 +25,7 @@ BUGS = (
         jax=JAX(" if is_weight(key)", ""),
         torch=TORCH(" if is_weight(key)", "")),
     Bug("running-statistics-stale", "running statistics are never updated", MODEL, ("running_mean",),
-        numpy=edit("numpy_ref.model", "self.statistics[name] = norm.running_update(", "norm.running_update("),
+        numpy=edit("numpy_ref.model", "self.statistics |= cache", "self.statistics | cache"),
         jax=edit("jax_models.model", *STALE),
         torch=edit("torch_models.model", *STALE)),
     Bug("evaluation-flag-forgotten", "evaluation runs in training mode", MODEL, ("predictions, running statistics",),
@@ -38,5 +35,5 @@ BUGS = (
     Bug("gradients-accumulate", "zero_grad is forgotten: gradients of earlier batches are added", MODEL, ("updated",),
         torch=TORCH("                self.optimizer.zero_grad()\n", "")),
     Bug("upstream-of-another-layer", "a batch norm gets the upstream gradient of the layer behind it", MODEL, ("dx",),
-        numpy=edit("numpy_ref.model", "            dy = dx\n", "            dy = dy if isinstance(layer, Dropout) else dx\n")),
+        numpy=edit("numpy_ref.model", "                break\n            dy = dx", "                break\n            dy = dy if layer.name.startswith('dropout') else dx")),
 )

@@ -18,8 +18,8 @@ NUMPY_ROOT = "inverse = 1 / np.sqrt(variance + eps)"
 JAX_ROOT = "inverse = 1 / jnp.sqrt(variance + eps)"
 TORCH_ROOTS = ("xhat = centred / (variance + eps).sqrt().view(along)", "inverse = (variance + eps).rsqrt()")
 TORCH_N = "n = x.numel() // gamma.numel()\n"
-MOMENTUM = "return (1.0 - self.momentum) * running + self.momentum * now"
-UPDATE = "return self.momentum * running + (1.0 - self.momentum) * now"
+MOMENTUM = "return (1.0 - momentum) * running + momentum * now"
+REVERSED = "return momentum * running + (1.0 - momentum) * now"
 SUM = "n * dy - dbeta - xhat * dgamma"
 NUMPY_DX, JAX_DX = (f"dx = gamma * inverse / n * ({SUM})",) * 2
 TORCH_DX = "inner = n * dy - dbeta.view(along) - xhat * dgamma.view(along)"
@@ -35,10 +35,9 @@ BUGS = (
         jax=JAX(UNBIASED, "return jnp.sqrt(variance * (n / (n - 1)))"),
         torch=TORCH(UNBIASED, "return (variance * (n / (n - 1))).sqrt()")),
     Bug("norm-momentum-reversed", "m r + (1 - m) now for (1 - m) r + m now", NORM, ("running_mean", "running_var"),
-        numpy=NUMPY("return (1.0 - momentum) * running + momentum * now",
-                    "return momentum * running + (1.0 - momentum) * now"),
-        jax=JAX(MOMENTUM, UPDATE),
-        torch=TORCH(MOMENTUM, UPDATE)),
+        numpy=NUMPY(MOMENTUM, REVERSED),
+        jax=JAX(MOMENTUM, REVERSED),
+        torch=TORCH(MOMENTUM, REVERSED)),
     Bug("norm-without-xhat-term", "dx lacks - xhat sum g xhat: the variance counts as constant", BY_HAND, ("dx",),
         numpy=NUMPY(SUM, "n * dy - dbeta"),
         jax=JAX(SUM, "n * dy - dbeta"),
@@ -52,9 +51,8 @@ BUGS = (
         jax=JAX(SUM, "n * dy", "mu = jnp.mean(x, axis=axes)", "mu = jax.lax.stop_gradient(jnp.mean(x, axis=axes))",
                 "jnp.mean(jnp.square(centred), axis=axes)", "jax.lax.stop_gradient(jnp.mean(jnp.square(centred), axis=axes))"),
         torch=TORCH(TORCH_DX, "inner = n * dy",
-                    "    mu = x.mean(axes)\n    centred = x - mu.view(along)\n    variance = centred.square().mean(axes)",
-                    "    mu = x.detach().mean(axes)\n    centred = x - mu.view(along)\n    "
-                    "variance = centred.detach().square().mean(axes)")),
+                    "mu = x.mean(axes)\ncentred", "mu = x.detach().mean(axes)\ncentred",
+                    "variance = centred.square()", "variance = centred.detach().square()")),
     Bug("norm-zero-gradient", "dx is 0: right for a loss that sums y", BY_HAND, ("dx",),
         numpy=NUMPY(NUMPY_DX, "dx = 0 * dy"),
         jax=JAX(JAX_DX, "dx = 0 * dy"),
@@ -81,13 +79,34 @@ BUGS = (
                     "variance = xhat.square().mean(axes)", "variance = (x.square().mean(axes) - mu.square()).clamp(min=0)")),
     Bug("norm-unbiased-normalizes", "normalises by the variance over n - 1", NORM, ("y",),
         numpy=NUMPY(NUMPY_ROOT, "inverse = 1 / np.sqrt(variance * (n / (n - 1)) + eps)"),
-        jax=JAX(JAX_ROOT, "n = x.size // gamma.size\n    inverse = 1 / jnp.sqrt(variance * (n / (n - 1)) + eps)"),
-        torch=TORCH(TORCH_ROOTS[0], TORCH_N + "    xhat = centred / (variance * (n / (n - 1)) + eps).sqrt().view(along)",
-                    TORCH_ROOTS[1], TORCH_N + "        inverse = (variance * (n / (n - 1)) + eps).rsqrt()")),
+        jax=JAX(JAX_ROOT, "n = x.size // gamma.size\ninverse = 1 / jnp.sqrt(variance * (n / (n - 1)) + eps)"),
+        torch=TORCH(TORCH_ROOTS[0], TORCH_N + "xhat = centred / (variance * (n / (n - 1)) + eps).sqrt().view(along)",
+                    TORCH_ROOTS[1], TORCH_N + "inverse = (variance * (n / (n - 1)) + eps).rsqrt()")),
     Bug("norm-evaluates-by-batch", "evaluation normalises by the batch", ("batch_norm_evaluate",), ("y",),
         numpy=NUMPY("return x * scale.reshape(along) + (beta - mean * scale).reshape(along)",
-                    "return batch_norm_forward(x, gamma, beta, eps)[0]"),
+                    "return batch_norm(x, gamma, beta, eps)[0]"),
         jax=JAX("return x * scale + (beta - mean * scale)", "return _forward(x, gamma, beta, eps)[0]"),
         torch=TORCH("return x * scale.view(along) + (beta - mean * scale).view(along)",
-                    "return batch_norm_autodiff(x, gamma, beta, eps)[0]")),
+                    "return batch_norm(x, gamma, beta, eps)[0]")),
+    Bug("norm-centres-in-place", "x - mean overwrites x", NORM, ("x",),
+        numpy=NUMPY("xhat = x - mu", "xhat = np.subtract(x, mu, out=x)")),
+    Bug("norm-rule-takes-other-cotangent", "the backward rule of `custom_vjp` reads the mean's cotangent, which is 0", BY_HAND,
+        ("dx", "dgamma", "dbeta"),
+        jax=JAX("dy = d[0]", "dy = 0 * d[0] + d[1]")),
+    Bug("norm-rule-exchanges-gradients", "the backward rule hands dgamma to beta and dbeta to gamma", BY_HAND,
+        ("dgamma", "dbeta"),
+        numpy=NUMPY("return dx, dgamma.reshape(-1), dbeta.reshape(-1)", "return dx, dbeta.reshape(-1), dgamma.reshape(-1)"),
+        jax=JAX("return dx, dgamma, dbeta", "return dx, dbeta, dgamma"),
+        torch=TORCH("return dx, dgamma if need_gamma else None, dbeta if need_beta", "return dx, dbeta if need_gamma else None, dgamma if need_beta")),
+    Bug("norm-cache-before-scaling", "the forward rule keeps x - mean for xhat", BY_HAND, ("dx", "dgamma"),
+        jax=JAX("return y, (xhat, inverse, gamma), mu, variance", "return y, (centred, inverse, gamma), mu, variance")),
+    Bug("norm-batch-counts-rows", "n is the batch size for images too, not batch, height and width", BY_HAND, ("dx",),
+        numpy=NUMPY("n = dy.size // gamma.size", "n = len(dy)"),
+        jax=JAX("n = dy.size // gamma.size", "n = len(dy)"),
+        torch=TORCH("n = dy.numel() // gamma.numel()", "n = len(dy)")),
+    Bug("norm-buffers-keep-a-tenth", "torch's one operation gets its default momentum: its statistics are a tenth",
+        ("batch_norm_autodiff",), ("running_mean", "running_var"),
+        torch=TORCH("training=True, momentum=1.0", "training=True, momentum=0.1")),
+    Bug("norm-unbiased-twice", "torch's unbiased variance is made unbiased again", ("batch_norm_autodiff",), ("running_var",),
+        torch=TORCH("return y, mean, variance * ((n - 1) / n)", "return y, mean, variance")),
 )

@@ -11,11 +11,12 @@ from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding
 from parity.runs.locate.findings import Finding, Kind
 from parity.runs.locate.side import Outcome, Reference, Side
-from parity.suite.model import MODEL, STATISTICS, trace_truths, traced
-from parity.suite.truth import network, optim
+from parity.suite import network, optim
+from parity.suite.model import MODEL, expected_trace, traced
+from parity.suite.registry import in_network
 from parity.verification.case import Case
 from parity.verification.judge import Label, judge
-from triptych.describe.layers import BatchNorm, initial_statistics
+from triptych.describe.layers import initial_statistics
 from triptych.describe.protocol import State, Steps, optimizer_slots
 
 STATE, DATA, FORWARD, LOSS, BACKWARD, SLOTS, PARAMETERS, RUNNING, COMPILED = range(9)
@@ -73,7 +74,7 @@ def audit(step: Step) -> list[Finding]:
     absent = [name for name in reference.names if f"activation/{name}" not in trace]
     if absent:
         return [*findings, step.missing((FORWARD, 0), "forward", absent[0], "y")]
-    truths, keys = trace_truths(
+    truths, keys = expected_trace(
         reference.experiment,
         parameters,
         statistics,
@@ -191,15 +192,14 @@ def _updated(
 
 def _running(step: Step, after: Outcome, truths: Mapping[str, Bounded]) -> Iterable[Finding]:
     for position, layer in enumerate(step.reference.experiment.layers()):
-        if isinstance(layer, BatchNorm):
-            for number, which in enumerate(STATISTICS):
-                order, name = (RUNNING, position, number), layer.name
-                key = f"statistics/{name}.{which}"
-                if key not in after.state:
-                    yield step.missing(order, "running statistics", name, which)
-                else:
-                    truth, found = truths[f"{name} {which}"], after.state[key]
-                    yield step.judge(order, "running statistics", name, which, truth, found)
+        for number, which in enumerate(in_network(layer).statistics):
+            order, name = (RUNNING, position, number), layer.name
+            key = f"statistics/{name}.{which}"
+            if key not in after.state:
+                yield step.missing(order, "running statistics", name, which)
+            else:
+                truth, found = truths[f"{name} {which}"], after.state[key]
+                yield step.judge(order, "running statistics", name, which, truth, found)
 
 
 # --- the step as one program ---

@@ -10,9 +10,8 @@ from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array
 from parity.runs.locate.audit import Step
 from parity.runs.locate.findings import Finding
-from parity.suite.truth import augment as augment_truth
-from parity.suite.truth import data as data_truth
-from parity.suite.truth import network
+from parity.suite import network
+from parity.suite.images import moved, prepared
 from triptych.describe.protocol import Steps
 
 
@@ -51,8 +50,8 @@ def _images(finding: Finding, step: Step, wanted: Steps) -> str:
     shifts, flips = (None if a is None else a[0] for a in (wanted.shifts, wanted.flips))
     border = step.reference.experiment.data.random_crop
     mirrored = np.ones(len(raw), bool) if flips is None else ~flips
-    flipped = augment_truth.moved(raw, shifts, mirrored, border)
-    turned = data_truth.prepared(flipped, *step.reference.map, r)
+    flipped = moved(raw, shifts, mirrored, border)
+    turned = prepared(flipped, *step.reference.map, r)
     words = []
     for row in wrong[:4]:
         others = [i for i in range(len(raw)) if i != row and _close(finding.actual[row], finding.expected[i])]
@@ -80,11 +79,8 @@ def _labels(finding: Finding, step: Step, trace: Mapping[str, Array], wanted: St
     labels = step.reference.labels(wanted)
 
     def fits(labels: Array) -> Array:
-        inputs = {"s": logits, "labels": labels}
         with np.errstate(all="ignore"):
-            truth = network.LOSSES[spec.objective.loss](
-                inputs, {"smoothing": spec.objective.label_smoothing}, r
-            )["ds"]
+            truth = network.loss(spec.objective, logits, labels, r)["ds"]
         return np.asarray(
             (np.abs(ds.astype(np.float64) - truth.value.astype(np.float64)) <= truth.error).all(axis=1)
         )

@@ -10,9 +10,8 @@ import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
-from parity.suite.subjects import unfused
-from parity.suite.truth import augment as augment_truth
-from parity.suite.truth import data as data_truth
+from parity.suite.backends import unfused
+from parity.suite.images import fitted, moved, prepared
 from parity.verification.place import Place
 from triptych.cifar10.batches import BatchOrder
 from triptych.describe.protocol import Backend, State, Steps, TrainingData, plan_steps
@@ -102,7 +101,7 @@ class Reference:
     def __init__(self, side: Side) -> None:
         self.experiment, self.data, self._side = side.experiment, side.data, side
         self.names = [layer.name for layer in side.experiment.layers()]
-        self.map = data_truth.fitted(side.data.images["train"], side.experiment.data.preprocess)
+        self.map = fitted(side.data.images["train"], side.experiment.data.preprocess)
 
     def plan(self, first: int) -> Steps:
         """One step's inputs."""
@@ -116,5 +115,5 @@ class Reference:
         """The prepared batch (B, 3, 32, 32)."""
         shifts, flips = (None if a is None else a[0] for a in (steps.shifts, steps.flips))
         raw = self.data.images["train"][steps.indices[0]]
-        images = augment_truth.moved(raw, shifts, flips, self.experiment.data.random_crop)
-        return data_truth.prepared(images, *self.map, r)
+        images = moved(raw, shifts, flips, self.experiment.data.random_crop)
+        return prepared(images, *self.map, r)

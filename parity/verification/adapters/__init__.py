@@ -1,21 +1,25 @@
-"""A reader's implementation of a layer, in whichever framework: what every one of them offers to the checks.
+"""A stranger's implementation of a layer or model, in whichever framework, as the checks call it.
 
-`numpy`, `jax` and `torch` build one from functions and modules; each framework is imported
-only when it is asked for.
+`built` makes an `Implementation` from functions and modules. The adapters (`numpy`, `jax`, `torch`) have one
+function each, `implementation(name, given, signature)`, and import their framework; nothing else here does.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from parity.bounds.rounding import Array
 from parity.errors import UsageError
 from parity.verification.place import Inputs, Outputs, Place
+
+Framework = Literal["numpy", "jax", "torch"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Numpy:
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
+    framework: ClassVar[Framework] = "numpy"
 
 
 @dataclass(frozen=True)
@@ -34,30 +39,48 @@ class Jax:
 
     function: Callable[..., Any]
     jit: bool = True
+    framework: ClassVar[Framework] = "jax"
 
 
 @dataclass(frozen=True)
 class Torch:
-    """A function of all tensors, or a module, called with the inputs alone: its parameters are found by name,
-    those of `names` (ours to the module's) under another.
+    """A function of all tensors; or a module, which is called with the inputs alone. Its parameters are found
+    by name; `names` maps ours to the module's where these differ.
     """
 
     function: Callable[..., Any]
     names: Mapping[str, str] = field(default_factory=dict)
+    framework: ClassVar[Framework] = "torch"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A torch module, or a JAX function of (parameters, *inputs) that returns activations by name. `layers`
+    maps the names under which they are compared to the model's own.
+    """
+
+    function: Callable[..., Any]
+    layers: Mapping[str, str]
+    convert: Callable[..., Any] | None
+    """The parameters that come in, NumPy arrays by name, to the model's. None: a module keeps its own, a
+    function is called with what comes in."""
+
+    @property
+    def framework(self) -> Framework:
+        return "torch" if is_torch_module(self.function) else "jax"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What goes in, in the order of the call."""
+    """What goes in, in the order of the call: inputs, then parameters."""
 
     inputs: tuple[str, ...]
     parameters: tuple[str, ...]
     differentiated: tuple[str, ...]
-    """The floating ones: each gets a gradient d<name>."""
+    """Each gets a gradient d<name>."""
 
     @property
     def order(self) -> tuple[str, ...]:
-        """Inputs, then parameters."""
         return (*self.inputs, *self.parameters)
 
 
@@ -66,29 +89,40 @@ class Implementation:
     """Arrays by name in, arrays by name out."""
 
     name: str
+    framework: Framework
     shape: Callable[[Inputs, Place], tuple[int, ...]]
-    """y's."""
+    """The output's."""
     pull: Callable[[Inputs, Array, Place], Outputs]
-    """y and d<name>, from dy."""
+    """The output `y` (of a model: its activations and `output`) and each d<name>, from dy."""
+
+
+def installed(package: str) -> bool:
+    """Whether a framework can be imported; looks for the framework alone, and does not import it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def is_torch_module(model: Any) -> bool:
+    """Whether it is a `torch.nn.Module`; does not import torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def built(name: str, given: Any, signature: Signature) -> Implementation:
-    """From one of the three kinds; raises UsageError for anything else, or a missing framework."""
-    for kind, module in ((Numpy, "numpy"), (Jax, "jax"), (Torch, "torch")):
-        if isinstance(given, kind):
-            try:
-                side = importlib.import_module(f"parity.verification.adapters.{module}")
-            except ModuleNotFoundError as error:
-                raise UsageError(
-                    f"{name}: the package {error.name!r} is not installed; install it, or leave {name} out"
-                ) from None
-            found: Implementation = side.implementation(name, given, signature)
-            return found
-    raise UsageError(f"{name}: expected Numpy(...), Jax(...) or Torch(...), got {type(given).__name__}")
+    """Raises UsageError for what is none of the kinds above, or where a package is missing."""
+    if not isinstance(given, Numpy | Jax | Torch | Model):
+        raise UsageError(f"{name}: expected Numpy(...), Jax(...) or Torch(...), got {type(given).__name__}")
+    try:
+        adapter = importlib.import_module(f"parity.verification.adapters.{given.framework}")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{name}: the package {error.name!r} is not installed; install it, or leave {name} out"
+        ) from None
+    found: Implementation = adapter.implementation(name, given, signature)
+    return found
 
 
 def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """A reader's function; what it raises is told with its name, the cause attached."""
+    """Call a stranger's function; raises UsageError, which names it, from what it raises."""
     try:
         return function(*arguments)
     except UsageError:
@@ -98,7 +132,7 @@ def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         known = ", ".join(str(tuple(shape)) for shape in shapes if shape is not None)
         raise UsageError(
             f"{name}: the function raised {type(error).__name__}: {error} (called with shapes {known}); "
-            "mend it, or leave the case out by its name: without=(...)"
+            "fix it, or leave the case out by name: without=(...)"
         ) from error
 
 

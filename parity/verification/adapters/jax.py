@@ -1,64 +1,103 @@
-"""A JAX function, its gradients by `jax.vjp`."""
+"""JAX functions, their gradients by `jax.vjp`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from parity.bounds.rounding import Array
-from parity.verification.adapters import Implementation, Jax, Signature, as_float, called, one_array
+from parity.errors import UsageError
+from parity.verification.adapters import Implementation, Jax, Model, Signature, as_float, called, one_array
 from parity.verification.place import Inputs, Outputs, Place
 
-
-def implementation(name: str, given: Jax, signature: Signature) -> Implementation:
-    """Of `given`; products in full precision, float64 where float64 is judged."""
-    differentiated = signature.differentiated
-
-    def y_of(arrays: dict[str, jax.Array]) -> jax.Array:
-        found = called(name, given.function, *(arrays[key] for key in signature.order))
-        y: jax.Array = one_array(name, found, jax.Array)
-        return y
-
-    def vjp(arrays: dict[str, jax.Array], dy: jax.Array) -> Any:
-        def of(some: dict[str, jax.Array]) -> jax.Array:
-            return y_of(arrays | some)
-
-        y, pull = jax.vjp(of, {key: arrays[key] for key in differentiated})
-        return y, pull(dy.astype(y.dtype))[0]
-
-    both = jax.jit(vjp) if given.jit else vjp
-
-    def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
-        with context(place):
-            found: tuple[int, ...] = jax.eval_shape(y_of, _put(inputs, place)).shape
-            return found
-
-    def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
-        with context(place):
-            arrays = _put({**inputs, "dy": dy}, place)
-            y, gradients = both({key: arrays[key] for key in inputs}, arrays["dy"])
-            return {"y": as_float(y), **{f"d{key}": as_float(gradients[key]) for key in differentiated}}
-
-    return Implementation(name, shape, pull)
+Arrays = dict[str, jax.Array]
+Activations = Callable[[Any, Arrays], Arrays]
+"""(parameters of a model, inputs) to what is compared."""
 
 
 @contextmanager
-def context(place: Place) -> Iterator[None]:
-    """float64 where it is asked for, full products but for TF32, on the device."""
+def precision(place: Place) -> Iterator[None]:
+    """64-bit types for float64 alone; products in full precision, in TF32 where that is judged, or as JAX
+    ships them; on the place's device.
+    """
+    products = "tensorfloat32" if place.tf32 else "highest"
     with (
         jax.enable_x64(place.number == "float64"),
-        jax.default_matmul_precision("tensorfloat32" if place.tf32 else "highest"),
+        nullcontext() if place.shipped else jax.default_matmul_precision(products),
         jax.default_device(jax.devices(place.device)[0]),
     ):
         yield
 
 
-def _put(inputs: Inputs, place: Place) -> dict[str, jax.Array]:
-    return {
-        key: jnp.asarray(array, place.number if array.dtype.kind == "f" else None)
-        for key, array in inputs.items()
-    }
+def implementation(name: str, given: Jax | Model, signature: Signature) -> Implementation:
+    """A layer's output is `y`; a model's activations go by the names of its `layers`, and `output`."""
+    if isinstance(given, Model):
+        main, activations = "output", _of_model(name, given, signature)
+    else:
+        main, activations = "y", _of_layer(name, given, signature)
+
+    def vjp(parameters: Any, arrays: Arrays, dy: jax.Array) -> tuple[Arrays, Arrays]:
+        def output(some: Arrays) -> tuple[jax.Array, Arrays]:
+            seen = activations(parameters, arrays | some)
+            return seen[main], seen
+
+        leaves = {key: arrays[key] for key in signature.differentiated}
+        y, back, seen = jax.vjp(output, leaves, has_aux=True)
+        return seen, back(dy.astype(y.dtype))[0]
+
+    both = jax.jit(vjp) if isinstance(given, Model) or given.jit else vjp
+
+    def split(inputs: Inputs, place: Place) -> tuple[Any, Arrays]:
+        """A model's parameters, converted; and the arrays that it is called with."""
+        if not isinstance(given, Model):
+            return None, _put(inputs, place)
+        parameters: Any = {key: inputs[key] for key in signature.parameters}
+        if given.convert is not None:
+            parameters = called(f"{name}: convert", given.convert, parameters)
+        return _put(parameters, place), _put({key: inputs[key] for key in signature.inputs}, place)
+
+    def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
+        with precision(place):
+            found: tuple[int, ...] = jax.eval_shape(activations, *split(inputs, place))[main].shape
+            return found
+
+    def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
+        with precision(place):
+            seen, gradients = both(*split(inputs, place), _put(dy, place))
+            named = seen | {f"d{key}": gradients[key] for key in signature.differentiated}
+            return {key: as_float(array) for key, array in named.items()}
+
+    return Implementation(name, given.framework, shape, pull)
+
+
+def _of_layer(name: str, given: Jax, signature: Signature) -> Activations:
+    def activations(_: Any, arrays: Arrays) -> Arrays:
+        found = called(name, given.function, *(arrays[key] for key in signature.order))
+        return {"y": one_array(name, found, jax.Array)}
+
+    return activations
+
+
+def _of_model(name: str, given: Model, signature: Signature) -> Activations:
+    wanted = {**given.layers, "output": "output"}
+
+    def activations(parameters: Any, arrays: Arrays) -> Arrays:
+        found = called(name, given.function, parameters, *(arrays[key] for key in signature.inputs))
+        if not isinstance(found, Mapping) or not set(wanted.values()) <= set(found):
+            got = sorted(found) if isinstance(found, Mapping) else type(found).__name__
+            raise UsageError(f"{name}: expected a dictionary with {sorted(wanted.values())}, got {got}")
+        return {key: one_array(f"{name} {key}", found[own], jax.Array) for key, own in wanted.items()}
+
+    return activations
+
+
+def _put(tree: Any, place: Place) -> Any:
+    """Every array of a tree on the device, floating ones in the judged dtype."""
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, place.number if np.asarray(a).dtype.kind == "f" else None), tree
+    )

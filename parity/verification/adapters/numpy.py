@@ -11,7 +11,7 @@ from parity.verification.place import Inputs, Outputs, Place
 
 
 def implementation(name: str, given: Numpy, signature: Signature) -> Implementation:
-    """Of `given`, in the dtype of the arrays that come in."""
+    """Computes in the dtype of the arrays that come in."""
 
     def run(inputs: Inputs) -> tuple[Array, object]:
         found = called(name, given.forward, *(inputs[key] for key in signature.order))
@@ -24,9 +24,9 @@ def implementation(name: str, given: Numpy, signature: Signature) -> Implementat
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
         y, cache = run(inputs)
-        y = y.copy()  # backward may write into what it was handed
+        y = y.copy()  # backward may write into what it is handed
         found = called(name, given.backward, dy, cache)
         gradients = by_name(name, found, signature.differentiated)
         return {"y": y, **{key: np.asarray(g) for key, g in gradients.items()}}
 
-    return Implementation(name, shape, pull)
+    return Implementation(name, given.framework, shape, pull)

@@ -8,30 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-import numpy_ref.model
-from numpy_ref import dense, loss, norm, optim
-from parity.planted.numpy_side import PLANTINGS
-from parity.planted.numpy_side.dense import tf32
+from numpy_ref import conv, dense, fast, loss, norm, optim
+from parity.planted.catalogue import BUGS
+from parity.planted.edits import edit
 from parity.runs.locate import Side, begin
 from tests.helpers import planted
 from tests.helpers.planted import STEP, Wrong
-from triptych.describe.layers import Flatten
 from triptych.describe.network import Model
 from triptych.describe.protocol import State, Steps, TrainingData
 from triptych.describe.spec import Data, Experiment, Objective, Optimization, Schedule
 from triptych.errors import UserError
 
-LEAKY, LINEAR, LINEAR_BACK = dense.leaky_relu_forward, dense.linear_forward, dense.linear_backward
-NORM_BACK, UPDATE, FORWARD = norm.batch_norm_backward, optim.update, numpy_ref.model.Network._layer_forward
+LEAKY, LINEAR, LINEAR_BACK = fast.leaky_relu, dense.linear, dense.linear_backward
+UPDATE = optim.update
 PLAIN = planted.spec(model=Model(hidden=(5, 4), slope=0.1), optimization=Optimization(learning_rate=1e-3))
 SINGLE = planted.spec("float32", model=Model(hidden=(5, 4), slope=0.1))
 CNN = planted.spec(model=Model(hidden=(), channels=("2", "M"), slope=0.0), data=Data(batch_size=3))
 
-WITHOUT_XHAT = PLANTINGS["norm-without-xhat-term"][0].value
+WITHOUT_XHAT = edit("numpy_ref.norm", "xhat * dgamma)", "xhat * dgamma * (dy.shape[1] != 4))")
 
 
-def without_xhat(dy: np.ndarray, cache: Any) -> Any:
-    return (WITHOUT_XHAT if dy.shape[1] == 4 else NORM_BACK)(dy, cache)
+def tf32(array: np.ndarray) -> np.ndarray:
+    return 8193 * array - (8193 * array - array)
 
 
 def scaled_bias(dy: np.ndarray, x: np.ndarray, W: np.ndarray, need_dx: bool = True) -> Any:
@@ -52,15 +50,12 @@ def clipped(theta: Any, g: np.ndarray, slots: Any, o: Any, eta: float, t: int) -
     UPDATE(theta, np.clip(g, -1e-3, 1e-3), slots, o, eta, t)
 
 
-def other_order(self: Any, layer: Any, x: np.ndarray, masks: Any, cache: Any) -> np.ndarray:
-    if isinstance(layer, Flatten):
-        cache[layer.name] = x.shape
-        return x.transpose(0, 2, 3, 1).reshape(len(x), -1)
-    return FORWARD(self, layer, x, masks, cache)
+def other_order(x: np.ndarray) -> np.ndarray:
+    return x.transpose(0, 2, 3, 1).reshape(len(x), -1)
 
 
 def not_averaged(s: np.ndarray, t: np.ndarray) -> np.ndarray:
-    return loss.softmax_forward(s) - t
+    return loss.softmax(s) - t
 
 
 def kept(*keys: str) -> Any:
@@ -85,10 +80,10 @@ def without_moments(state: State) -> State:
 BN = planted.spec()
 WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
     "xhat term missing": (
-        BN, Wrong(((norm, "batch_norm_backward", without_xhat),)), ("backward", "norm2", "dx"), ""
+        BN, Wrong(edits=WITHOUT_XHAT), ("backward", "norm2", "dx"), ""
     ),
     "slope": (
-        PLAIN, Wrong(((dense, "leaky_relu_forward", lambda x, slope: LEAKY(x, 0.11)),)),
+        PLAIN, Wrong(((fast, "leaky_relu", lambda x, slope: LEAKY(x, 0.11)),)),
         ("forward", "leaky_relu1", "y"), "",
     ),
     "bias gradient scaled": (
@@ -96,7 +91,7 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("backward", "linear2", "db"), "1.5 times what it should be",
     ),
     "Adam's t off by one": (
-        BN, Wrong(tuple(PLANTINGS["adam-counts-from-2"])),
+        BN, Wrong(edits=BUGS["adam-counts-from-2"].numpy),
         ("parameters", "linear1", "weight"), "",
     ),
     "moment not updated": (
@@ -112,7 +107,7 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("running statistics", "norm1", "running_mean"), "",
     ),
     "running variance biased": (
-        BN, Wrong(tuple(PLANTINGS["norm-biased-running-variance"])),
+        BN, Wrong(edits=BUGS["norm-biased-running-variance"].numpy),
         ("running statistics", "norm1", "running_var"), "",
     ),
     "running variance stale": (
@@ -132,20 +127,20 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("parameters", "linear1", "weight"), "the step is 0.5 times what it should be",
     ),
     "TF32 in one layer": (
-        SINGLE, Wrong(((dense, "linear_forward", rounded_product(tf32)),)),
+        SINGLE, Wrong(((dense, "linear", rounded_product(tf32)),)),
         ("forward", "linear2", "y"), "",
     ),
     "float32 inside float64": (
-        PLAIN, Wrong(((dense, "linear_forward", rounded_product(np.float32)),)),
+        PLAIN, Wrong(((dense, "linear", rounded_product(np.float32)),)),
         ("forward", "linear2", "y"), "",
     ),
     "pooling ties split": (
         CNN,
-        Wrong(tuple(PLANTINGS["pool-splits-ties"])),
+        Wrong(edits=BUGS["pool-splits-ties"].numpy),
         ("backward", "pool1", "dx"), "",
     ),
     "flatten order": (
-        PLAIN, Wrong(((numpy_ref.model.Network, "_layer_forward", other_order),)),
+        PLAIN, Wrong(((conv, "flatten", other_order),)),
         ("forward", "flatten", "y"), "",
     ),
     "gradient clipped": (
@@ -333,7 +328,7 @@ def test_jax_does_not_diverge(dtype: str) -> None:
 
 def test_the_screen_sends_to_the_right_step() -> None:
     """Judged every 50 steps: the outcome alone gives the fourth away."""
-    wrong = Wrong(((norm, "batch_norm_backward", without_xhat),), step=3)
+    wrong = Wrong(edits=WITHOUT_XHAT, step=3)
     left, right = planted.side("numpy", BN), planted.side("numpy", BN, wrong=wrong)
     report = planted.search(left, right, 6, every=50)
     assert report.divergence is not None
@@ -343,7 +338,7 @@ def test_the_screen_sends_to_the_right_step() -> None:
 
 def test_what_the_screen_overlooks_is_searched_for_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parity.runs.locate.search.Search._apart", lambda *_: False)
-    wrong = Wrong(((norm, "batch_norm_backward", without_xhat),), step=2)
+    wrong = Wrong(edits=WITHOUT_XHAT, step=2)
     left, right = planted.side("numpy", BN), planted.side("numpy", BN, wrong=wrong)
     report = planted.search(left, right, 8, every=4)
     assert report.divergence is not None

@@ -8,17 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-import torch
 
-from numpy_ref import augment, dense, norm
+from numpy_ref import augment, fast, norm
 from parity.__main__ import main
 from parity.bounds.rounding import ROUNDINGS, TF32_U, rounding
-from parity.suite import cases, check, drawn, strategies, subjects, ulps
-from parity.suite.items import ITEMS
-from parity.suite.subjects import jax_side, torch_side
+from parity.suite import backends, check, drawn, ulps
+from parity.suite.registry import ITEMS, OPERATORS, cases_of
 from parity.verification.case import Case
 from parity.verification.place import Outputs, Place, Settings
 from triptych.describe.layers import Window
@@ -104,14 +101,14 @@ WHERE = {
 
 @pytest.mark.parametrize("item", WHERE)
 def test_every_trap_is_among_the_cases(item: str) -> None:
-    missing = {trap for trap in WHERE[item] if not any(TRAPS[trap](c) for c in cases.table_of(item))}
+    missing = {trap for trap in WHERE[item] if not any(TRAPS[trap](c) for c in cases_of(item))}
     assert missing == set()
 
 
 def test_every_item_with_inputs_has_its_traps_listed() -> None:
     prepared = {"learning_rate", "initial_draws", "initial_parameters", "augmentation_draws", "preprocessing"}
     assert set(WHERE) == set(ITEMS) - prepared
-    assert set(strategies.table()) == set(WHERE) - {"conv2d_winograd"}
+    assert {name for name, operator in OPERATORS.items() if operator.draw} == set(WHERE) - {"conv2d_winograd"}
 
 
 # --- augmentation ---
@@ -153,7 +150,7 @@ def test_wrong_augmentation_fails(item: str, wrong: Any, monkeypatch: pytest.Mon
 
 
 def test_a_planted_bug_is_drawn_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "leaky_relu_backward", lambda dy, x, slope: np.where(x >= 0, dy, slope * dy))
+    monkeypatch.setattr(fast, "leaky_relu_backward", lambda dy, x, slope: np.where(x >= 0, dy, slope * dy))
     results = check.run(["leaky_relu"], ["numpy"], ["float32"], quick=True, drawn=20)
     (smallest,) = [r for r in results if r.case == "drawn and shrunk, seed 0"]
     assert not smallest.passed
@@ -185,7 +182,7 @@ def test_another_seed_draws_other_inputs() -> None:
     assert shapes[0] != shapes[1]
 
 
-@pytest.mark.parametrize("loaded", ["parity.suite.subjects.torch_side", "parity.runs.growth"])
+@pytest.mark.parametrize("loaded", ["parity.suite.backends.torch", "parity.runs.growth"])
 def test_draws_do_not_depend_on_what_is_loaded(loaded: str) -> None:
     """hypothesis reads constants off the source of loaded modules, unless it is kept from it."""
     code = (
@@ -235,13 +232,13 @@ def test_the_full_check_draws_if_it_can(
 
 
 def recording(seen: list[tuple[str, str]]) -> Callable[..., Outputs]:
-    """A subject that computes linear in NumPy, and notes where it was asked to."""
+    """A computation that computes linear in NumPy, and notes where it was asked to."""
 
-    def subject(inputs: Any, settings: Settings, place: Place) -> Outputs:
+    def computation(inputs: Any, settings: Settings, place: Place) -> Outputs:
         seen.append((place.dtype, place.device))
-        return subjects.subjects("numpy")["linear"](inputs, settings, place)
+        return backends.computations("numpy")["linear"](inputs, settings, place)
 
-    return subject
+    return computation
 
 
 @pytest.mark.parametrize(
@@ -265,10 +262,10 @@ def test_an_accelerator_gets_its_reduced_modes(
 
 
 def test_torch_ships_tf32_convolutions_alone() -> None:
-    assert subjects.shipped("torch", "conv2d", "gpu") == "shipped-tf32"
-    assert subjects.shipped("torch", "linear_norm", "gpu") == "shipped-float32"
-    assert subjects.shipped("jax", "conv2d", "cpu") == "shipped-float32"
-    assert subjects.shipped("numpy", "linear", "cpu") is None
+    assert backends.shipped("torch", "conv2d", "gpu") == "shipped-tf32"
+    assert backends.shipped("torch", "linear_norm", "gpu") == "shipped-float32"
+    assert backends.shipped("jax", "conv2d", "cpu") == "shipped-float32"
+    assert backends.shipped("numpy", "linear", "cpu") is None
 
 
 def test_what_a_framework_ships_is_judged_on_a_cpu_if_asked_for() -> None:
@@ -281,33 +278,6 @@ def test_the_limit_of_what_is_shipped_is_its_mode_s() -> None:
     assert rounding("shipped-float32").operand_u == 0
     assert rounding("shipped-tf32").operand_u == rounding("tf32").operand_u == TF32_U
     assert rounding("shipped-bfloat16").operand_u == ROUNDINGS["bfloat16"].u
-
-
-def test_torch_s_precision_is_pinned_and_put_back() -> None:
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-
-    def flags() -> tuple[bool, bool, bool]:
-        return products.allow_tf32, convolutions.allow_tf32, products.allow_bf16_reduced_precision_reduction
-
-    before = flags()
-    seen = {}
-    for dtype in ("float32", "bfloat16", "tf32", "shipped-tf32"):
-        with torch_side._context(Place(dtype)):
-            seen[dtype] = flags()
-        assert flags() == before
-    assert seen["float32"] == seen["bfloat16"] == (False, False, False)
-    assert seen["tf32"] == (True, True, False)
-    assert seen["shipped-tf32"] == before
-
-
-def test_jax_s_precision_is_pinned_and_put_back() -> None:
-    def product(place: Place) -> str:
-        with jax_side._context(place):
-            return str(jax.make_jaxpr(lambda a: a @ a)(np.ones((2, 2), np.float32)))
-
-    assert "precision=(Precision.HIGHEST, Precision.HIGHEST)" in product(Place("float32"))
-    assert "Precision.HIGH, " in product(Place("tf32"))
-    assert "recision" not in product(Place("shipped-tf32"))
 
 
 # --- whole networks ---

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from tests.helpers.tiny import ROOT
 from triptych.bench import __main__ as command
-from triptych.bench import agree, collect, compare, measure, picture, text
+from triptych.bench import agree, collect, measure, reports, runners, steps, text
 from triptych.bench.cases import MODELS, VARIANTS, Case, case_of
 from triptych.describe.cost import step_bytes, step_flops
 from triptych.describe.spec import Experiment
@@ -24,6 +25,8 @@ from triptych.errors import UserError
 
 OURS = ("numpy", "jax", "jax-step", "torch")
 PLAIN = ("torch-usual", "torch-best")
+assert isinstance(runners.OURS, dict)
+OURS_BY_NAME: dict[str, Any] = runners.OURS
 
 
 def ask(request: dict[str, Any]) -> dict[str, Any]:
@@ -37,9 +40,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "steps_of", lambda case: 3)
 
 
-def options(**changes: Any) -> command.Options:
+def options(**changes: Any) -> steps.Options:
     chosen: dict[str, Any] = {"models": ("fig1",), "quick": True, **changes}
-    return command.Options(**chosen)
+    return steps.Options(**chosen)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def measured() -> dict[str, Any]:
     """fig1 in every variant that needs no compiler, all in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "steps_of", lambda case: 3)
-        return command.measure(options(variants=(*OURS, *PLAIN)), ask)
+        return steps.measure(options(variants=(*OURS, *PLAIN)), ask)
 
 
 def test_every_variant_trains_the_same_steps_and_gets_a_row(measured: dict[str, Any]) -> None:
@@ -98,7 +101,7 @@ def test_a_cnn_agrees_in_torchs_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     model = replace(Case("cnn", "numpy", 8, "float32", "cpu").experiment().model, channels=("8", "M", "12"))
     monkeypatch.setattr(Case, "experiment", lambda case: replace(right(case), model=model))
     variants = ("numpy", "torch", *PLAIN)
-    data = command.measure(options(models=("cnn",), batches=(8,), variants=variants), ask)
+    data = steps.measure(options(models=("cnn",), batches=(8,), variants=variants), ask)
     assert data["refused"] == data["failed"] == []
     assert {row["variant"] for row in data["rows"]} == set(variants)
     first = data["rows"][0]["losses"]
@@ -127,26 +130,19 @@ def test_a_wrong_variant_is_refused_and_gets_no_speed(wrong: str, monkeypatch: p
         if request.get("variant") != "jax":
             return ask(request)
         monkeypatch.setattr(Case, "experiment", planted)
-        monkeypatch.setitem(measure_runners(), "planted", ("numpy", False))
+        monkeypatch.setitem(OURS_BY_NAME, "planted", ("numpy", False))
         answer = ask({**request, "variant": "planted"})
         monkeypatch.setattr(Case, "experiment", right)
         return answer
 
     # jax is asked after numpy, the reference, and planted by NumPy itself: nothing but the fault differs.
-    data = command.measure(options(variants=("numpy", "jax")), lying)
+    data = steps.measure(options(variants=("numpy", "jax")), lying)
     assert [row["variant"] for row in data["rows"]] == ["numpy"]
     (refused,) = data["refused"]
     assert refused["variant"] == "jax"
     assert refused["reference"] == "fig1 numpy batch 200 float32 cpu"
     assert "step_ms" not in refused
     assert "refused, its losses disagree" in text.terminal(data)
-
-
-def measure_runners() -> dict[str, Any]:
-    from triptych.bench import runners
-
-    assert isinstance(runners.OURS, dict)
-    return runners.OURS
 
 
 def test_limits_follow_the_precision() -> None:
@@ -171,7 +167,7 @@ def test_a_variant_that_dies_is_reported_and_the_others_stay(monkeypatch: pytest
             raise collect.ProcessFailed("out of memory")
         return ask(request)
 
-    data = command.measure(options(variants=("numpy", "jax")), dying)
+    data = steps.measure(options(variants=("numpy", "jax")), dying)
     assert [row["variant"] for row in data["rows"]] == ["numpy"]
     assert [(row["variant"], row["reason"]) for row in data["failed"]] == [("jax", "out of memory")]
 
@@ -209,15 +205,15 @@ def slower(data: dict[str, Any], factor: float) -> dict[str, Any]:
 
 
 def test_compare_tells_a_difference_from_the_spread(measured: dict[str, Any]) -> None:
-    assert compare.compare(measured, measured).count("within the spread") == len(measured["rows"])
-    apart = compare.compare(measured, slower(measured, 1000))
+    assert reports.compare(measured, measured).count("within the spread") == len(measured["rows"])
+    apart = reports.compare(measured, slower(measured, 1000))
     assert apart.count("B is slower") == len(measured["rows"])
     assert apart.count(" 1000.000 ") == len(measured["rows"])
-    assert compare.compare(slower(measured, 1000), measured).count("B is faster") == len(measured["rows"])
+    assert reports.compare(slower(measured, 1000), measured).count("B is faster") == len(measured["rows"])
     assert "warning" not in apart
     spread = {"min": 1.0, "max": 2.0, "median": 1.5}
-    assert compare.verdict(spread, {"min": 1.9, "max": 3.0, "median": 2.5}) == "within the spread"
-    assert compare.verdict(spread, {"min": 2.1, "max": 3.0, "median": 2.5}) == "B is slower"
+    assert reports.verdict(spread, {"min": 1.9, "max": 3.0, "median": 2.5}) == "within the spread"
+    assert reports.verdict(spread, {"min": 2.1, "max": 3.0, "median": 2.5}) == "B is slower"
 
 
 def test_compare_warns_of_another_device_and_names_what_only_one_has(measured: dict[str, Any]) -> None:
@@ -226,7 +222,7 @@ def test_compare_warns_of_another_device_and_names_what_only_one_has(measured: d
         row["device_name"] = "gpu (another)"
     other["versions"]["jax"] = "0.0"
     gone = other["rows"].pop()
-    out = compare.compare(measured, other)
+    out = reports.compare(measured, other)
     assert "warning: different devices: cpu and gpu (another)" in out
     assert f"notice: jax {measured['versions']['jax']} and 0.0" in out
     assert f"{case_of(gone).label()}: only in A" in out
@@ -262,7 +258,7 @@ def test_compare_refuses_files_that_measured_different_things(measured: dict[str
     other = copy.deepcopy(measured)
     REFUSALS[reason](other)
     with pytest.raises(UserError, match=reason):
-        compare.compare(measured, other)
+        reports.compare(measured, other)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +284,7 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, measured: dict[str,
     path = tmp_path / "old.json"
     path.write_text(json.dumps({**measured, "format": 0}))
     with pytest.raises(UserError, match="format 0"):
-        compare.read(path)
+        reports.read(path)
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -309,13 +305,12 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, measured: dict[str,
             ["--device", "gpu", "--models", "fig1", "--variants", "torch-best", "--quick"],
             "torch finds no gpu",
         ),
-        (["compare", "one.json"], "expected `python -m triptych bench compare A.json B.json`"),
     ],
 )
 def test_mistakes_end_with_2_and_a_sentence(
     words: list[str], reason: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "Processes", lambda cache: ask)
+    monkeypatch.setattr(steps, "processes", lambda: nullcontext(ask))
     assert command.main(words) == 2
     assert reason in capsys.readouterr().err
 
@@ -327,25 +322,24 @@ def test_torch_compile_without_a_compiler_says_so(
     monkeypatch.delenv("CXX", raising=False)
     assert command.main(["--models", "fig1", "--variants", "torch-compile"]) == 2
     assert "torch.compile needs a C++ compiler" in capsys.readouterr().err
-    cases, skipped = command.plan(options())
+    cases, skipped = steps.plan(options())
     assert "torch-compile" not in {case.variant for case in cases}
     assert "torch-compile" in {case.variant for case, reason in skipped if "C++ compiler" in reason}
 
 
 def test_the_command_measures_in_processes_and_writes_its_files(tmp_path: Path) -> None:
-    report, plot = tmp_path / "bench.json", tmp_path / "bench.png"
-    words = ["--quick", "--models", "fig1", "--variants", "numpy", "--json", str(report), "--plot", str(plot)]
+    report = tmp_path / "bench.json"
+    words = ["--quick", "--models", "fig1", "--variants", "numpy", "--json", str(report)]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "triptych", "bench", *words],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    data = compare.read(report)
+    data = reports.read(report)
     (row,) = data["rows"]
     assert row["first_step_s"] > row["step_ms"]["median"] / 1e3
     assert row["steps_per_call"] == 100
     assert "fig1, batch 200, float32, cpu: 0.247 GFLOP, 15.8 MB, floor" in done.stdout
-    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_tables_and_picture_hold_every_row(
@@ -358,7 +352,9 @@ def test_tables_and_picture_hold_every_row(
     for name in (*OURS, *PLAIN):
         (line,) = [line for line in lines if line.startswith(f"| {name} |")]
         assert line.count("|") == len(text.COLUMNS) + 1
-    assert picture.draw(measured).startswith(b"\x89PNG")
+    assert command.main(["picture", str(path), str(tmp_path / "bench.png")]) == 0
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
     assert command.main(["list"]) == 0
     listed = capsys.readouterr().out
     assert [line.split()[0] for line in listed.splitlines()] == ["variant", *VARIANTS]

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from triptych.bench import sweep
-from triptych.bench.sweep import Options
+from triptych.bench import __main__ as command
+from triptych.bench import grid, measure, sweep, text
+from triptych.bench.collect import Ask
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls of two steps on few images; networks are the study's, and so are the programs."""
-    monkeypatch.setattr(sweep, "IMAGES", 600)
-    monkeypatch.setattr(sweep, "steps_per_call", lambda *_: 2)
-    monkeypatch.setattr(sweep, "steps_of", lambda *_: 2)
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["triptych.bench.sweep", *words])
-    sweep.main()
+    monkeypatch.setattr(grid, "IMAGES", 600)
+    monkeypatch.setattr(grid, "steps_per_call", lambda *_: 2)
+    monkeypatch.setattr(grid, "steps_of", lambda *_: 2)
 
 
 @pytest.mark.usefixtures("small")
-def test_sweep_and_alone_in_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sweep_and_alone_in_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "paired.json"
-    command(monkeypatch, "--paired", "3", "--runs", "2", "--json", str(path))
+    assert command.main(["sweep", "--paired", "3", "--runs", "2", "--json", str(path)]) == 0
     written = json.loads(path.read_text())
     assert [len(row) for row in written["rounds"]] == [2, 2, 2]
     assert min(min(row) for row in written["rounds"]) > 0
@@ -42,17 +38,39 @@ def test_sweep_and_alone_in_one_process(
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("variant", ["jax-sweep", "jax", "torch-usual"])
-def test_one_variant_once(
-    variant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_one_variant_once(variant: str) -> None:
+    request = {"grid": variant, "size": "7", "runs": 2, "calls": 1, "device": "cpu", "spawned": 0.0}
+    assert 0.1 < measure.answer(request)["milliseconds"] < 60_000
+
+
+def test_variants_take_turns_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command(monkeypatch, "--only", variant, "--runs", "2", "--calls", "1")
-    assert 0.1 < json.loads(capsys.readouterr().out) < 60_000
+    asked = []
+
+    @contextmanager
+    def processes() -> Iterator[Ask]:
+        def ask(request: dict[str, Any]) -> dict[str, Any]:
+            asked.append(request)
+            return {"milliseconds": 10.0 * len(asked)}
+
+        yield ask
+
+    monkeypatch.setattr(sweep, "processes", processes)
+    path = tmp_path / "sweep.json"
+    words = ["--runs", "3", "--repeats", "2", "--calls", "1", "--variants", "jax-sweep", "torch"]
+    assert command.main(["sweep", *words, "--json", str(path)]) == 0
+    shared = {"size": "7", "runs": 3, "device": "cpu", "calls": 1}
+    assert asked == [{**shared, "grid": variant} for variant in ("jax-sweep", "torch") * 2]
+    assert json.loads(path.read_text())["milliseconds"] == {"jax-sweep": [10.0, 30.0], "torch": [20.0, 40.0]}
+    title, *_, last = capsys.readouterr().out.splitlines()
+    assert title == "size 7, 3 runs, batch 200, cpu, 2 processes each"
+    assert last.split() == ["torch", "30.00", "20.00", "40.00", "1.67x"]
 
 
-def test_table_has_medians_and_ratios_within_a_round(capsys: pytest.CaptureFixture[str]) -> None:
-    options = Options(runs=2, repeats=3, variants=("jax-sweep", "jax"))
-    sweep._print(options, {"jax-sweep": [10.0, 20.0, 12.0], "jax": [20.0, 22.0, 18.0]})
-    _, _, first, second = capsys.readouterr().out.splitlines()
+def test_table_has_medians_and_ratios_within_a_round() -> None:
+    times = {"jax-sweep": [10.0, 20.0, 12.0], "jax": [20.0, 22.0, 18.0]}
+    _, first, second = text.ratios(times, "ms").splitlines()
     assert first.split() == ["jax-sweep", "12.00", "10.00", "20.00", "1.00x"]
     assert second.split() == ["jax", "20.00", "18.00", "22.00", "1.50x"]
 
@@ -61,16 +79,12 @@ def test_table_has_medians_and_ratios_within_a_round(capsys: pytest.CaptureFixtu
     ("words", "message"),
     [
         (["--variants", "numpy"], "variants: expected some of"),
-        (["--paired", "-1"], "paired: expected 0 or more, got -1"),
-        (["--runs", "0"], "runs: expected 1 or more, got 0"),
-        (["--repeats", "0"], "repeats: expected 1 or more, got 0"),
-        (["--calls", "0"], "calls: expected 1 or more, got 0"),
+        (["--paired", "-1"], "paired: expected at least 0, got -1"),
+        (["--runs", "0"], "runs: expected at least 1, got 0"),
+        (["--repeats", "0"], "repeats: expected at least 1, got 0"),
+        (["--calls", "0"], "calls: expected at least 1, got 0"),
     ],
 )
-def test_mistakes_are_named(
-    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        command(monkeypatch, *words)
-    assert ended.value.code == 2
+def test_mistakes_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["sweep", *words]) == 2
     assert message in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from triptych.bench import __main__ as command
 from triptych.bench import whole
 from triptych.bench.whole import Measured, Options
 
@@ -16,18 +17,18 @@ def test_one_command_for_a_sweep_and_one_a_run_otherwise_with_the_same_settings(
     ((*sweep,),) = whole.commands(options, "jax-sweep", tmp_path / "runs")
     assert sweep[-2:] == ["learning_rate=0.001,0.0005,0.000333333", "weight_decay=1e-4"]
     single = whole.commands(options, "torch", tmp_path / "runs")
-    rates = [command[command.index("--learning-rate") + 1] for command in single]
+    rates = [one[one.index("--learning-rate") + 1] for one in single]
     assert rates == ["0.001", "0.0005", "0.000333333"]
-    for command in [sweep, *single]:
-        words = " ".join(command)
+    for one in [sweep, *single]:
+        words = " ".join(one)
         assert "--experiment size11 --steps 7 --device cpu --dataset cifar10 --data-dir" in words
-    assert {command[command.index("--backend") + 1] for command in single} == {"torch"}
+    assert {one[one.index("--backend") + 1] for one in single} == {"torch"}
 
 
 def test_whole_commands_train_and_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "whole.json"
     words = ["--runs", "1", "--steps", "2", "--repeats", "1", "--variants", "jax-sweep", "jax"]
-    assert whole.main([*words, "--json", str(path)]) == 0
+    assert command.main(["whole", *words, "--json", str(path)]) == 0
     written = json.loads(path.read_text())
     (sweep,), (alone,) = written["rounds"]["jax-sweep"], written["rounds"]["jax"]
     assert sweep["accuracies"] == alone["accuracies"]  # the same run, bit for bit
@@ -52,19 +53,19 @@ def test_table_gives_medians_ratios_within_a_round_and_the_largest_distance() ->
     ("words", "message"),
     [
         (["--variants", "numpy"], "variants: expected some of jax-sweep, jax, torch, got 'numpy'"),
-        (["--runs", "0"], "runs: expected 1 or more, got 0"),
-        (["--repeats", "-1"], "repeats: expected 1 or more, got -1"),
+        (["--runs", "0"], "runs: expected at least 1, got 0"),
+        (["--repeats", "-1"], "repeats: expected at least 1, got -1"),
         (["--data-dir", "nowhere"], "data-dir: no folder nowhere"),
     ],
 )
 def test_mistakes_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert whole.main(words) == 2
+    assert command.main(["whole", *words]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_failing_command_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data-dir", str(tmp_path), "--repeats", "1", "--runs", "1", "--variants", "jax"]
-    assert whole.main(words) == 1
+    assert command.main(["whole", *words]) == 1
     shown = capsys.readouterr().err
     assert "exit code 2 of" in shown
     assert str(tmp_path) in shown
