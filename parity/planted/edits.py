@@ -2,9 +2,10 @@
 
 `planted` puts the edited source in the place of the shipped one. A module is executed in its own namespace,
 so whoever holds the module sees the bug. The modules of its room that import it, directly or not, are
-executed after it, in dependency order: what they made of it at import (a table, a `custom_vjp`) is made anew. Elsewhere only the names taken by `from x import f` are set again. Functions and classes are new
-objects, so no cache that goes by them, JAX's or torch's, holds a program without the bug; a backend made
-before keeps its own compiled programs. Afterwards every namespace is what it was, object for object.
+executed after it, in dependency order: what they made of it at import (a table, a `custom_vjp`) is made anew.
+Elsewhere only the names taken by `from x import f` are set again. Functions and classes are new objects, so
+no cache that goes by them, JAX's or torch's, holds a program without the bug; a backend made before keeps its
+own compiled programs. Afterwards every namespace is what it was, object for object.
 """
 
 from __future__ import annotations
