@@ -19,10 +19,9 @@ from jax_models import augment, cache, conv, loss, optim
 from jax_models.conv import AnyArray
 from jax_models.model import Network, bind
 from jax_models.precision import at_least_float32
-from triptych.describe.layers import first_trained, is_weight
+from triptych.describe.layers import first_trained, initial_statistics, is_weight
 from triptych.describe.protocol import (
     Evaluation,
-    State,
     Statistics,
     StepResults,
     Steps,
@@ -30,11 +29,9 @@ from triptych.describe.protocol import (
     evaluation_batch,
     evaluation_slices,
     no_steps,
-    optimizer_slots,
-    saved_optimizer,
-    saved_statistics,
 )
 from triptych.describe.spec import Device, Experiment
+from triptych.describe.state import State
 from triptych.errors import UserError
 
 Array = jax.Array
@@ -133,12 +130,12 @@ class JaxBackend:
             # Zeros depend on no input, so jit leaves it open where they lie; said here, or the first step's
             # program, compiled for inputs left open, would be compiled again for its own outputs.
             optimizer = jax.device_put(jax.jit(partial(optim.init, o))(on_device), self._device)
-        self.state = TrainState(on_device, self._statistics({}), optimizer)
+        statistics = self._statistics(initial_statistics(self.experiment.layers()))
+        self.state = TrainState(on_device, statistics, optimizer)
         self.updates = 0
 
-    def _statistics(self, state: Mapping[str, np.ndarray]) -> dict[str, Array]:
-        saved = saved_statistics(self.experiment, state)
-        return {key: self._put(value.astype(self.dtype)) for key, value in saved.items()}
+    def _statistics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        return {key: self._put(value.astype(self.dtype)) for key, value in statistics.items()}
 
     def compile(self, capacity: int) -> None:
         """Compile training for tables of `capacity` steps, and evaluation."""
@@ -188,26 +185,22 @@ class JaxBackend:
 
     def export_state(self) -> State:
         parameters, statistics, optimizer = jax.device_get(tuple(self.state))
-        state = {
-            f"parameters/{key}": np.array(_canonical(value), order="C") for key, value in parameters.items()
-        }
-        slots = optimizer_slots(self.experiment.optimization)
-        for slot, tree in optim.get_slots(optimizer, slots).items():
-            state |= {
-                f"optimizer/{slot}/{key}": np.array(_canonical(value), order="C")
-                for key, value in tree.items()
-            }
-        state |= {f"statistics/{key}": np.array(value) for key, value in statistics.items()}
-        return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
-    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
-        prefix = "parameters/"
-        self.start({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
-        self.state = self.state._replace(statistics=self._statistics(state))
-        saved = saved_optimizer(self.experiment, state)
+        def canonical(tree: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {key: np.array(_canonical(value), order="C") for key, value in tree.items()}
+
+        found = optim.get_slots(optimizer, self.experiment.optimization.slots)
+        slots = {slot: canonical(tree) for slot, tree in found.items()}
+        return State(canonical(parameters), slots, canonical(statistics), self.updates)
+
+    def import_state(self, state: State) -> None:
+        self.start(state.parameters)
+        statistics = self._statistics(state.statistics_of(self.experiment.layers()))
+        self.state = self.state._replace(statistics=statistics)
+        saved = state.slots_of(self.experiment.optimization)
         if saved is not None:
-            arrays, self.updates = saved
-            slots = {slot: self._take(tree) for slot, tree in arrays.items()}
+            self.updates = state.updates
+            slots = {slot: self._take(tree) for slot, tree in saved.items()}
             self.state = self.state._replace(optimizer=optim.set_slots(self.state.optimizer, slots))
 
     def versions(self) -> dict[str, str]:

@@ -64,7 +64,7 @@ def conv2d(x: Array, W: Array, b: Array | None, window: Window) -> Array:
     Raises UserError for shapes that do not fit each other or the window.
     """
     _check(x, W, window)
-    y = _conv2d(x, W.astype(x.dtype), window)  # eq. 64; backward 66-67, 69-72
+    y = _conv2d(x, W.astype(x.dtype), window)  # eq. 64-65; backward 66-67, 69-72
     return y if b is None else precision.add_bias(y, b)  # backward 68
 
 

@@ -29,7 +29,7 @@ def linear(x: Array, W: Array, b: Array) -> Array:
 
     Parameters are cast to x's dtype, so bfloat16 activations meet float32 master weights.
     """
-    return precision.add_bias(x @ W.astype(x.dtype).T, b)  # eq. 25; backward 30-35, 38-44
+    return precision.add_bias(x @ W.astype(x.dtype).T, b)  # eq. 25; backward 26-35, 38-44
 
 
 def leaky_relu(x: Array, slope: float) -> Array:

@@ -36,7 +36,7 @@ Output = tuple[Array, Array, Array]
 
 def batch_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Output:
     """The forward pass; JAX derives the backward."""
-    y, _, mu, variance = _forward(x, gamma, beta, eps)
+    y, _, mu, variance = _forward(x, gamma, beta, eps)  # backward 47-63
     return y, jax.lax.stop_gradient(mu), jax.lax.stop_gradient(variance)
 
 

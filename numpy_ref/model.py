@@ -32,6 +32,7 @@ class Network:
         self.statistics: dict[str, Array] = {}
         """Running statistics of batch norm, canonical names."""
         self.code = {layer.name: LAYERS[type(layer)](layer) for layer in layers}
+        self._names = {layer.name: tuple(layer.traits.parameters) for layer in layers}
 
     def forward(
         self,
@@ -71,12 +72,7 @@ class Network:
 
     def _own(self, name: str) -> dict[str, Array]:
         """A layer's parameters, by short name."""
-        prefix = f"{name}."
-        return {
-            key.removeprefix(prefix): theta
-            for key, theta in self.parameters.items()
-            if key.startswith(prefix)
-        }
+        return {key: self.parameters[f"{name}.{key}"] for key in self._names[name]}
 
     def update_statistics(self, cache: Mapping[str, Any]) -> None:
         """Take on the running statistics that a training forward pass left."""

@@ -64,6 +64,19 @@ def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
     return dx, dgamma.reshape(-1), dbeta.reshape(-1)
 
 
+def batch_norm_staged_backward(dy: Array, x: Array, gamma: Array, eps: float) -> Array:
+    """dy to dx, one node of the graph a line: what `batch_norm_backward` simplifies."""
+    axes, along = _axes(x, gamma)
+    n = x.size // gamma.size
+    centred = x - x.mean(axis=axes, keepdims=True)
+    inverse = (np.square(centred).mean(axis=axes, keepdims=True) + eps) ** -0.5
+    g = gamma.reshape(along) * dy  # eq. 51
+    dxhat_dx, dxhat_dmu = inverse, -inverse  # eq. 52-55
+    dvariance = -0.5 * inverse**3 * (g * centred).sum(axis=axes, keepdims=True)  # eq. 56-57
+    dmu = dxhat_dmu * g.sum(axis=axes, keepdims=True)  # eq. 58
+    return g * dxhat_dx + dmu / n + dvariance * 2 * centred / n  # eq. 59-60
+
+
 def normalize(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, eps: float) -> Array:
     """Evaluation: y from given statistics (C,)."""
     _, along = _axes(x, gamma)

@@ -80,6 +80,8 @@ def test_numpy_backward_against_differences(shape: tuple[int, ...]) -> None:
     x[:, 0] = np.random.default_rng(4).normal(size=x[:, 0].shape)
     _, _, _, dx, dgamma, dbeta = by_numpy(x, gamma, beta, dy)
     assert_close(dx, numeric(lambda x: float((by_numpy(x, gamma, beta, dy)[0] * dy).sum()), x))
+    staged = norm.batch_norm_staged_backward(dy, x, gamma, EPS)
+    np.testing.assert_allclose(staged, dx, rtol=1e-12, atol=1e-13)
     assert_close(dgamma, numeric(lambda gamma: float((by_numpy(x, gamma, beta, dy)[0] * dy).sum()), gamma))
     assert_close(dbeta, numeric(lambda beta: float((by_numpy(x, gamma, beta, dy)[0] * dy).sum()), beta))
 

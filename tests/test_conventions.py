@@ -26,7 +26,6 @@ from numpy_ref import optim as numpy_optim
 from torch_models import loss as torch_loss
 from triptych.describe.init import initial_parameters
 from triptych.describe.network import Model
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Experiment, Initialization, Optimization
 from triptych.errors import UserError
 
@@ -370,7 +369,7 @@ def optax_run(optimizer: Any, gradients: np.ndarray, start: np.ndarray = THETA) 
 
 def our_run(o: Optimization, gradients: np.ndarray, start: np.ndarray = THETA) -> np.ndarray:
     theta = start.copy()
-    slots = {name: np.zeros_like(theta) for name in optimizer_slots(o)}
+    slots = {name: np.zeros_like(theta) for name in o.slots}
     for t, g in enumerate(gradients, start=1):
         numpy_optim.update(theta, g.copy(), slots, o, o.learning_rate, t)
     return theta

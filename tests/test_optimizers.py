@@ -13,7 +13,6 @@ import torch
 
 from jax_models import optim as jax_optim
 from numpy_ref import optim as numpy_optim
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Optimization
 
 LIBRARY: dict[str, tuple[Optimization, Any, Any]] = {
@@ -81,7 +80,7 @@ def test_numpy_update_equals_torch(rng: np.random.Generator, name: str) -> None:
     theta = rng.normal(size=(4, 3))
     theta_torch = torch.nn.Parameter(torch.from_numpy(theta.copy()))
     library = create([theta_torch])
-    slots = {kind: np.zeros_like(theta) for kind in optimizer_slots(optimization)}
+    slots = {kind: np.zeros_like(theta) for kind in optimization.slots}
     for step, g in enumerate(gradients(rng), start=1):
         numpy_optim.update(theta, g, slots, optimization, optimization.learning_rate, step)
         theta_torch.grad = torch.from_numpy(g)
@@ -106,7 +105,7 @@ def test_jax_amsgrad_equals_torch(rng: np.random.Generator, name: str) -> None:
             theta = optax.apply_updates(theta, updates)
             theirs.grad = torch.from_numpy(g)
             library.step()
-        slots = jax_optim.get_slots(state, optimizer_slots(optimization))
+        slots = jax_optim.get_slots(state, optimization.slots)
         np.testing.assert_allclose(theta["w"], theirs.detach().numpy(), rtol=1e-13, atol=1e-15)
         largest = library.state[theirs]["max_exp_avg_sq"].numpy()
         np.testing.assert_allclose(slots["largest_second_moment"]["w"], largest, rtol=1e-13, atol=0)

@@ -43,7 +43,7 @@ def conv2d(x: Tensor, W: Tensor, b: Tensor | None, window: Window) -> Tensor:
     wide = _wide_on_cpu(x)
     kernel = W.to(x.dtype).to(wide.dtype)
     offset = None if b is None else b.to(wide.dtype)
-    y = functional.conv2d(wide, kernel, offset, window.stride, window.padding)  # eq. 64; backward 66-72
+    y = functional.conv2d(wide, kernel, offset, window.stride, window.padding)  # eq. 64-65; backward 66-72
     return y.to(x.dtype)
 
 

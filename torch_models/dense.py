@@ -26,7 +26,7 @@ def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
 
     Parameters are cast to x's dtype, so bfloat16 activations meet float32 master weights.
     """
-    return functional.linear(x, W.to(x.dtype), b.to(x.dtype))  # eq. 25; backward 30-35, 38-44
+    return functional.linear(x, W.to(x.dtype), b.to(x.dtype))  # eq. 25; backward 26-35, 38-44
 
 
 def leaky_relu(x: Tensor, slope: float) -> Tensor:

@@ -241,17 +241,14 @@ class Bounded:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As an array's."""
         return self.value.shape
 
     @property
     def ndim(self) -> int:
-        """As an array's."""
         return self.value.ndim
 
     @property
     def size(self) -> int:
-        """As an array's."""
         return self.value.size
 
     def __len__(self) -> int:
@@ -259,22 +256,18 @@ class Bounded:
 
     @property
     def T(self) -> Bounded:  # noqa: N802
-        """As an array's."""
         return self._moved(np.transpose)
 
     def __getitem__(self, key: Any) -> Bounded:
         return self._moved(lambda array: array[key])
 
     def reshape(self, *shape: Any) -> Bounded:
-        """As an array's."""
         return self._moved(lambda array: array.reshape(*shape))
 
     def transpose(self, *axes: int) -> Bounded:
-        """As an array's."""
         return self._moved(lambda array: array.transpose(*axes))
 
     def broadcast_to(self, shape: tuple[int, ...]) -> Bounded:
-        """As `numpy.broadcast_to`."""
         return self._moved(lambda array: np.broadcast_to(array, shape))
 
     def _moved(self, move: Callable[[Array], Array]) -> Bounded:

@@ -101,12 +101,10 @@ class Number:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As an array's."""
         return self.bounded.shape
 
     @property
     def ndim(self) -> int:
-        """As an array's."""
         return self.bounded.ndim
 
     # --- arithmetic ---
@@ -241,17 +239,14 @@ class Number:
     # --- shapes ---
 
     def reshape(self, *shape: Any) -> Number:
-        """As an array's."""
         return Number(self.bounded.reshape(*shape), [(self, lambda g: g.reshape(self.shape))], self.floor)
 
     def transpose(self, *axes: int) -> Number:
-        """As an array's."""
         back = tuple(int(i) for i in np.argsort(axes)) if axes else ()
         return Number(self.bounded.transpose(*axes), [(self, lambda g: g.transpose(*back))], self.floor)
 
     @property
     def T(self) -> Number:  # noqa: N802
-        """As an array's."""
         return self.transpose()
 
     def __getitem__(self, key: Any) -> Number:

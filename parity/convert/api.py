@@ -19,6 +19,7 @@ from parity.convert.plan import Order, Plan
 from parity.convert.units import BATCH_STATS, PARAMS, Arrays, Convention, Shape, Shapes, group
 from triptych.describe.layers import initial_statistics, parameter_shapes
 from triptych.describe.spec import Experiment
+from triptych.describe.state import State
 from triptych.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,16 +29,11 @@ if TYPE_CHECKING:
 Canonical = dict[str, np.ndarray[Any, Any]]
 
 
-def canonical_of(state: Mapping[str, np.ndarray[Any, Any]]) -> Canonical:
+def canonical_of(state: State) -> Canonical:
     """The parameters and running statistics in a backend's state (`Backend.export_state`,
     `Checkpoint.state`); optimizer moments are left behind.
     """
-    found = {}
-    for name, array in state.items():
-        part, _, rest = name.partition("/")
-        if part in ("parameters", "statistics"):
-            found[rest] = array
-    return found
+    return state.parameters | state.statistics
 
 
 def canonical_shapes(experiment: Experiment) -> dict[str, Shape]:

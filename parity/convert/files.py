@@ -100,7 +100,7 @@ def _of_state(
     damaged: tuple[str, ...],
 ) -> Source:
     arrays = canonical_of(found.state)
-    moments = sum(name.startswith("optimizer/") for name in found.state)
+    moments = 1 + sum(map(len, found.state.slots.values()))  # with the count of updates
     notes = (*damaged, f"the optimizer's state ({moments} arrays) is not converted") if moments else damaged
     return Source(what, "canonical", arrays, False, spec, None, found.step, run, notes)
 

@@ -8,8 +8,6 @@ batch's own statistics, no image is sure, and nothing is said. In float64 nearly
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from parity.bounds.bounded import Bounded
@@ -20,8 +18,8 @@ from parity.verification.judge import Label, Result, judge
 from triptych.describe.layers import BatchNorm
 from triptych.describe.protocol import Backend, Evaluation, Statistics, TrainingData
 from triptych.describe.spec import Experiment
+from triptych.describe.state import Key, State
 
-State = Mapping[str, Array]
 STATISTICS: tuple[Statistics, ...] = ("running", "batch")
 
 
@@ -30,7 +28,7 @@ def judge_evaluation(spec: Experiment, data: TrainingData, running: Backend, lab
 
     The split must fit one slice of `triptych.describe.protocol.evaluation_slices`. Judges cross-entropy only.
     """
-    state = {key: _moved(key, array) for key, array in running.export_state().items()}
+    state = running.export_state().map(_moved)
     running.import_state(state)
     norms = any(isinstance(layer, BatchNorm) for layer in spec.layers())
     results: list[Result] = []
@@ -53,10 +51,10 @@ def logits(spec: Experiment, state: State, data: TrainingData, r: Rounding, by_b
         return x.to(r.wide)
 
 
-def _own(name: str, state: State) -> State:
+def _own(name: str, state: State) -> dict[str, Array]:
     """A layer's parameters and statistics, by their last names."""
-    layers = {key.partition("/")[2]: array for key, array in state.items() if not key.startswith("optimizer")}
-    return {key.rpartition(".")[2]: a for key, a in layers.items() if key.rpartition(".")[0] == name}
+    arrays = state.arrays().items()
+    return {key.last: array for key, array in arrays if key.layer == name and not key.slot}
 
 
 def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label: Label) -> list[Result]:
@@ -87,8 +85,8 @@ def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> lis
     return [label.result(quantity, True, 0.0, note=f"{sure} of {len(found)} sure, all right")] if sure else []
 
 
-def _moved(key: str, array: Array) -> Array:
-    rng = generator("evaluation", key)
-    if key.endswith("running_mean"):
+def _moved(key: Key, array: Array) -> Array:
+    rng = generator("evaluation", str(key))
+    if key.last == "running_mean":
         return array + 0.3 * rng.normal(size=array.shape)
-    return array + rng.random(array.shape) if key.endswith("running_var") else array
+    return array + rng.random(array.shape) if key.last == "running_var" else array

@@ -31,8 +31,9 @@ from triptych.cifar10.preprocess import fit
 from triptych.describe.init import initial_parameters
 from triptych.describe.layers import initial_statistics, is_weight
 from triptych.describe.network import Model
-from triptych.describe.protocol import State, Steps, TrainingData, create, plan_steps
+from triptych.describe.protocol import Steps, TrainingData, create, plan_steps
 from triptych.describe.spec import Data, Device, Experiment, Initialization, Objective, Optimization, Training
+from triptych.describe.state import State
 
 MODEL = Item("model", lambda inputs, settings, r: {})
 """What is expected is each layer's own."""
@@ -187,16 +188,16 @@ def judge_update(
         inputs = {"theta": r.wide.nearest(theta), "g": trace[f"gradient/{name}"][None]}
         with np.errstate(all="ignore"):
             found = optim.steps(inputs, how, r.wide)
-        keys = {slot: f"optimizer/{slot}/{name}" for slot in found} | {"theta": f"parameters/{name}"}
         for slot, value in found.items():
             quantity = f"{name} {'updated' if slot == 'theta' else slot}"
-            wanted[quantity], actual[quantity] = value[0], after[keys[slot]]
+            stored = after.parameters if slot == "theta" else after.slots[slot]
+            wanted[quantity], actual[quantity] = value[0], stored[name]
     fresh = initial_statistics(spec.layers())
     truths, _ = expected_trace(spec, parameters, fresh, trace, labels, steps, r)
     for key in fresh:
         layer, _, which = key.rpartition(".")
         wanted[f"{layer} {which}"] = truths[f"{layer} {which}"]
-        actual[f"{layer} {which}"] = after[f"statistics/{key}"]
+        actual[f"{layer} {which}"] = after.statistics[key]
     return judge(wanted, actual, label)
 
 

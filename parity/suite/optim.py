@@ -26,7 +26,6 @@ from parity.suite.operator import Operator
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item
 from parity.verification.place import Inputs, Settings
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Optimization
 
 HOST = ROUNDINGS["float64"]
@@ -38,7 +37,7 @@ def steps(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]
     o: Optimization = settings["optimization"]
     theta = Bounded.exact(inputs["theta"], r)
     zero = Bounded.exact(np.zeros_like(inputs["theta"]), r)
-    slots = dict.fromkeys(optimizer_slots(o), zero)
+    slots = dict.fromkeys(o.slots, zero)
     history: list[dict[str, Bounded]] = []
     for t, eta in enumerate(settings["learning_rates"], start=1):
         theta, slots = one_step(theta, Bounded.exact(inputs["g"][t - 1], r), slots, o, float(eta), t)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from parity.planted.edits import Edits, planted
 from parity.runs.locate import Report, Side, locate
 from tests.helpers import small
 from triptych.describe.network import Model
-from triptych.describe.protocol import Backend, State, StepResults, Steps, TrainingData, create
+from triptych.describe.protocol import Backend, StepResults, Steps, TrainingData, create
 from triptych.describe.spec import BackendName, Data, Experiment, Initialization, Optimization, Training
+from triptych.describe.state import State
 
 STEP = 2
 """Steps taken before the wrong one, unless a test says otherwise: it is the third."""
@@ -44,9 +45,9 @@ class Planted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
+    def import_state(self, state: State) -> None:
         given = self.wrong.given
-        self.inner.import_state(given(dict(state)) if given else state)
+        self.inner.import_state(given(state) if given else state)
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         return self._call(self.inner.trace, steps)

@@ -14,7 +14,7 @@ from triptych.cifar10.batches import BatchOrder
 from triptych.describe.catalogue import changes
 from triptych.describe.cost import step_flops, steps_per_call
 from triptych.describe.init import initial_parameters
-from triptych.describe.layers import BatchNorm
+from triptych.describe.layers import initial_statistics
 from triptych.describe.protocol import Backend, Statistics, StepResults, Steps, plan_steps
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
@@ -213,7 +213,7 @@ class Run:
         }
         if self.together > 1:
             summary["sweep"] = {"runs": self.together, "seconds": SHARED_SECONDS}
-        if any(isinstance(layer, BatchNorm) for layer in self.experiment.layers()):
+        if initial_statistics(self.experiment.layers()):
             for kind in get_args(Statistics):
                 accuracy = self.backend.evaluate("test", kind).accuracy
                 summary[f"test_accuracy_{kind}_statistics"] = accuracy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,8 +13,9 @@ from parity.suite.backends import unfused
 from parity.suite.images import fitted, moved, prepared
 from parity.verification.place import Place
 from triptych.cifar10.batches import BatchOrder
-from triptych.describe.protocol import Backend, State, Steps, TrainingData, plan_steps
+from triptych.describe.protocol import Backend, Steps, TrainingData, plan_steps
 from triptych.describe.spec import Device, Experiment
+from triptych.describe.state import State
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Side:
         """The inputs of `count` steps after the first `first`, by this side's own settings."""
         return plan_steps(self.experiment, self.order.table(first, count), first)
 
-    def put(self, state: Mapping[str, Array]) -> None:
+    def put(self, state: State) -> None:
         """Continue from a state, this side's own or the other's."""
         self.backend.import_state(state)
 

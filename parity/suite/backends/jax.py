@@ -17,7 +17,6 @@ from parity.verification.adapters.jax import precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from triptych.describe.given import Given
 from triptych.describe.layers import BatchNorm
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Device
 
 Array = jax.Array
@@ -242,7 +241,7 @@ def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
             row = {name: column[t] for name, column in scalars.items()}
             updates, state = optim.create(o, row).update({"theta": g[t]}, state, {"theta": theta})
             theta = theta + updates["theta"]
-            slots = {name: tree["theta"] for name, tree in optim.get_slots(state, optimizer_slots(o)).items()}
+            slots = {name: tree["theta"] for name, tree in optim.get_slots(state, o.slots).items()}
             history.append({"theta": theta, **slots})
         return {name: jnp.stack([row[name] for row in history]) for name in history[0]}
 

@@ -10,7 +10,6 @@ from parity.suite.backends import Computation, whole
 from parity.suite.backends.whole import carried
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from triptych.describe.layers import Conv2d, Flatten, Window
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Device
 
 
@@ -113,7 +112,7 @@ def l2(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
 def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """Several steps; the moments start at zero."""
     o, theta = settings["optimization"], inputs["theta"].copy()
-    slots = {name: np.zeros_like(theta) for name in optimizer_slots(o)}
+    slots = {name: np.zeros_like(theta) for name in o.slots}
     history = []
     for t, eta in enumerate(settings["learning_rates"], start=1):
         optim.update(theta, inputs["g"][t - 1], slots, o, float(eta), t)

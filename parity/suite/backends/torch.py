@@ -15,7 +15,6 @@ from parity.verification.place import Inputs, Outputs, Place, Settings
 from torch_models import augment, conv, dense, loss, norm, optim
 from triptych.describe.given import Given
 from triptych.describe.layers import BatchNorm
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Device
 
 
@@ -178,7 +177,7 @@ def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         optim.set_learning_rate(running, float(eta))
         theta.grad = _put(inputs["g"][t].copy(), place)
         running.step()
-        slots = optim.get_slots(running, theta, optimizer_slots(o))
+        slots = optim.get_slots(running, theta, o.slots)
         history.append({"theta": _take(theta)} | {name: _take(slot) for name, slot in slots.items()})
     return {name: np.stack([row[name] for row in history]) for name in history[0]}
 

@@ -21,8 +21,8 @@ def initial_parameters(name: BackendName) -> Computation:
         nothing = {"train": np.zeros((1, 3, 32, 32), np.uint8), "test": np.zeros((1, 3, 32, 32), np.uint8)}
         labels = {split: np.zeros(1, np.uint8) for split in nothing}
         data = TrainingData(nothing, labels, np.zeros((3, 32, 32)), None)
-        state = started(name, place, data, inputs).export_state()
-        return {key: state[f"parameters/{key}"] for key in inputs}
+        parameters = started(name, place, data, inputs).export_state().parameters
+        return {key: parameters[key] for key in inputs}
 
     return computation
 

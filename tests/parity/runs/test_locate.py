@@ -15,8 +15,9 @@ from parity.runs.locate import Side, begin
 from tests.helpers import planted
 from tests.helpers.planted import STEP, Wrong
 from triptych.describe.network import Model
-from triptych.describe.protocol import State, Steps, TrainingData
+from triptych.describe.protocol import Steps, TrainingData
 from triptych.describe.spec import Data, Experiment, Objective, Optimization, Schedule
+from triptych.describe.state import State
 from triptych.errors import UserError
 
 LEAKY, LINEAR, LINEAR_BACK = fast.leaky_relu, dense.linear, dense.linear_backward
@@ -60,7 +61,7 @@ def not_averaged(s: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 def kept(*keys: str) -> Any:
     """These arrays of the state stay what they were."""
-    return lambda before, after: after | {key: before[key] for key in keys}
+    return lambda before, after: after.map(lambda key, a: before.arrays()[key] if str(key) in keys else a)
 
 
 def swapped(steps: Steps) -> Steps:
@@ -74,7 +75,7 @@ def masks(change: Any) -> Any:
 
 
 def without_moments(state: State) -> State:
-    return {key: a for key, a in state.items() if not key.startswith("optimizer/") or key.endswith("updates")}
+    return replace(state, slots={})
 
 
 BN = planted.spec()

@@ -20,7 +20,7 @@ from parity import Report, Torch, verify
 from parity.errors import UsageError
 from parity.formula import erf, rsqrt, sqrt, where
 from parity.verification import estimate
-from parity.verification.cases import KINDS
+from parity.verification.case import KINDS
 
 X = {"x": (5, 8)}
 PARAMETERS = {"weight": (8,), "bias": (8,)}
@@ -219,7 +219,7 @@ def test_without_a_formula_a_wrong_port_fails() -> None:
     shares = [r.share for r in report.failures if r.dtype == "float64" and r.case == "ordinary"]
     assert min(shares) > 1e9
     assert {("torch", "y"), ("torch", "dx")} <= failing(report)
-    assert "which of jax and torch is wrong two alone cannot tell" in report.explain()
+    assert "jax and torch differ, and two alone cannot tell which is wrong" in report.explain()
 
 
 def test_without_a_formula_an_unstable_port_fails_in_float32() -> None:
