@@ -54,7 +54,7 @@ BUGS = (
                     "shifted = s - s.max(axis=1, keepdims=True)", "shifted = s"),
         jax=JAX("return optax.softmax_cross_entropy(s, t)",
                 "return jnp.sum(t * (jnp.log(jnp.sum(jnp.exp(s), axis=1, keepdims=True)) - s), axis=1)"),
-        torch=TORCH(f"return functional.cross_entropy(\n    {TORCH_CROSS}\n)",
+        torch=TORCH(f"return functional.cross_entropy(  # eq. 1, 5; backward 2-18, 36\n    {TORCH_CROSS}\n)",
                     "t = targets(labels, s.shape[1], smoothing, s.dtype)\n"
                     "return (t * (s.exp().sum(1, keepdim=True).log() - s)).sum(1)")),
     Bug("softmax-jacobian-sign", "p_i p_j for - p_i p_j off the diagonal", SQUARED, ("ds",),

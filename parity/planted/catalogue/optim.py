@@ -16,7 +16,7 @@ NUMPY_DECOUPLED = (
     '    if o.weight_decay and o.optimizer == "adamw":\n        theta *= 1.0 - eta * o.weight_decay\n'
 )
 NUMPY_STEP = "theta -= eta / (1.0 - o.beta1**t) * m / (np.sqrt(v / (1.0 - o.beta2**t)) + o.epsilon)"
-NUMPY_MOMENTS = "m[...] = o.beta1 * m + (1.0 - o.beta1) * g\nv[...] = o.beta2 * v + (1.0 - o.beta2) * (g * g)"
+NUMPY_MOMENTS = "m *= o.beta1\nm += (1.0 - o.beta1) * g\nv *= o.beta2\nv += (1.0 - o.beta2) * (g * g)"
 JAX_CORRECTIONS = '"correction1": 1.0 - o.beta1**t, "correction2": 1.0 - o.beta2**t'
 JAX_DIRECTION = "m / c1 / (jnp.sqrt(v / c2) + o.epsilon)"
 JAX_ORDER = 'if o.optimizer == "adamw":\n    order.reverse()'
@@ -107,7 +107,7 @@ BUGS = (
         torch=TORCH(*_around('if o.amsgrad and slots:\n    slots["max_exp_avg_sq"] *= 1.0 - o.beta2 ** (float(slots["step"]) + 1)',
                              'if o.amsgrad:\n    slots["max_exp_avg_sq"] /= 1.0 - o.beta2 ** float(slots["step"])'))),
     Bug("sgd-dampened", "momentum takes (1 - m) g for g", OPTIMIZER, ("momentum",), "sgd, momentum",
-        numpy=NUMPY("buffer[...] = o.momentum * buffer + g", "buffer[...] = o.momentum * buffer + (1.0 - o.momentum) * g"),
+        numpy=NUMPY("buffer += g", "buffer += (1.0 - o.momentum) * g"),
         jax=JAX("chain(_decay(decay), optax.sgd(", "chain(_decay(decay), optax.scale(1.0 - o.momentum if o.momentum else 1.0), optax.sgd("),
         torch=TORCH("o.learning_rate, o.momentum, ", "o.learning_rate, o.momentum, 0.0 if o.nesterov else o.momentum, ")),
     Bug("sgd-nesterov-left-out", "plain momentum for Nesterov's", OPTIMIZER, THETA, "sgd, Nesterov",
@@ -120,7 +120,7 @@ BUGS = (
         numpy=NUMPY("g = g + o.momentum * buffer if o.nesterov else buffer",
                     "g = np.add(g, o.momentum * buffer, out=buffer) if o.nesterov else buffer")),
     Bug("adam-moments-not-kept", "the second moment is computed but not stored", OPTIMIZER, ("second_moment",), "adam",
-        numpy=NUMPY("v[...] = o.beta2", "v = o.beta2")),
+        numpy=NUMPY("v *= o.beta2", "v = o.beta2 * v")),
     Bug("amsgrad-largest-not-kept", "the largest second moment is not stored", OPTIMIZER, ("largest_second_moment",),
         "amsgrad, weight decay",
         numpy=NUMPY('v, out=slots["largest_second_moment"])', "v)"),

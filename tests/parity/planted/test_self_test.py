@@ -138,8 +138,8 @@ def test_a_backend_that_is_compiled_inside_has_the_bug_and_one_compiled_outside_
     np.testing.assert_array_equal(gradient(), right)
 
 
-@pytest.mark.parametrize(("old", "times"), [("def nowhere", 0), ("import ", 5)])
-def test_an_edit_that_does_not_fit_once_is_refused(old: str, times: int) -> None:
+@pytest.mark.parametrize(("old", "times"), [("def nowhere", "0"), ("import ", r"\d\d?")])
+def test_an_edit_that_does_not_fit_once_is_refused(old: str, times: str) -> None:
     with pytest.raises(ValueError, match=f"numpy_ref.dense: expected to find once, found {times} times"):
         edits.edited(edits.edit("numpy_ref.dense", old, ""))
 
