@@ -45,16 +45,10 @@ def logits(spec: Experiment, state: State, data: TrainingData, r: Rounding, by_b
         x = Bounded.exact(data.images["test"], r.wide) - Bounded.constant(data.mean, r.wide)
         if data.scale is not None:
             x = x * Bounded.constant(data.scale, r.wide)
-        x = x.to(r)
+        x, held = x.to(r), {**state.parameters, **state.statistics}
         for layer in spec.layers():
-            x = network.evaluated(layer, _own(layer.name, state), x, by_batch)
+            x = network.evaluated(layer, network.own(layer, held), x, by_batch)
         return x.to(r.wide)
-
-
-def _own(name: str, state: State) -> dict[str, Array]:
-    """A layer's parameters and statistics, by their last names."""
-    arrays = state.arrays().items()
-    return {key.last: array for key, array in arrays if key.layer == name and not key.slot}
 
 
 def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label: Label) -> list[Result]:

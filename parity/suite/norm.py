@@ -308,4 +308,4 @@ OPERATORS = (
         Item("linear_norm", linear_then_norm, NETWORK, products=True), _linear_norm_cases, _drawn_linear_norm
     ),
 )
-LAYERS = (InNetwork(layers.BatchNorm, _train, _evaluate, {"gamma": "dgamma", "beta": "dbeta"}, RUNNING),)
+LAYERS = (InNetwork(layers.BatchNorm, _train, {"gamma": "dgamma", "beta": "dbeta"}, RUNNING, _evaluate),)

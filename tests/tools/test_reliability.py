@@ -24,7 +24,7 @@ from tools.soak import faults, resume
 from tools.soak.targets import targets
 from triptych.describe import protocol as backend
 from triptych.errors import UserError
-from triptych.show.progress import Progress
+from triptych.show.progress import Terminal
 from triptych.store import checkpoint
 from triptych.store.run_dir import RunDirectory
 from triptych.store.sealed import read_json
@@ -138,13 +138,16 @@ def test_progress_outlives_a_clock_that_goes_back(monkeypatch: pytest.MonkeyPatc
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress(10, 0, "run")
-    progress._bar._time = lambda: next(now)
+    progress = Terminal()
+    progress.begin(10, 0, "run")
+    bar = progress._bar
+    assert bar is not None
+    bar._time = lambda: next(now)
     for _ in range(5):
         progress.advance(2, 1.0, 0.5)
-        progress._bar.refresh()
-    assert progress._bar.n == 10
-    progress.close()
+        bar.refresh()
+    assert bar.n == 10
+    progress.end()
     assert "10/10" in terminal.getvalue()
 
 
