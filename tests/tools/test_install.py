@@ -177,13 +177,14 @@ def test_no_setup_py_runs_before_its_hash_was_checked(index: Path, monkeypatch: 
     monkeypatch.setattr(
         install, "pip", lambda *options: None if "setuptools" in read(options) else pip(*options)
     )
-    for one in (A, sha256):
-        lock = {"setuptools": (["setuptools==1"], [A]), "promise": (["promise==2.3"], [one])}
-        if one == A:
-            with pytest.raises(subprocess.CalledProcessError):
-                install.install(lock, [])
-            assert not trace.exists()
-    install.install(lock, [])
+
+    def build(one: str) -> None:
+        install.install({"setuptools": (["setuptools==1"], [A]), "promise": (["promise==2.3"], [one])}, [])
+
+    with pytest.raises(subprocess.CalledProcessError):
+        build(A)
+    assert not trace.exists()
+    build(sha256)
     assert trace.exists()
 
 
