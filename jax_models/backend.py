@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from jax_models import augment, cache, conv, loss, optim
 from jax_models.conv import AnyArray
-from jax_models.dense import at_least_float32
 from jax_models.model import Network, bind
-from triptych.describe.layers import first_trained, is_weight
+from jax_models.precision import at_least_float32
+from triptych.describe.layers import first_trained, initial_statistics, is_weight
 from triptych.describe.protocol import (
     Evaluation,
-    State,
     Statistics,
     StepResults,
     Steps,
@@ -28,10 +29,9 @@ from triptych.describe.protocol import (
     evaluation_batch,
     evaluation_slices,
     no_steps,
-    saved_optimizer,
-    saved_statistics,
 )
 from triptych.describe.spec import Device, Experiment
+from triptych.describe.state import State
 from triptych.errors import UserError
 
 Array = jax.Array
@@ -116,7 +116,6 @@ class JaxBackend:
                 self.data[split] = DeviceData(self._put(data.images[split]), labels, mean, scale)
             network = nnx.eval_shape(lambda: Network(experiment.layers(), compute))
             self.graph = nnx.split(network)[0]
-            self.optimizer = optim.chain(experiment.optimization)
         self._run = jax.jit(self._run_steps, donate_argnums=0)
         self._evaluate = jax.jit(self.evaluate_split, static_argnums=3)
         self._evaluations: dict[tuple[str, bool], jax.stages.Compiled] = {}
@@ -127,16 +126,16 @@ class JaxBackend:
 
     def start(self, parameters: Mapping[str, np.ndarray]) -> None:
         with self.context():
-            on_device = self._take(parameters)
+            on_device, o = self._take(parameters), self.experiment.optimization
             # Zeros depend on no input, so jit leaves it open where they lie; said here, or the first step's
             # program, compiled for inputs left open, would be compiled again for its own outputs.
-            optimizer = jax.device_put(jax.jit(self.optimizer.init)(on_device), self._device)
-        self.state = TrainState(on_device, self._statistics({}), optimizer)
+            optimizer = jax.device_put(jax.jit(partial(optim.init, o))(on_device), self._device)
+        statistics = self._statistics(initial_statistics(self.experiment.layers()))
+        self.state = TrainState(on_device, statistics, optimizer)
         self.updates = 0
 
-    def _statistics(self, state: Mapping[str, np.ndarray]) -> dict[str, Array]:
-        saved = saved_statistics(self.experiment, state)
-        return {key: self._put(value.astype(self.dtype)) for key, value in saved.items()}
+    def _statistics(self, statistics: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        return {key: self._put(value.astype(self.dtype)) for key, value in statistics.items()}
 
     def compile(self, capacity: int) -> None:
         """Compile training for tables of `capacity` steps, and evaluation."""
@@ -186,25 +185,22 @@ class JaxBackend:
 
     def export_state(self) -> State:
         parameters, statistics, optimizer = jax.device_get(tuple(self.state))
-        state = {
-            f"parameters/{key}": np.array(_canonical(value), order="C") for key, value in parameters.items()
-        }
-        for slot, tree in optim.get_slots(optimizer).items():
-            state |= {
-                f"optimizer/{slot}/{key}": np.array(_canonical(value), order="C")
-                for key, value in tree.items()
-            }
-        state |= {f"statistics/{key}": np.array(value) for key, value in statistics.items()}
-        return state | {"optimizer/updates": np.array(self.updates, np.int64)}
 
-    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
-        prefix = "parameters/"
-        self.start({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
-        self.state = self.state._replace(statistics=self._statistics(state))
-        saved = saved_optimizer(self.experiment, state)
+        def canonical(tree: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {key: np.array(_canonical(value), order="C") for key, value in tree.items()}
+
+        found = optim.get_slots(optimizer, self.experiment.optimization.slots)
+        slots = {slot: canonical(tree) for slot, tree in found.items()}
+        return State(canonical(parameters), slots, canonical(statistics), self.updates)
+
+    def import_state(self, state: State) -> None:
+        self.start(state.parameters)
+        statistics = self._statistics(state.statistics_of(self.experiment.layers()))
+        self.state = self.state._replace(statistics=statistics)
+        saved = state.slots_of(self.experiment.optimization)
         if saved is not None:
-            arrays, self.updates = saved
-            slots = {slot: self._take(tree) for slot, tree in arrays.items()}
+            self.updates = state.updates
+            slots = {slot: self._take(tree) for slot, tree in saved.items()}
             self.state = self.state._replace(optimizer=optim.set_slots(self.state.optimizer, slots))
 
     def versions(self) -> dict[str, str]:
@@ -234,11 +230,9 @@ class JaxBackend:
         (value, (hits, statistics, _)), g = gradient(
             state.parameters, None, state.statistics, batch, row["masks"]
         )
-        rule = self.optimizer
-        if weight_decay is not None:
-            rule = optim.chain(self.experiment.optimization, weight_decay)
-        updates, optimizer = rule.update(g, state.optimizer, state.parameters, scalars=row["scalars"])
-        parameters = {key: theta + updates[key] for key, theta in state.parameters.items()}
+        rule = optim.create(self.experiment.optimization, row["scalars"], weight_decay)
+        updates, optimizer = rule.update(g, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, updates)
         return TrainState(parameters, statistics, optimizer), value, hits
 
     def _run_steps(

@@ -11,60 +11,73 @@ Rows are samples: x (B, d_in), W (d_out, d_in), b (d_out,). What autodiff must g
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jax_models import precision
+from triptych.describe import layers
+from triptych.describe.given import Given
+
 Array = jax.Array
 
 
-class Linear(nnx.Module):
-    """x (B, d_in) to x W^T + b (B, d_out).
+def linear(x: Array, W: Array, b: Array) -> Array:
+    """x (B, d_in), W (d_out, d_in), b (d_out,) to x W^T + b (B, d_out).
 
-    Flax's own Linear keeps its kernel as (in, out). Ours is canonical, (out, in): no transpose at the
-    border, and on a CPU the weight gradient (dL/dx~)^T x is twice as fast as x^T dL/dx~.
     Parameters are cast to x's dtype, so bfloat16 activations meet float32 master weights.
     """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        self.weight = nnx.Param(jnp.zeros((out_features, in_features)))
-        self.bias = nnx.Param(jnp.zeros((out_features,)))
-
-    def __call__(self, x: Array) -> Array:
-        return add_bias(x @ self.weight[...].astype(x.dtype).T, self.bias[...])  # eq. 25; 30-35, 38-44
+    return precision.add_bias(x @ W.astype(x.dtype).T, b)  # eq. 25; backward 26-35, 38-44
 
 
-def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype of parameters, sums, loss and updates for a network that computes in `dtype`."""
-    return jnp.dtype(jnp.float32) if dtype == jnp.bfloat16 else dtype
-
-
-def add_bias(y: Array, b: Array) -> Array:
-    """y + b along the last axis, in at least float32: the gradient of b is a sum over all of y's places,
-    and a sum kept in bfloat16 loses every term below 1/256 of it.
-    """
-    wide = at_least_float32(y.dtype)
-    return (y.astype(wide) + b.astype(wide)).astype(y.dtype)
-
-
-class LeakyReLU(nnx.Module):
+def leaky_relu(x: Array, slope: float) -> Array:
     """max(0, x) + a min(0, x). Not `jax.nn.leaky_relu`: its derivative at exactly 0 is 1, not a."""
-
-    def __init__(self, slope: float) -> None:
-        self.slope = slope
-
-    def __call__(self, x: Array) -> Array:
-        return jnp.where(x > 0, x, self.slope * x)  # eq. 19; backward 20-24, 37
+    return jnp.where(x > 0, x, slope * x)  # eq. 19; backward 20-24, 37
 
 
-class Dropout(nnx.Module):
+def dropout(x: Array, keep: Array, rate: float) -> Array:
     """x with the entries not in `keep` (bool, x's shape) at 0 and the others over 1 - rate.
 
     Not `nnx.Dropout`: the mask comes from the shared NumPy source, the same for all backends.
     """
+    return jnp.where(keep, x * (1.0 / (1.0 - rate)), 0)
 
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
 
-    def __call__(self, x: Array, keep: Array) -> Array:
-        return jnp.where(keep, x * (1.0 / (1.0 - self.rate)), 0)
+class Linear(nnx.Module):
+    """`linear` with its parameters.
+
+    Flax's own Linear keeps its kernel as (in, out). Ours is canonical, (out, in): no transpose at the
+    border, and on a CPU the weight gradient (dL/dx~)^T x is twice as fast as x^T dL/dx~.
+    """
+
+    def __init__(self, layer: layers.Linear) -> None:
+        self.weight = nnx.Param(jnp.zeros((layer.out_features, layer.in_features)))
+        self.bias = nnx.Param(jnp.zeros((layer.out_features,)))
+
+    def __call__(self, x: Array, given: Given[Array]) -> Array:
+        return linear(x, self.weight[...], self.bias[...])
+
+
+class LeakyReLU(nnx.Module):
+    """`leaky_relu` with its slope."""
+
+    def __init__(self, layer: layers.LeakyReLU) -> None:
+        self.slope = layer.slope
+
+    def __call__(self, x: Array, given: Given[Array]) -> Array:
+        return leaky_relu(x, self.slope)
+
+
+class Dropout(nnx.Module):
+    """`dropout` by the mask given; without one, in evaluation, the identity."""
+
+    def __init__(self, layer: layers.Dropout) -> None:
+        self.rate = layer.rate
+
+    def __call__(self, x: Array, given: Given[Array]) -> Array:
+        return x if given.keep is None else dropout(x, given.keep, self.rate)
+
+
+LAYERS: dict[type, Any] = {layers.Linear: Linear, layers.LeakyReLU: LeakyReLU, layers.Dropout: Dropout}

@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_models import conv, dense, norm
-from triptych.describe.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
+from jax_models import conv, dense, norm, precision
+from triptych.describe.given import given
+from triptych.describe.layers import Layer
 
 Array = jax.Array
+LAYERS = {**dense.LAYERS, **conv.LAYERS, **norm.LAYERS}
+"""Description to module."""
 
 
 class Network(nnx.Module):
@@ -21,9 +24,8 @@ class Network(nnx.Module):
     def __init__(self, layers: tuple[Layer, ...], compute_dtype: jnp.dtype) -> None:
         self.order = tuple(layer.name for layer in layers)
         self.compute_dtype = compute_dtype
-        self.convolves = any(isinstance(layer, Conv2d | MaxPool2d) for layer in layers)
         for layer in layers:
-            setattr(self, layer.name, _module(layer, self.convolves))
+            setattr(self, layer.name, LAYERS[type(layer)](layer))
 
     def __call__(
         self,
@@ -43,56 +45,15 @@ class Network(nnx.Module):
         least float32, so that a bfloat16 network has a float32 loss.
         """
         outputs, updated = {}, dict(statistics)
-        x = x.astype(self.compute_dtype)
-        if self.convolves:
-            x = x.transpose(0, 2, 3, 1)
+        x = x.astype(self.compute_dtype).transpose(0, 2, 3, 1)
         for name in self.order:
-            layer = getattr(self, name)
-            if isinstance(layer, dense.Dropout):
-                x = x if masks is None else layer(x, masks[name])
-            elif isinstance(layer, norm.BatchNorm):
-                mean, variance = f"{name}.running_mean", f"{name}.running_var"
-                if masks is None and not batch_statistics:
-                    x = layer.evaluate(x, statistics[mean], statistics[variance])
-                else:
-                    x, mu, sigma2 = layer(x)
-                    unbiased = norm.unbiased(sigma2, x.size // x.shape[-1])
-                    updated[mean] = layer.update(statistics[mean], mu)
-                    updated[variance] = layer.update(statistics[variance], unbiased)
-            else:
-                x = layer(x)
+            share = given(name, masks, statistics, batch_statistics)
+            x = getattr(self, name)(x, share)
+            updated |= {f"{name}.{key}": value for key, value in share.updated.items()}
             if taps is not None:
                 x = x + taps[name]
             outputs[name] = x
-        return x.astype(dense.at_least_float32(x.dtype)), outputs, updated
-
-
-class _Flatten(nnx.Module):
-    """Channel by channel, whichever way the images lie."""
-
-    def __init__(self, channels_last: bool) -> None:
-        self.channels_last = channels_last
-
-    def __call__(self, x: Array) -> Array:
-        return (x.transpose(0, 3, 1, 2) if self.channels_last else x).reshape(len(x), -1)
-
-
-def _module(layer: Layer, channels_last: bool) -> nnx.Module:
-    match layer:
-        case Conv2d(_, in_channels, out_channels, window, bias):
-            return conv.Conv2d(in_channels, out_channels, window, bias)
-        case MaxPool2d(_, window):
-            return conv.MaxPool2d(window)
-        case Flatten():
-            return _Flatten(channels_last)
-        case Linear(_, in_features, out_features):
-            return dense.Linear(in_features, out_features)
-        case LeakyReLU(_, slope):
-            return dense.LeakyReLU(slope)
-        case Dropout(_, _, rate):
-            return dense.Dropout(rate)
-        case BatchNorm(_, features, eps, momentum, manual):
-            return norm.BatchNorm(features, eps, momentum, manual)
+        return x.astype(precision.at_least_float32(x.dtype)), outputs, updated
 
 
 def bind(graph: nnx.GraphDef[Network], parameters: Mapping[str, Array]) -> Network:

@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from triptych.describe import layers
+from triptych.describe.given import Given
 from triptych.errors import UserError
 
 Array = jax.Array
@@ -32,9 +34,9 @@ Output = tuple[Array, Array, Array]
 """y, mu (C,) and sigma^2 (C,). No gradient flows back through the two statistics."""
 
 
-def batch_norm_autodiff(x: Array, gamma: Array, beta: Array, eps: float) -> Output:
+def batch_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Output:
     """The forward pass; JAX derives the backward."""
-    y, _, mu, variance = _forward(x, gamma, beta, eps)
+    y, _, mu, variance = _forward(x, gamma, beta, eps)  # backward 47-63
     return y, jax.lax.stop_gradient(mu), jax.lax.stop_gradient(variance)
 
 
@@ -73,33 +75,9 @@ def normalize(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array,
     return x * scale + (beta - mean * scale)
 
 
-class BatchNorm(nnx.Module):
-    """gamma and beta; in training the batch's statistics, in evaluation those handed in.
-
-    Not `nnx.BatchNorm`: its running variance is the biased one, and its default variance cancels.
-    Running averages live outside, so that a step is a pure function. Computes in at least float32.
-    """
-
-    def __init__(self, features: int, eps: float, momentum: float, manual: bool) -> None:
-        self.gamma = nnx.Param(jnp.ones((features,)))
-        self.beta = nnx.Param(jnp.zeros((features,)))
-        self.eps, self.momentum, self.manual = eps, momentum, manual
-
-    def __call__(self, x: Array) -> Output:
-        """x to (y, mu, sigma^2) by the batch's own statistics."""
-        function = batch_norm_manual if self.manual else batch_norm_autodiff
-        wide = x.astype(self.gamma[...].dtype)
-        y, mu, variance = function(wide, self.gamma[...], self.beta[...], self.eps)
-        return y.astype(x.dtype), mu, variance
-
-    def evaluate(self, x: Array, mean: Array, variance: Array) -> Array:
-        """y by running statistics."""
-        wide = x.astype(self.gamma[...].dtype)
-        return normalize(wide, self.gamma[...], self.beta[...], mean, variance, self.eps).astype(x.dtype)
-
-    def update(self, running: Array, now: Array) -> Array:
-        """torch's convention: (1 - momentum) running + momentum now."""
-        return (1.0 - self.momentum) * running + self.momentum * now
+def running_update(running: Array, now: Array, momentum: float) -> Array:
+    """torch's convention: (1 - momentum) running + momentum now."""
+    return (1.0 - momentum) * running + momentum * now
 
 
 def unbiased(variance: Array, n: int) -> Array:
@@ -132,3 +110,32 @@ def _axes(x: Array, gamma: Array) -> tuple[int, ...]:
             f"got {x.shape}"
         )
     return tuple(range(x.ndim - 1))
+
+
+class BatchNorm(nnx.Module):
+    """gamma and beta; normalises by the batch's statistics or by those given. In at least float32.
+
+    Not `nnx.BatchNorm`: its running variance is the biased one, and its default variance cancels.
+    Running averages live outside, so that a step is a pure function.
+    """
+
+    def __init__(self, layer: layers.BatchNorm) -> None:
+        self.layer = layer
+        self.gamma = nnx.Param(jnp.ones((layer.features,)))
+        self.beta = nnx.Param(jnp.zeros((layer.features,)))
+
+    def __call__(self, x: Array, given: Given[Array]) -> Array:
+        gamma, beta, eps = self.gamma[...], self.beta[...], self.layer.eps
+        wide = x.astype(gamma.dtype)
+        if not given.by_batch:
+            running = given.statistics
+            y = normalize(wide, gamma, beta, running["running_mean"], running["running_var"], eps)
+            return y.astype(x.dtype)
+        y, mu, variance = (batch_norm_manual if self.layer.manual else batch_norm)(wide, gamma, beta, eps)
+        now = {"running_mean": mu, "running_var": unbiased(variance, x.size // gamma.size)}
+        for name, before in given.statistics.items():
+            given.updated[name] = running_update(before, now[name], self.layer.momentum)
+        return y.astype(x.dtype)
+
+
+LAYERS: dict[type, Any] = {layers.BatchNorm: BatchNorm}

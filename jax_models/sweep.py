@@ -33,7 +33,6 @@ from triptych.describe.grid import common
 from triptych.describe.network import shapes
 from triptych.describe.protocol import (
     Evaluation,
-    State,
     Statistics,
     StepResults,
     Steps,
@@ -41,6 +40,7 @@ from triptych.describe.protocol import (
     no_steps,
 )
 from triptych.describe.spec import Device, Experiment
+from triptych.describe.state import State
 
 Array = jax.Array
 RUNS = PartitionSpec("runs")
@@ -326,7 +326,7 @@ class Member:
     def export_state(self) -> State:
         return self._sweep.show(self._seat).export_state()
 
-    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
+    def import_state(self, state: State) -> None:
         self._sweep.one.import_state(state)
         self._sweep.enter(self._seat)
 

@@ -7,23 +7,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numpy_ref import augment, conv, loss, optim
+from numpy_ref import augment, fast, loss, optim
 from numpy_ref.model import Cache, Network
-from triptych.describe.layers import is_weight
+from triptych.describe.layers import initial_statistics, is_weight
 from triptych.describe.protocol import (
     Evaluation,
-    State,
     Statistics,
     StepResults,
     Steps,
     TrainingData,
     evaluation_batch,
     evaluation_slices,
-    optimizer_slots,
-    saved_optimizer,
-    saved_statistics,
 )
 from triptych.describe.spec import Device, Experiment
+from triptych.describe.state import State
 from triptych.errors import UserError
 
 Array = np.ndarray
@@ -72,23 +69,22 @@ class NumpyBackend:
         self._last: Pass | None = None
 
     def start(self, parameters: Mapping[str, Array]) -> None:
-        names = optimizer_slots(self.experiment.optimization)
         with np.errstate(over="ignore"):  # what overflows is the loop's to report
             self.network.parameters = {key: self._own(value) for key, value in parameters.items()}
         self.slots = {
-            key: {slot: np.zeros_like(value) for slot in names}
+            key: {slot: np.zeros_like(value) for slot in self.experiment.optimization.slots}
             for key, value in self.network.parameters.items()
         }
-        self._start_statistics(saved_statistics(self.experiment, {}))
+        self._start_statistics(initial_statistics(self.experiment.layers()))
         self.updates = 0
 
     def _start_statistics(self, statistics: Mapping[str, Array]) -> None:
         self.network.statistics = {key: np.array(value, self.dtype) for key, value in statistics.items()}
 
     def _own(self, parameter: Array) -> Array:
-        """A copy in our dtype; convolution weights channels-last in memory, as `conv` likes them."""
+        """A copy in our dtype; convolution weights channels-last in memory, as `fast` likes them."""
         copy = np.array(parameter, self.dtype)
-        return conv.channels_last(copy) if copy.ndim == 4 else copy
+        return fast.channels_last(copy) if copy.ndim == 4 else copy
 
     def compile(self, capacity: int) -> None:
         """Nothing to compile."""
@@ -112,7 +108,7 @@ class NumpyBackend:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for rows in evaluation_slices(len(images), evaluation_batch(self.experiment)):
                 logits = self.network.predict(self._prepare(images[rows]), batch)
-                losses.append(loss.loss_forward(objective.loss, logits, labels[rows]))
+                losses.append(loss.per_sample(objective.loss, logits, labels[rows]))
                 predictions.append(logits.argmax(axis=1).astype(np.uint8))
         predicted = np.concatenate(predictions)
         return Evaluation(
@@ -132,22 +128,23 @@ class NumpyBackend:
         return trace
 
     def export_state(self) -> State:
-        state = {f"parameters/{key}": value.copy() for key, value in self.network.parameters.items()}
-        for key, slots in self.slots.items():
-            state |= {f"optimizer/{slot}/{key}": value.copy() for slot, value in slots.items()}
-        state |= {f"statistics/{key}": value.copy() for key, value in self.network.statistics.items()}
-        return state | {"optimizer/updates": np.array(self.updates, np.int64)}
+        names = self.experiment.optimization.slots
+        return State(
+            {key: value.copy() for key, value in self.network.parameters.items()},
+            {slot: {key: own[slot].copy() for key, own in self.slots.items()} for slot in names},
+            {key: value.copy() for key, value in self.network.statistics.items()},
+            self.updates,
+        )
 
-    def import_state(self, state: Mapping[str, Array]) -> None:
-        prefix = "parameters/"
-        self.start({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
-        self._start_statistics(saved_statistics(self.experiment, state))
-        saved = saved_optimizer(self.experiment, state)
+    def import_state(self, state: State) -> None:
+        self.start(state.parameters)
+        self._start_statistics(state.statistics_of(self.experiment.layers()))
+        saved = state.slots_of(self.experiment.optimization)
         if saved is not None:
-            arrays, self.updates = saved
+            self.updates = state.updates
             for key, slots in self.slots.items():
                 for slot, value in slots.items():
-                    value[...] = arrays[slot][key]
+                    value[...] = saved[slot][key]
 
     def versions(self) -> dict[str, str]:
         return {"numpy": np.__version__}
@@ -178,14 +175,14 @@ class NumpyBackend:
         x = self._prepare(images)
         masks = {name: mask[i] for name, mask in steps.masks.items()}
         logits, cache = self.network.forward(x, masks, outputs=outputs)
-        value = float(loss.loss_forward(objective.loss, logits, labels, objective.label_smoothing).mean())
-        ds = loss.loss_backward(objective.loss, logits, labels, objective.label_smoothing)
+        value = float(loss.per_sample(objective.loss, logits, labels, objective.label_smoothing).mean())
+        ds = loss.per_sample_backward(objective.loss, logits, labels, objective.label_smoothing)
         gradients = self.network.backward(ds, cache, upstream)
         if objective.l2:
             weights = {key: W for key, W in self.network.parameters.items() if is_weight(key)}
-            value += loss.l2_forward(list(weights.values()), objective.l2)
+            value += loss.l2_penalty(list(weights.values()), objective.l2)
             for key, W in weights.items():
-                gradients[key] += loss.l2_backward(W, objective.l2)
+                gradients[key] += loss.l2_penalty_backward(W, objective.l2)
         accuracy = float((logits.argmax(axis=1) == labels).mean())
         return Pass(value, accuracy, gradients, cache, x)
 

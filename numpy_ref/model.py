@@ -8,25 +8,19 @@ from typing import Any
 import numpy as np
 
 from numpy_ref import conv, dense, norm
-from triptych.describe.layers import (
-    BatchNorm,
-    Conv2d,
-    Dropout,
-    Flatten,
-    Layer,
-    LeakyReLU,
-    Linear,
-    MaxPool2d,
-    first_trained,
-)
+from triptych.describe.given import given
+from triptych.describe.layers import Layer, first_trained
 
 Array = np.ndarray
 Cache = dict[str, Any]
-"""What backward needs, by layer; and `<norm>/statistics`, the batch's mean and unbiased variance."""
+"""What backward needs, by layer; and, under UPDATED, the running statistics after this batch."""
+UPDATED = ""
+LAYERS = {**dense.LAYERS, **conv.LAYERS, **norm.LAYERS}
+"""Description to code."""
 
 
 class Network:
-    """Layers with their parameters and, after a forward pass, what backward needs.
+    """Layers with their parameters and running statistics.
 
     Parameters: canonical name to array, Linear weights (out, in), convolutions' (out, in, kh, kw), fastest
     if channels-last in memory; updated in place by the optimizer.
@@ -37,6 +31,8 @@ class Network:
         self.parameters = dict(parameters)
         self.statistics: dict[str, Array] = {}
         """Running statistics of batch norm, canonical names."""
+        self.code = {layer.name: LAYERS[type(layer)](layer) for layer in layers}
+        self._names = {layer.name: tuple(layer.traits.parameters) for layer in layers}
 
     def forward(
         self,
@@ -51,9 +47,9 @@ class Network:
         `masks` (dropout layer to bool (B, features)) means training; None means evaluation, where batch
         norm uses running statistics, or with `batch_statistics` those of x.
         """
-        cache: Cache = {}
+        cache: Cache = {UPDATED: {}}
         for layer in self.layers:
-            x = self._apply(layer, x, masks, batch_statistics, cache)
+            x = self._apply(layer.name, x, masks, batch_statistics, cache)
             if outputs is not None:
                 outputs[layer.name] = x
         return x, cache
@@ -63,76 +59,38 @@ class Network:
         dropped as soon as the next layer has its own: nothing goes backward from here.
         """
         for layer in self.layers:
-            x = self._apply(layer, x, None, batch_statistics, {})
+            x = self._apply(layer.name, x, None, batch_statistics, {UPDATED: {}})
         return x
 
     def _apply(
-        self, layer: Layer, x: Array, masks: Mapping[str, Array] | None, batch_statistics: bool, cache: Cache
+        self, name: str, x: Array, masks: Mapping[str, Array] | None, batch_statistics: bool, cache: Cache
     ) -> Array:
-        if isinstance(layer, BatchNorm) and masks is None and not batch_statistics:
-            return self._normalize(layer, x)
-        return self._layer_forward(layer, x, masks, cache)
+        share = given(name, masks, self.statistics, batch_statistics)
+        y, cache[name] = self.code[name].forward(x, self._own(name), share)
+        cache[UPDATED].update({f"{name}.{key}": value for key, value in share.updated.items()})
+        return y
 
-    def _layer_forward(
-        self, layer: Layer, x: Array, masks: Mapping[str, Array] | None, cache: Cache
-    ) -> Array:
-        match layer:
-            case Conv2d(name, _, _, window):
-                y, cache[name] = conv.conv2d_forward(
-                    x, self.parameters[f"{name}.weight"], self.parameters.get(f"{name}.bias"), window
-                )
-                return y
-            case MaxPool2d(name, window):
-                y, cache[name] = conv.max_pool2d_forward(x, window)
-                return y
-            case Flatten(name):
-                cache[name] = x.shape
-                return x.reshape(len(x), -1)
-            case Linear(name):
-                W, b = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
-                y, cache[name] = dense.linear_forward(x, W, b)
-                return y
-            case LeakyReLU(name, slope):
-                y, cache[name] = dense.leaky_relu_forward(x, slope)
-                return y
-            case Dropout(name, _, rate):
-                if masks is None:
-                    return x
-                cache[name] = masks[name]
-                return dense.dropout_forward(x, masks[name], rate)
-            case BatchNorm(name, features, eps):
-                gamma, beta = self.parameters[f"{name}.gamma"], self.parameters[f"{name}.beta"]
-                y, cache[name], mu, variance = norm.batch_norm_forward(x, gamma, beta, eps)
-                unbiased = norm.unbiased(variance, x.size // features)
-                cache[f"{name}/statistics"] = {"running_mean": mu, "running_var": unbiased}
-                return y
-
-    def _normalize(self, layer: BatchNorm, x: Array) -> Array:
-        gamma, beta = (self.parameters[f"{layer.name}.{key}"] for key in ("gamma", "beta"))
-        mean, variance = (self.statistics[f"{layer.name}.{key}"] for key in ("running_mean", "running_var"))
-        return norm.normalize(x, gamma, beta, mean, variance, layer.eps)
+    def _own(self, name: str) -> dict[str, Array]:
+        """A layer's parameters, by short name."""
+        return {key: self.parameters[f"{name}.{key}"] for key in self._names[name]}
 
     def update_statistics(self, cache: Mapping[str, Any]) -> None:
-        """Take the statistics of a training forward pass into the running ones."""
-        for layer in self.layers:
-            if isinstance(layer, BatchNorm):
-                for key, now in cache[f"{layer.name}/statistics"].items():
-                    name = f"{layer.name}.{key}"
-                    self.statistics[name] = norm.running_update(self.statistics[name], now, layer.momentum)
+        """Take on the running statistics that a training forward pass left."""
+        self.statistics |= cache[UPDATED]
 
     def backward(self, dy: Array, cache: Cache, upstream: dict[str, Array] | None = None) -> dict[str, Array]:
         """dL/dlogits (B, 10) to dL/dparameter by canonical name; dL/d(output) of every layer is put into
         `upstream`. Uses the layers' caches up: their memory serves the next ones while it is still warm.
 
-        The chain rule runs the layers in reverse (eq. 36-38), down to the first that has parameters: the
-        gradient of the images is asked for by nobody and left out.
+        The chain rule runs the layers in reverse (eq. 36-38), down to the first that has parameters: nothing
+        needs the gradient of the images.
         """
         gradients: dict[str, Array] = {}
         first = first_trained(self.layers)
         for layer in reversed(self.layers):
             if upstream is not None:
                 upstream[layer.name] = dy
-            dx = self._layer_backward(layer, dy, cache, gradients, need_dx=layer.name != first)
+            dx = self._layer_backward(layer.name, dy, cache, gradients, need_dx=layer.name != first)
             cache.pop(layer.name, None)
             if dx is None:
                 break
@@ -140,30 +98,9 @@ class Network:
         return gradients
 
     def _layer_backward(
-        self, layer: Layer, dy: Array, cache: Mapping[str, Any], gradients: dict[str, Array], need_dx: bool
+        self, name: str, dy: Array, cache: Cache, gradients: dict[str, Array], need_dx: bool
     ) -> Array | None:
-        match layer:
-            case Conv2d(name, _, _, _, bias):
-                W = self.parameters[f"{name}.weight"]
-                dx, gradients[f"{name}.weight"], db = conv.conv2d_backward(dy, cache[name], W, need_dx)
-                if bias:
-                    gradients[f"{name}.bias"] = db
-                return dx
-            case MaxPool2d(name):
-                return conv.max_pool2d_backward(dy, cache[name])
-            case Flatten(name):
-                return dy.reshape(cache[name])
-            case Linear(name):
-                W = self.parameters[f"{name}.weight"]
-                dx, dW, db = dense.linear_backward(dy, cache[name], W, need_dx)
-                gradients[f"{name}.weight"], gradients[f"{name}.bias"] = dW, db
-                return dx
-            case LeakyReLU(name, slope):
-                return dense.leaky_relu_backward(dy, cache[name], slope)
-            case Dropout(name, _, rate):
-                return dense.dropout_backward(dy, cache[name], rate) if name in cache else dy
-            case BatchNorm(name):
-                dx, gradients[f"{name}.gamma"], gradients[f"{name}.beta"] = norm.batch_norm_backward(
-                    dy, cache[name]
-                )
-                return dx
+        dx: Array | None
+        dx, own = self.code[name].backward(dy, self._own(name), cache[name], need_dx)
+        gradients.update({f"{name}.{key}": array for key, array in own.items()})
+        return dx

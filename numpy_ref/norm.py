@@ -18,16 +18,22 @@ scale and shift; g = dL/dxhat. Statistics take two passes: mean first, then the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from triptych.describe import layers
+from triptych.describe.given import Given
 from triptych.errors import UserError
 
 Array = np.ndarray
+Arrays = dict[str, Array]
+"""A layer's own parameters or their gradients, by short name (`gamma`)."""
 Cache = tuple[Array, Array, Array]
 """xhat, 1 / sqrt(sigma^2 + eps) and gamma, the last two shaped to meet x."""
 
 
-def batch_norm_forward(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Cache, Array, Array]:
+def batch_norm(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Cache, Array, Array]:
     """x to (y, cache, mu (C,), sigma^2 (C,)); raises UserError for a shape or batch that has none."""
     axes, along = _axes(x, gamma)
     n = x.size // gamma.size
@@ -58,6 +64,19 @@ def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
     return dx, dgamma.reshape(-1), dbeta.reshape(-1)
 
 
+def batch_norm_staged_backward(dy: Array, x: Array, gamma: Array, eps: float) -> Array:
+    """dy to dx, one node of the graph a line: what `batch_norm_backward` simplifies."""
+    axes, along = _axes(x, gamma)
+    n = x.size // gamma.size
+    centred = x - x.mean(axis=axes, keepdims=True)
+    inverse = (np.square(centred).mean(axis=axes, keepdims=True) + eps) ** -0.5
+    g = gamma.reshape(along) * dy  # eq. 51
+    dxhat_dx, dxhat_dmu = inverse, -inverse  # eq. 52-55
+    dvariance = -0.5 * inverse**3 * (g * centred).sum(axis=axes, keepdims=True)  # eq. 56-57
+    dmu = dxhat_dmu * g.sum(axis=axes, keepdims=True)  # eq. 58
+    return g * dxhat_dx + dmu / n + dvariance * 2 * centred / n  # eq. 59-60
+
+
 def normalize(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, eps: float) -> Array:
     """Evaluation: y from given statistics (C,)."""
     _, along = _axes(x, gamma)
@@ -85,3 +104,28 @@ def _axes(x: Array, gamma: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if x.ndim == 2:
         return (0,), (1, -1)
     return (0, 2, 3), (1, -1, 1, 1)
+
+
+class BatchNorm:
+    """As a layer of a network: forward from its own parameters, backward to their gradients."""
+
+    def __init__(self, layer: layers.BatchNorm) -> None:
+        self.layer = layer
+
+    def forward(self, x: Array, theta: Arrays, given: Given[Array]) -> tuple[Array, Any]:
+        gamma, beta, eps = theta["gamma"], theta["beta"], self.layer.eps
+        if not given.by_batch:
+            running = given.statistics
+            return normalize(x, gamma, beta, running["running_mean"], running["running_var"], eps), None
+        y, cache, mu, variance = batch_norm(x, gamma, beta, eps)
+        now = {"running_mean": mu, "running_var": unbiased(variance, x.size // gamma.size)}
+        for name, before in given.statistics.items():
+            given.updated[name] = running_update(before, now[name], self.layer.momentum)
+        return y, cache
+
+    def backward(self, dy: Array, theta: Arrays, cache: Any, need_dx: bool = True) -> tuple[Array, Arrays]:
+        dx, dgamma, dbeta = batch_norm_backward(dy, cache)
+        return dx, {"gamma": dgamma, "beta": dbeta}
+
+
+LAYERS: dict[type, Any] = {layers.BatchNorm: BatchNorm}

@@ -18,27 +18,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from numpy_ref import fast
 from triptych.describe.spec import Optimization
 
 Array = np.ndarray
-Slots = dict[str, dict[str, Array]]
-BLOCK = 2**16
-"""Values updated at once: what a formula makes on its way then stays in the processor's cache."""
+Slots = dict[str, Array]
+"""One parameter's, by name; zeros before the first step."""
 
 
-def update(theta: Array, g: Array, slots: dict[str, Array], o: Optimization, eta: float, t: int) -> None:
+def update(theta: Array, g: Array, slots: Slots, o: Optimization, eta: float, t: int) -> None:
     """One parameter's step, in place on `theta` and its `slots`; `g` is left as it came."""
-    rows = max(1, BLOCK * len(theta) // theta.size)
-    for first in range(0, len(theta), rows):
-        part = slice(first, first + rows)
-        own = {name: slot[part] for name, slot in slots.items()}
-        if o.optimizer == "sgd":
-            _sgd(theta[part], g[part], own, o, eta)
-        else:
-            _adam(theta[part], g[part], own, o, eta, t)
+    fast.in_blocks(sgd if o.optimizer == "sgd" else adam, theta, g, slots, o, eta, t)
 
 
-def _sgd(theta: Array, g: Array, slots: dict[str, Array], o: Optimization, eta: float) -> None:
+def sgd(theta: Array, g: Array, slots: Slots, o: Optimization, eta: float, t: int) -> None:
+    """SGD, in place on `theta` and the slot `momentum`."""
     if o.weight_decay:
         g = g + o.weight_decay * theta
     if o.momentum:
@@ -49,12 +43,14 @@ def _sgd(theta: Array, g: Array, slots: dict[str, Array], o: Optimization, eta: 
     theta -= eta * g
 
 
-def _adam(theta: Array, g: Array, slots: dict[str, Array], o: Optimization, eta: float, t: int) -> None:
+def adam(theta: Array, g: Array, slots: Slots, o: Optimization, eta: float, t: int) -> None:
+    """Adam, AdamW and AMSGrad, in place on `theta` and the slots `first_moment`, `second_moment`, ..."""
     if o.weight_decay and o.optimizer == "adam":
         g = g + o.weight_decay * theta
     if o.weight_decay and o.optimizer == "adamw":
         theta *= 1.0 - eta * o.weight_decay
     m, v = slots["first_moment"], slots["second_moment"]
+    # Two lines an equation, in place: in one, SGD's and Adam's steps take 15 to 40% longer.
     m *= o.beta1
     m += (1.0 - o.beta1) * g
     v *= o.beta2
@@ -62,6 +58,4 @@ def _adam(theta: Array, g: Array, slots: dict[str, Array], o: Optimization, eta:
     if o.amsgrad:
         v = np.maximum(slots["largest_second_moment"], v, out=slots["largest_second_moment"])
     # 1 - b^t in Python's float64: in float32 it would be 1e-5 off at t = 1.
-    root = np.sqrt(v / (1.0 - o.beta2**t))
-    root += o.epsilon
-    theta -= eta / (1.0 - o.beta1**t) * m / root
+    theta -= eta / (1.0 - o.beta1**t) * m / (np.sqrt(v / (1.0 - o.beta2**t)) + o.epsilon)

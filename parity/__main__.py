@@ -1,101 +1,55 @@
-"""`python -m parity`: do the backends compute the same, within what rounding allows, step by step and in
-whole runs.
+"""`parity`, or `python -m parity`: do the backends compute the same, within what rounding allows?
+
+    parity [report]       every proof, and one page that shows them (--quick: under a minute)
+    parity check          each layer, loss and optimizer against the true value
+    parity grow           whole runs side by side: how differences grow
+    parity self-test      real bugs, planted: what catches them
+    parity locate A B     the first step, layer and kind in which two runs part
+    parity convert A B    weights to and from plain torch, Flax, safetensors
+    parity ulps           the accuracy of this machine's exp, log and the rest
+
+Each command has its own --help.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
-import time
-from pathlib import Path
 
-import tyro
-
-from parity.convert.command import convert
 from parity.errors import UsageError
-from parity.planted.self_test import self_test
-from parity.report.command import report
-from parity.report.progress import show
-from parity.report.results import write_json
-from parity.runs.growth_command import grow
-from parity.runs.locate.command import locate
-from parity.suite import drawn as drawn_inputs
-from parity.suite.check import run as run_checks
-from parity.suite.subjects import BACKENDS, installed
-from parity.suite.ulps import ulps
-from parity.verification.table import render
 from triptych.errors import UserError
 from triptych.show import command
 
-
-def check(
-    backend: tuple[str, ...] = (),
-    dtype: tuple[str, ...] = (),
-    item: tuple[str, ...] = (),
-    quick: bool = False,
-    drawn: int | None = None,
-    seed: int = 0,
-    json: Path | None = None,
-) -> int:
-    """Judge every layer, loss, optimizer and preparation step of every backend against rounding theory.
-
-    Each number is compared with a truth in higher precision; docs/parity.md derives how far it may lie
-    from it. Exit code 0: all within their limits, 1: some are not.
-
-    Args:
-        backend: Only these: numpy, jax, torch, shared (what is computed once for all three).
-        dtype: Only these: float64, float32, bfloat16, on a GPU tf32, and shipped: float32 in the precision
-            that the framework takes products in by default (on accelerators, and on a CPU if asked for).
-        item: Only these, such as linear or batch_norm_manual.
-        quick: The few most telling cases of each item.
-        drawn: Inputs that hypothesis draws for each item, backend and format, beside the table's; by
-            default 20, with --quick none.
-        seed: Of the drawn inputs.
-        json: Also write every result to this file.
-    """
-    count = drawn_inputs.chosen(drawn, quick)
-    began = time.perf_counter()
-    results = run_checks(item, backend, dtype, quick, progress=show, drawn=count, seed=seed)
-    show("")
-    if not results:
-        raise UserError("check: nothing to compare; this choice of --backend, --dtype and --item is empty")
-    print(render(results))
-    print(f"{len(results)} comparisons took {time.perf_counter() - began:.0f} s.")
-    if drawn is None and not quick and not count:
-        print("No inputs were drawn: hypothesis is not installed.")
-    for name in BACKENDS:
-        if not backend and not installed(name):
-            print(f"{name} is not installed and was left out.")
-    if json is not None:
-        write_json(results, json)
-    return 0 if all(result.passed for result in results) else 1
+COMMANDS = {
+    "report": "parity.report.command",
+    "check": "parity.report.check_command",
+    "grow": "parity.runs.growth_command",
+    "self-test": "parity.planted.self_test",
+    "locate": "parity.runs.locate.command",
+    "convert": "parity.convert.command",
+    "ulps": "parity.suite.ulps",
+}
+"""Name to the module whose function of that name it runs; imported when asked for."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code: 0, 1 where something fails, or 2 for a user's mistake. Without a
-    subcommand it is `report`.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
-        argv = ["report", *argv]
+    """Return the exit code: 0, 1 where something fails, 2 for a user's mistake."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] in (["-h"], ["--help"]):
+        print(__doc__.strip())
+        return 0
+    if not words or words[0].startswith("-"):
+        words = ["report", *words]
     interrupted = "interrupted; what was written until then stays"
-    return command.run(lambda: _main(argv), interrupted, (UserError, UsageError))
+    return command.run(lambda: _run(*words), interrupted, (UserError, UsageError))
 
 
-def _main(argv: list[str]) -> int:
-    code: int | None = tyro.extras.subcommand_cli_from_dict(
-        {
-            "report": report,
-            "check": check,
-            "grow": grow,
-            "self-test": self_test,
-            "locate": locate,
-            "convert": convert,
-            "ulps": ulps,
-        },
-        args=argv,
-        prog="python -m parity",
-        description=__doc__,
-    )
+def _run(name: str, *arguments: str) -> int:
+    if name not in COMMANDS:
+        raise UserError(f"expected one of {', '.join(COMMANDS)}, got {name!r}")
+    tyro = importlib.import_module("tyro")
+    function = getattr(importlib.import_module(COMMANDS[name]), name.replace("-", "_"))
+    code: int | None = tyro.cli(function, args=arguments, prog=f"python -m parity {name}")
     return code or 0
 
 

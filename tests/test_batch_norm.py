@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def inputs(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def by_numpy(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
-    y, cache, mu, variance = norm.batch_norm_forward(x, gamma, beta, EPS)
+    y, cache, mu, variance = norm.batch_norm(x, gamma, beta, EPS)
     return [y, mu, variance, *norm.batch_norm_backward(dy, cache)]
 
 
@@ -65,10 +66,10 @@ def by_torch(function: Callable[..., torch_norm.Output]) -> Callable[..., list[n
 
 
 IMPLEMENTATIONS = {
-    "jax autodiff": by_jax(jax_norm.batch_norm_autodiff),
+    "jax autodiff": by_jax(jax_norm.batch_norm),
     "jax manual": by_jax(jax_norm.batch_norm_manual),
-    "torch autodiff": by_torch(torch_norm.batch_norm_autodiff),
-    "torch manual": by_torch(torch_norm.BatchNormManual.apply),
+    "torch autodiff": by_torch(torch_norm.batch_norm),
+    "torch manual": by_torch(torch_norm.batch_norm_manual),
 }
 
 
@@ -79,6 +80,8 @@ def test_numpy_backward_against_differences(shape: tuple[int, ...]) -> None:
     x[:, 0] = np.random.default_rng(4).normal(size=x[:, 0].shape)
     _, _, _, dx, dgamma, dbeta = by_numpy(x, gamma, beta, dy)
     assert_close(dx, numeric(lambda x: float((by_numpy(x, gamma, beta, dy)[0] * dy).sum()), x))
+    staged = norm.batch_norm_staged_backward(dy, x, gamma, EPS)
+    np.testing.assert_allclose(staged, dx, rtol=1e-12, atol=1e-13)
     assert_close(dgamma, numeric(lambda gamma: float((by_numpy(x, gamma, beta, dy)[0] * dy).sum()), gamma))
     assert_close(dbeta, numeric(lambda beta: float((by_numpy(x, gamma, beta, dy)[0] * dy).sum()), beta))
 
@@ -133,7 +136,7 @@ def test_manual_vjp_works_under_vmap_and_scan() -> None:
         return jnp.sum(jnp.sin(function(x, gamma, beta, EPS)[0]))
 
     with jax.enable_x64(True):
-        functions = (jax_norm.batch_norm_manual, jax_norm.batch_norm_autodiff)
+        functions = (jax_norm.batch_norm_manual, jax_norm.batch_norm)
         pair = [jax.grad(partial(value, function)) for function in functions]
         singles = [np.stack([np.asarray(gradient(one)) for one in x]) for gradient in pair]
         np.testing.assert_allclose(singles[0], singles[1], atol=1e-13)
@@ -151,8 +154,8 @@ def test_torch_function_saves_no_more_than_the_gradients_asked_for_need() -> Non
     ):
         arrays = inputs((6, 4))
         leaves = [torch.tensor(a, requires_grad=need) for a, need in zip(arrays[:3], needs, strict=True)]
-        y, _, _ = torch_norm.BatchNormManual.apply(*leaves, EPS)
-        saved = y.grad_fn.saved_tensors
+        y, _, _ = torch_norm.batch_norm_manual(leaves[0], leaves[1], leaves[2], EPS)
+        saved = cast(Any, y.grad_fn).saved_tensors
         assert sum(tensor is not None for tensor in saved) == expected
         asked = [leaf for leaf in leaves if leaf.requires_grad]
         found = torch.autograd.grad(y, asked, torch.tensor(arrays[3]))

@@ -26,7 +26,6 @@ from numpy_ref import optim as numpy_optim
 from torch_models import loss as torch_loss
 from triptych.describe.init import initial_parameters
 from triptych.describe.network import Model
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Experiment, Initialization, Optimization
 from triptych.errors import UserError
 
@@ -80,7 +79,7 @@ def test_running_statistics(rng: np.random.Generator) -> None:
     assert flax.momentum == 0.99
     np.testing.assert_allclose(flax.mean[...], 0.01 * x.mean(0), rtol=1e-6)
     np.testing.assert_allclose(flax.var[...], 0.99 + 0.01 * x.var(0), rtol=1e-6)
-    _, _, mu, variance = numpy_norm.batch_norm_forward(x, np.ones(3), np.zeros(3), 1e-5)
+    _, _, mu, variance = numpy_norm.batch_norm(x, np.ones(3), np.zeros(3), 1e-5)
     close(numpy_norm.running_update(np.zeros(3), mu, 0.1), theirs.running_mean)
     close(numpy_norm.running_update(np.ones(3), numpy_norm.unbiased(variance, 6), 0.1), theirs.running_var)
 
@@ -92,7 +91,7 @@ def test_normalizing_variance_and_eps(rng: np.random.Generator) -> None:
     with jax.enable_x64(False):
         flax = nnx.BatchNorm(3, rngs=nnx.Rngs(0), use_fast_variance=False)
         np.testing.assert_allclose(flax(jnp.asarray(x)), wanted, rtol=1e-4, atol=1e-5)
-    close(numpy_norm.batch_norm_forward(x, np.ones(3), np.zeros(3), 1e-5)[0], wanted)
+    close(numpy_norm.batch_norm(x, np.ones(3), np.zeros(3), 1e-5)[0], wanted)
 
 
 def test_eps_of_normalization() -> None:
@@ -107,7 +106,7 @@ def test_one_value_in_a_channel() -> None:
     flax = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(flax(jnp.full((1, 3), 7.0)), np.zeros((1, 3)))
     with pytest.raises(UserError, match="two values or more"):
-        numpy_norm.batch_norm_forward(np.ones((1, 3)), np.ones(3), np.zeros(3), 1e-5)
+        numpy_norm.batch_norm(np.ones((1, 3)), np.ones(3), np.zeros(3), 1e-5)
 
 
 def test_variance_in_one_pass_or_two(rng: np.random.Generator) -> None:
@@ -125,7 +124,7 @@ def test_variance_in_one_pass_or_two(rng: np.random.Generator) -> None:
     theirs(torch.tensor(x))
     assert theirs.running_var is not None
     assert abs(float(theirs.running_var[0]) * 63 / 64 / true - 1) < 1e-3
-    assert abs(numpy_norm.batch_norm_forward(x, x[0] * 0 + 1, x[0] * 0, 1e-5)[3][0] / true - 1) < 1e-3
+    assert abs(numpy_norm.batch_norm(x, x[0] * 0 + 1, x[0] * 0, 1e-5)[3][0] / true - 1) < 1e-3
 
 
 def test_modes_at_the_start() -> None:
@@ -182,7 +181,7 @@ def test_max_pool_ties(rng: np.random.Generator) -> None:
     pool = lambda x: nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # noqa: E731
     flax = jax_grad(pool, x.transpose(0, 2, 3, 1), dy.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     close(flax, theirs)
-    _, cache = numpy_conv.max_pool2d_forward(x, Window((3, 3), (2, 2), (1, 1)))
+    _, cache = numpy_conv.max_pool2d(x, Window((3, 3), (2, 2), (1, 1)))
     close(numpy_conv.max_pool2d_backward(dy, cache), theirs)
     assert np.count_nonzero(theirs) <= dy.size  # one place for each window
 
@@ -202,7 +201,7 @@ def test_linear_weight(rng: np.random.Generator) -> None:
     flax.bias = nnx.Param(jnp.asarray(layer.bias.detach().numpy()))
     close(flax(jnp.asarray(x)), layer(torch.tensor(x)).detach())
     W, b = layer.weight.detach().numpy(), layer.bias.detach().numpy()
-    close(numpy_dense.linear_forward(x, W, b)[0], layer(torch.tensor(x)).detach())
+    close(numpy_dense.linear(x, W, b)[0], layer(torch.tensor(x)).detach())
 
 
 def test_convolution_weight_and_direction(rng: np.random.Generator) -> None:
@@ -214,7 +213,7 @@ def test_convolution_weight_and_direction(rng: np.random.Generator) -> None:
     assert flax.kernel.shape == (3, 3, 2, 3)
     flax.kernel = nnx.Param(jnp.asarray(W.transpose(2, 3, 1, 0)))
     close(np.asarray(flax(jnp.asarray(x.transpose(0, 2, 3, 1)))).transpose(0, 3, 1, 2), theirs)
-    close(numpy_conv.conv2d_forward(x, W, None, Window((3, 3)))[0], theirs)
+    close(numpy_conv.conv2d(x, W, None, Window((3, 3)))[0], theirs)
     close(theirs[0, 0, 0, 0], (x[0, :, :3, :3] * W[0]).sum())
     np.testing.assert_array_equal(np.convolve([1, 2, 3], [1, 10], "valid"), [12, 23])  # turned around
 
@@ -266,9 +265,7 @@ def test_dropout_scale() -> None:
     assert set(kept.tolist()) == {0.0, 1.25}
     flax = nnx.Dropout(0.2, rngs=nnx.Rngs(0))(jnp.ones(1000))
     assert set(np.asarray(flax).tolist()) == {0.0, 1.25}
-    np.testing.assert_array_equal(
-        numpy_dense.dropout_forward(np.ones(2), np.array([True, False]), 0.2), [1.25, 0]
-    )
+    np.testing.assert_array_equal(numpy_dense.dropout(np.ones(2), np.array([True, False]), 0.2), [1.25, 0])
 
 
 def test_gelu_default() -> None:
@@ -309,7 +306,7 @@ def test_cross_entropy_reduction() -> None:
     each = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(LOGITS), jnp.asarray(labels))
     assert each.shape == (2,)
     close(functional.cross_entropy(torch.tensor(LOGITS), torch.tensor(labels)), each.mean())
-    close(numpy_loss.loss_forward("cross_entropy", LOGITS, labels, 0.0), each)
+    close(numpy_loss.per_sample("cross_entropy", LOGITS, labels, 0.0), each)
 
 
 def test_label_out_of_range() -> None:
@@ -320,7 +317,7 @@ def test_label_out_of_range() -> None:
     assert np.isnan(each[0])
     assert np.isfinite(each[1])
     with pytest.raises(IndexError):
-        numpy_loss.loss_forward("cross_entropy", LOGITS, labels, 0.0)
+        numpy_loss.per_sample("cross_entropy", LOGITS, labels, 0.0)
     with pytest.raises(IndexError):
         torch_loss.per_sample("cross_entropy", torch.tensor(LOGITS), torch.tensor(labels))
     for kind in ("cross_entropy", "squared_error", "hinge"):
@@ -343,7 +340,7 @@ def test_label_smoothing() -> None:
     wanted = -(hot * np.log(np.exp(row) / np.exp(row).sum())).sum()
     close(functional.cross_entropy(torch.tensor(row), torch.tensor(label), label_smoothing=0.1), wanted)
     close(optax.smooth_labels(jnp.eye(3)[:1], 0.1), hot)
-    close(numpy_loss.loss_forward("cross_entropy", row, label, 0.1)[0], wanted)
+    close(numpy_loss.per_sample("cross_entropy", row, label, 0.1)[0], wanted)
 
 
 # --- optimizers ---
@@ -372,7 +369,7 @@ def optax_run(optimizer: Any, gradients: np.ndarray, start: np.ndarray = THETA) 
 
 def our_run(o: Optimization, gradients: np.ndarray, start: np.ndarray = THETA) -> np.ndarray:
     theta = start.copy()
-    slots = {name: np.zeros_like(theta) for name in optimizer_slots(o)}
+    slots = {name: np.zeros_like(theta) for name in o.slots}
     for t, g in enumerate(gradients, start=1):
         numpy_optim.update(theta, g.copy(), slots, o, o.learning_rate, t)
     return theta

@@ -30,7 +30,7 @@ def test_the_page_runs_and_prints_what_it_says() -> None:
             with contextlib.redirect_stdout(out):
                 exec(compile(content, str(PAGE), "exec"), namespace)
             printed = out.getvalue()
-        else:
+        elif language == "text":
             assert words(printed) == words(content), printed
             compared += 1
     assert compared == 2

@@ -13,7 +13,6 @@ import torch
 
 from jax_models import optim as jax_optim
 from numpy_ref import optim as numpy_optim
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Optimization
 
 LIBRARY: dict[str, tuple[Optimization, Any, Any]] = {
@@ -63,13 +62,12 @@ def gradients(rng: np.random.Generator) -> np.ndarray:
 def test_jax_chain_equals_optax(rng: np.random.Generator, name: str) -> None:
     optimization, library, _ = LIBRARY[name]
     with jax.enable_x64(True):
-        ours = jax_optim.chain(optimization)
         theta = {"w": jnp.asarray(rng.normal(size=(4, 3)))}
-        theta_library, state, state_library = theta, ours.init(theta), library.init(theta)
+        theta_library, state, state_library = theta, jax_optim.init(optimization, theta), library.init(theta)
         scalars = jax_optim.step_scalars(optimization, np.full(STEPS, optimization.learning_rate), 0)
         for step, g in enumerate(gradients(rng)):
             row = {key: jnp.asarray(column[step]) for key, column in scalars.items()}
-            updates, state = ours.update({"w": jnp.asarray(g)}, state, theta, scalars=row)
+            updates, state = jax_optim.create(optimization, row).update({"w": jnp.asarray(g)}, state, theta)
             theta = optax.apply_updates(theta, updates)
             updates, state_library = library.update({"w": jnp.asarray(g)}, state_library, theta_library)
             theta_library = optax.apply_updates(theta_library, updates)
@@ -82,7 +80,7 @@ def test_numpy_update_equals_torch(rng: np.random.Generator, name: str) -> None:
     theta = rng.normal(size=(4, 3))
     theta_torch = torch.nn.Parameter(torch.from_numpy(theta.copy()))
     library = create([theta_torch])
-    slots = {kind: np.zeros_like(theta) for kind in optimizer_slots(optimization)}
+    slots = {kind: np.zeros_like(theta) for kind in optimization.slots}
     for step, g in enumerate(gradients(rng), start=1):
         numpy_optim.update(theta, g, slots, optimization, optimization.learning_rate, step)
         theta_torch.grad = torch.from_numpy(g)
@@ -98,16 +96,16 @@ def test_jax_amsgrad_equals_torch(rng: np.random.Generator, name: str) -> None:
     theirs = torch.nn.Parameter(torch.from_numpy(start.copy()))
     library, falling = create([theirs]), np.linspace(1, 0.01, STEPS)[:, None, None] * gradients(rng)
     with jax.enable_x64(True):
-        ours, theta = jax_optim.chain(optimization), {"w": jnp.asarray(start)}
-        state = ours.init(theta)
+        theta = {"w": jnp.asarray(start)}
+        state = jax_optim.init(optimization, theta)
         scalars = jax_optim.step_scalars(optimization, np.full(STEPS, optimization.learning_rate), 0)
         for step, g in enumerate(falling):
             row = {key: jnp.asarray(column[step]) for key, column in scalars.items()}
-            updates, state = ours.update({"w": jnp.asarray(g)}, state, theta, scalars=row)
+            updates, state = jax_optim.create(optimization, row).update({"w": jnp.asarray(g)}, state, theta)
             theta = optax.apply_updates(theta, updates)
             theirs.grad = torch.from_numpy(g)
             library.step()
-        slots = jax_optim.get_slots(state)
+        slots = jax_optim.get_slots(state, optimization.slots)
         np.testing.assert_allclose(theta["w"], theirs.detach().numpy(), rtol=1e-13, atol=1e-15)
         largest = library.state[theirs]["max_exp_avg_sq"].numpy()
         np.testing.assert_allclose(slots["largest_second_moment"]["w"], largest, rtol=1e-13, atol=0)
@@ -138,8 +136,8 @@ def test_weight_decay_may_be_traced() -> None:
                jax_optim.step_scalars(optimization, np.full(1, 0.01), 0).items()}  # fmt: skip
 
     def step(decay: Any) -> Any:
-        chain = jax_optim.chain(optimization, decay)
-        return chain.update({"w": jnp.ones(3)}, chain.init(theta), theta, scalars=scalars)[0]["w"]
+        rule = jax_optim.create(optimization, scalars, decay)
+        return rule.update({"w": jnp.ones(3)}, rule.init(theta), theta)[0]["w"]
 
     decays = jnp.asarray([0.0, 0.1, -1.0])
     together = jax.jit(jax.vmap(step))(decays)

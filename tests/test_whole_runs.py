@@ -16,11 +16,10 @@ from triptych.describe.catalogue import find
 from triptych.describe.init import initial_parameters
 from triptych.describe.protocol import TrainingData, create
 from triptych.describe.spec import BackendName, Data, Experiment, Initialization, Optimization
+from triptych.describe.state import State
 
 
-def end_of_run(
-    name: BackendName, spec: Experiment, data: TrainingData
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def end_of_run(name: BackendName, spec: Experiment, data: TrainingData) -> tuple[State, np.ndarray]:
     backend = create(name, spec, data, "cpu")
     backend.start(initial_parameters(spec))
     for first in range(0, spec.training.steps, 100):

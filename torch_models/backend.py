@@ -13,21 +13,18 @@ from torch import Tensor
 from torch_models import augment, loss, optim, precision
 from torch_models.model import Network
 from torch_models.precision import pinned
-from triptych.describe.layers import Conv2d, is_weight
+from triptych.describe.layers import Conv2d, initial_statistics, is_weight
 from triptych.describe.protocol import (
     Evaluation,
-    State,
     Statistics,
     StepResults,
     Steps,
     TrainingData,
     evaluation_batch,
     evaluation_slices,
-    optimizer_slots,
-    saved_optimizer,
-    saved_statistics,
 )
 from triptych.describe.spec import Device, Experiment
+from triptych.describe.state import State
 from triptych.errors import UserError
 
 
@@ -90,7 +87,7 @@ class TorchBackend:
             for key, theta in self.parameters.items():
                 theta.copy_(self._put(parameters[key]))
         self.optimizer = optim.create(self.experiment.optimization, list(self.parameters.values()))
-        self._start_statistics(saved_statistics(self.experiment, {}))
+        self._start_statistics(initial_statistics(self.experiment.layers()))
         self.updates = 0
 
     def _start_statistics(self, statistics: Mapping[str, np.ndarray]) -> None:
@@ -152,23 +149,23 @@ class TorchBackend:
         }
 
     def export_state(self) -> State:
-        state = {}
+        names = self.experiment.optimization.slots
+        slots: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
         for key, theta in self.parameters.items():
-            state[f"parameters/{key}"] = _numpy(theta)
-            slots = optim.get_slots(self.optimizer, theta, optimizer_slots(self.experiment.optimization))
-            for slot, value in slots.items():
-                state[f"optimizer/{slot}/{key}"] = _numpy(value)
-        state |= {f"statistics/{key}": _numpy(value) for key, value in self.statistics.items()}
-        return state | {"optimizer/updates": np.array(self.updates, np.int64)}
+            for name, value in optim.get_slots(self.optimizer, theta, names).items():
+                slots[name][key] = _numpy(value)
+        parameters = {key: _numpy(theta) for key, theta in self.parameters.items()}
+        statistics = {key: _numpy(value) for key, value in self.statistics.items()}
+        return State(parameters, slots, statistics, self.updates)
 
-    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
-        self.start({key: state[f"parameters/{key}"] for key in self.parameters})
-        self._start_statistics(saved_statistics(self.experiment, state))
-        saved = saved_optimizer(self.experiment, state)
+    def import_state(self, state: State) -> None:
+        self.start(state.parameters)
+        self._start_statistics(state.statistics_of(self.experiment.layers()))
+        saved = state.slots_of(self.experiment.optimization)
         if saved is not None:
-            arrays, self.updates = saved
+            self.updates = state.updates
             for key, theta in self.parameters.items():
-                slots = {slot: self._put(tree[key]).to(self.dtype) for slot, tree in arrays.items()}
+                slots = {slot: self._put(tree[key]).to(self.dtype) for slot, tree in saved.items()}
                 optim.set_slots(self.optimizer, theta, slots, self.updates)
 
     def versions(self) -> dict[str, str]:

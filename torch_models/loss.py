@@ -22,17 +22,34 @@ def targets(labels: Tensor, classes: int, smoothing: float, dtype: torch.dtype) 
     return functional.one_hot(labels, classes).to(dtype) * (1.0 - smoothing) + smoothing / classes
 
 
+def softmax(s: Tensor) -> Tensor:
+    """exp(s) over its sum, row by row."""
+    return functional.softmax(s, dim=1)  # eq. 5; backward 6-18
+
+
+def softmax_cross_entropy(s: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Per sample (B,): -sum_i t_i log softmax(s)_i; torch makes t from labels and smoothing."""
+    return functional.cross_entropy(  # eq. 1, 5; backward 2-18, 36
+        s, labels, reduction="none", label_smoothing=smoothing
+    )
+
+
 def squared_error(s: Tensor, t: Tensor) -> Tensor:
     """sum_i (p_i - t_i)^2 per sample (B,): the Brier score (Brier 1950)."""
-    return (functional.softmax(s, dim=1) - t).square().sum(dim=1)
+    return (softmax(s) - t).square().sum(dim=1)
+
+
+def hinge(s: Tensor, labels: Tensor) -> Tensor:
+    """sum over i != y of max(0, 1 - s_y + s_i) / K per sample (B,)."""
+    return functional.multi_margin_loss(s, labels, reduction="none")
 
 
 def per_sample(kind: str, s: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Losses (B,) of logits s (B, K) and integer labels (B,)."""
     if kind == "hinge":
-        return functional.multi_margin_loss(s, labels, reduction="none")
-    if kind == "cross_entropy":  # eq. 1, 5; backward 36
-        return functional.cross_entropy(s, labels, reduction="none", label_smoothing=smoothing)
+        return hinge(s, labels)
+    if kind == "cross_entropy":
+        return softmax_cross_entropy(s, labels, smoothing)
     return squared_error(s, targets(labels, s.shape[1], smoothing, s.dtype))
 
 

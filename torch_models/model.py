@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from torch_models import conv, dense, norm
-from triptych.describe.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
+from triptych.describe.given import given
+from triptych.describe.layers import Layer
+
+LAYERS = {**dense.LAYERS, **conv.LAYERS, **norm.LAYERS}
+"""Description to module."""
 
 
 class Network(nn.Module):
@@ -20,7 +24,7 @@ class Network(nn.Module):
         super().__init__()
         self.compute_dtype = compute_dtype
         for layer in layers:
-            self.add_module(layer.name, _module(layer, parameter_dtype))
+            self.add_module(layer.name, LAYERS[type(layer)](layer, parameter_dtype))
 
     def forward(
         self,
@@ -38,36 +42,7 @@ class Network(nn.Module):
         outputs, updated = {}, dict(statistics)
         x = x.to(self.compute_dtype)
         for name, layer in self.named_children():
-            if isinstance(layer, dense.Dropout):
-                x = x if masks is None else layer(x, masks[name])
-            elif isinstance(layer, norm.BatchNorm):
-                mean, variance = f"{name}.running_mean", f"{name}.running_var"
-                if masks is None and not batch_statistics:
-                    x = layer.evaluate(x, statistics[mean], statistics[variance])
-                else:
-                    x, mu, sigma2 = layer(x)
-                    unbiased = norm.unbiased(sigma2, x.numel() // x.shape[1])
-                    updated[mean] = layer.update(statistics[mean], mu)
-                    updated[variance] = layer.update(statistics[variance], unbiased)
-            else:
-                x = layer(x)
-            outputs[name] = x
+            share = given(name, masks, statistics, batch_statistics)
+            outputs[name] = x = layer(x, share)
+            updated |= {f"{name}.{key}": value for key, value in share.updated.items()}
         return x.to(torch.promote_types(x.dtype, torch.float32)), outputs, updated
-
-
-def _module(layer: Layer, dtype: torch.dtype) -> nn.Module:
-    match layer:
-        case Conv2d(_, in_channels, out_channels, window, bias):
-            return conv.Conv2d(in_channels, out_channels, window, bias, dtype)
-        case MaxPool2d(_, window):
-            return conv.MaxPool2d(window)
-        case Flatten():
-            return nn.Flatten()
-        case Linear(_, in_features, out_features):
-            return dense.Linear(in_features, out_features, dtype=dtype)
-        case LeakyReLU(_, slope):
-            return dense.LeakyReLU(slope)
-        case Dropout(_, _, rate):
-            return dense.Dropout(rate)
-        case BatchNorm(_, features, eps, momentum, manual):
-            return norm.BatchNorm(features, eps, momentum, manual, dtype)

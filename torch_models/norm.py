@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from triptych.describe import layers
+from triptych.describe.given import Given
 from triptych.errors import UserError
 
 Output = tuple[Tensor, Tensor, Tensor]
 """y, mu (C,) and sigma^2 (C,). No gradient flows back through the two statistics."""
 
 
-def batch_norm_autodiff(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output:
+def batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output:
     """The forward pass in torch's operations; autograd derives the backward.
 
     For images in torch's one batch-norm operation, with autograd's formula for it: in single operations,
@@ -44,7 +46,8 @@ def batch_norm_autodiff(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> O
     centred = x - mu.view(along)
     variance = centred.square().mean(axes)
     xhat = centred / (variance + eps).sqrt().view(along)
-    return gamma.view(along) * xhat + beta.view(along), mu.detach(), variance.detach()
+    y = gamma.view(along) * xhat + beta.view(along)  # backward 47-63
+    return y, mu.detach(), variance.detach()
 
 
 def _own_operation(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output:
@@ -55,8 +58,8 @@ def _own_operation(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output
     return y, mean, variance * ((n - 1) / n)
 
 
-class BatchNormManual(torch.autograd.Function):
-    """The same forward pass with the backward of eq. 47-63; `apply(x, gamma, beta, eps)`."""
+class _Manual(torch.autograd.Function):
+    """`batch_norm_manual` for autograd."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output:
@@ -95,6 +98,12 @@ class BatchNormManual(torch.autograd.Function):
         return dx, dgamma if need_gamma else None, dbeta if need_beta else None, None
 
 
+def batch_norm_manual(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Output:
+    """`batch_norm` with the backward of eq. 47-63."""
+    y, mu, variance = _Manual.apply(x, gamma, beta, eps)
+    return y, mu, variance
+
+
 def normalize(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
     """Evaluation: y from given statistics (C,)."""
     _, along = _axes(x)
@@ -102,33 +111,9 @@ def normalize(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Te
     return x * scale.view(along) + (beta - mean * scale).view(along)
 
 
-class BatchNorm(nn.Module):
-    """gamma and beta; in training the batch's statistics, in evaluation those handed in.
-
-    Running averages live outside, as in the other backends. Computes in at least float32.
-    """
-
-    def __init__(
-        self, features: int, eps: float, momentum: float, manual: bool, dtype: torch.dtype = torch.float32
-    ) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(features, dtype=dtype))
-        self.beta = nn.Parameter(torch.zeros(features, dtype=dtype))
-        self.eps, self.momentum, self.manual = eps, momentum, manual
-
-    def forward(self, x: Tensor) -> Output:
-        """x to (y, mu, sigma^2) by the batch's own statistics."""
-        function = BatchNormManual.apply if self.manual else batch_norm_autodiff
-        y, mu, variance = function(x.to(self.gamma.dtype), self.gamma, self.beta, self.eps)
-        return y.to(x.dtype), mu, variance
-
-    def evaluate(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """y by running statistics."""
-        return normalize(x.to(self.gamma.dtype), self.gamma, self.beta, mean, variance, self.eps).to(x.dtype)
-
-    def update(self, running: Tensor, now: Tensor) -> Tensor:
-        """torch's convention: (1 - momentum) running + momentum now."""
-        return (1.0 - self.momentum) * running + self.momentum * now
+def running_update(running: Tensor, now: Tensor, momentum: float) -> Tensor:
+    """torch's convention: (1 - momentum) running + momentum now."""
+    return (1.0 - momentum) * running + momentum * now
 
 
 def unbiased(variance: Tensor, n: int) -> Tensor:
@@ -153,3 +138,33 @@ def _check(x: Tensor, gamma: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _axes(x: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Axes of one channel's values, and the shape that lays (C,) along x."""
     return ((0,), (1, -1)) if x.ndim == 2 else ((0, 2, 3), (1, -1, 1, 1))
+
+
+class BatchNorm(nn.Module):
+    """gamma and beta; normalises by the batch's statistics or by those given. In at least float32.
+
+    Not `nn.BatchNorm1d` and `2d`: running averages live outside, as in the other backends.
+    """
+
+    def __init__(self, layer: layers.BatchNorm, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.layer = layer
+        self.gamma = nn.Parameter(torch.ones(layer.features, dtype=dtype))
+        self.beta = nn.Parameter(torch.zeros(layer.features, dtype=dtype))
+
+    def forward(self, x: Tensor, given: Given[Tensor]) -> Tensor:
+        gamma, beta, eps = self.gamma, self.beta, self.layer.eps
+        wide = x.to(gamma.dtype)
+        if not given.by_batch:
+            running = given.statistics
+            return normalize(wide, gamma, beta, running["running_mean"], running["running_var"], eps).to(
+                x.dtype
+            )
+        y, mu, variance = (batch_norm_manual if self.layer.manual else batch_norm)(wide, gamma, beta, eps)
+        now = {"running_mean": mu, "running_var": unbiased(variance, x.numel() // gamma.numel())}
+        for name, before in given.statistics.items():
+            given.updated[name] = running_update(before, now[name], self.layer.momentum)
+        return y.to(x.dtype)
+
+
+LAYERS: dict[type, Any] = {layers.BatchNorm: BatchNorm}

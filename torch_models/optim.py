@@ -23,6 +23,8 @@ from torch import Tensor
 
 from triptych.describe.spec import Optimization
 
+Parameters = list[torch.nn.Parameter]
+
 SLOTS = {
     "momentum": "momentum_buffer",
     "first_moment": "exp_avg",
@@ -32,19 +34,21 @@ SLOTS = {
 """Canonical slot name to torch's."""
 
 
-def create(o: Optimization, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer; the learning rate is set before each step. Fused: one pass over the parameters."""
-    if o.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            o.learning_rate,
-            o.momentum,
-            weight_decay=o.weight_decay,
-            nesterov=o.nesterov,
-            fused=True,
-        )
-    kind = torch.optim.Adam if o.optimizer == "adam" else torch.optim.AdamW
-    return kind(
+def create(o: Optimization, parameters: Parameters) -> torch.optim.Optimizer:
+    """The optimizer; the learning rate is set before each step."""
+    return (sgd if o.optimizer == "sgd" else adam)(o, parameters)
+
+
+def sgd(o: Optimization, parameters: Parameters) -> torch.optim.Optimizer:
+    """torch's own. Fused: one pass over the parameters."""
+    return torch.optim.SGD(
+        parameters, o.learning_rate, o.momentum, weight_decay=o.weight_decay, nesterov=o.nesterov, fused=True
+    )
+
+
+def adam(o: Optimization, parameters: Parameters) -> torch.optim.Optimizer:
+    """torch's own Adam or AdamW, with or without AMSGrad. Fused: one pass over the parameters."""
+    return (torch.optim.Adam if o.optimizer == "adam" else torch.optim.AdamW)(
         parameters,
         o.learning_rate,
         (o.beta1, o.beta2),

@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from triptych.errors import missing
+
 COMMANDS = {
     "train": "triptych.train.command",
     "bench": "triptych.bench.__main__",
@@ -29,7 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"error: expected one of {', '.join(COMMANDS)}, got {words[0]!r}", file=sys.stderr)
         return 2
-    code: int = importlib.import_module(COMMANDS[words[0]]).main(words[1:])
+    try:
+        module = importlib.import_module(COMMANDS[words[0]])
+    except ModuleNotFoundError as error:
+        print(f"error: {missing(error)}", file=sys.stderr)
+        return 2
+    code: int = module.main(words[1:])
     return code
 
 

@@ -9,3 +9,16 @@ class UserError(Exception):
     The command line prints the message without a traceback and leaves with exit code 2. Our own
     bugs stay ordinary exceptions and assertions.
     """
+
+
+EXTRAS = {"jax": "jax", "jaxlib": "jax", "flax": "jax", "optax": "jax", "torch": "torch"}
+OURS = ("parity", "triptych", "numpy_ref", "jax_models", "torch_models")
+
+
+def missing(error: ModuleNotFoundError) -> str:
+    """Name the extra that brings a package; raises the error where the module is ours, which is a bug."""
+    package = str(error.name).partition(".")[0]
+    if package in OURS:
+        raise error
+    extra = EXTRAS.get(package, "train")
+    return f"the package {package!r} is not installed: pip install 'triptych[{extra}]'"

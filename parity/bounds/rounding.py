@@ -107,39 +107,28 @@ def _to_bfloat16(array: Array) -> Array:
     return np.where(np.isfinite(array), rounded.astype(np.uint32).view(np.float32), array)
 
 
-_SINGLE, _DOUBLE = np.finfo(np.float32), np.finfo(np.float64)
+def _format(name: str, u: float, stored: type, truth: type, exp_ulps: float = EXP_ULPS) -> Rounding:
+    own = np.finfo(stored)
+    return Rounding(
+        name, u, float(own.tiny), float(own.max), stored, truth, accumulate_u=u, exp_ulps=exp_ulps
+    )
 
+
+_SINGLE = _format("float32", 2.0**-24, np.float32, np.float64)
 ROUNDINGS = {
-    "float64": Rounding(
-        "float64",
-        2.0**-53,
-        float(_DOUBLE.tiny),
-        float(_DOUBLE.max),
-        np.float64,
-        np.longdouble,
-        2.0**-53,
-        exp_ulps=EXP64_ULPS,
-    ),
-    "float32": Rounding(
-        "float32", 2.0**-24, float(_SINGLE.tiny), float(_SINGLE.max), np.float32, np.float64, 2.0**-24
-    ),
-    "bfloat16": Rounding(
-        "bfloat16",
-        2.0**-8,
-        float(_SINGLE.tiny),
-        float(np.uint32(0x7F7F0000).view(np.float32)),
-        np.float32,
-        np.float64,
-        2.0**-24,
+    "float64": _format("float64", 2.0**-53, np.float64, np.longdouble, EXP64_ULPS),
+    "float32": _SINGLE,
+    "bfloat16": replace(
+        _SINGLE, name="bfloat16", u=2.0**-8, largest=float(np.uint32(0x7F7F0000).view(np.float32))
     ),
 }
-ROUNDINGS["tf32"] = replace(ROUNDINGS["float32"], name="tf32", operand_u=TF32_U)
+ROUNDINGS["tf32"] = replace(_SINGLE, name="tf32", operand_u=TF32_U)
 
 SHIPPED = "shipped"
 """float32 in whatever mode the framework takes products by default: nothing is pinned. What its documentation
 says that mode is decides the name, such as shipped-tf32, and the limit."""
 ROUNDINGS |= {
-    f"{SHIPPED}-{name}": replace(ROUNDINGS["float32"], name=f"{SHIPPED}-{name}", operand_u=u)
+    f"{SHIPPED}-{name}": replace(_SINGLE, name=f"{SHIPPED}-{name}", operand_u=u)
     for name, u in (("float32", 0.0), ("tf32", TF32_U), ("bfloat16", ROUNDINGS["bfloat16"].u))
 }
 FORMATS = ("float64", "float32", "bfloat16", "tf32", SHIPPED)
@@ -149,7 +138,7 @@ FORMATS = ("float64", "float32", "bfloat16", "tf32", SHIPPED)
 def rounding(name: str, device: str = "cpu") -> Rounding:
     """The arithmetic of that name on that device; raises UsageError where there is none."""
     if name not in ROUNDINGS:
-        raise UsageError(f"dtype: expected one of {', '.join(FORMATS)}, got {name!r}; change --dtype")
+        raise UsageError(f"dtype: expected one of {', '.join(FORMATS)}, got {name!r}")
     found = ROUNDINGS[name]
     return found if device == "cpu" else replace(found, division_ulps=GPU_DIVISION_ULPS)
 
@@ -165,6 +154,6 @@ def truth_note() -> str:
     """One line for the report: what float64 is judged against here."""
     bits = np.finfo(np.longdouble).nmant + 1
     note = "float32 and bfloat16 against float64, float64 against "
-    if bits <= _DOUBLE.nmant + 1:
+    if bits <= np.finfo(np.float64).nmant + 1:
         return note + "float64 too (this machine has nothing wider: limits are twice as wide)"
     return note + f"an extended precision of {bits} bits"

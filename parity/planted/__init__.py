@@ -1,8 +1,8 @@
 """Real bugs, planted one at a time into the code that runs: what a harness is worth is what it catches.
 
 `catalogue` says what each bug is and where it must show; `<backend>_side` says how each backend would get
-it wrong, as replacements of functions in its own modules. Parity's subjects call those functions anew each
-time, so the replacement is what runs. A bug is a wrong implementation that works: shapes and dtypes are
+it wrong, as replacements of functions in its own modules. Parity's computations call those functions anew
+each time, so the replacement is what runs. A bug is a wrong implementation that works: shapes and dtypes are
 right, and nothing crashes.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 
 FRAMEWORKS = ("numpy", "jax", "torch")
 
@@ -58,10 +58,7 @@ def plantings(backend: str) -> Plantings:
     try:
         module = importlib.import_module(f"parity.planted.{backend}_side")
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"backend {backend}: the package {error.name!r} is not installed; install it "
-            "(pip install -r requirements.txt) or choose another --backend"
-        ) from None
+        raise UserError(f"backend {backend}: {missing(error)}, or choose another --backend") from None
     found: Plantings = module.PLANTINGS
     return found
 

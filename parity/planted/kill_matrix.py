@@ -10,7 +10,7 @@ from parity.planted import FRAMEWORKS
 from parity.planted.catalogue import BUGS
 from parity.planted.usual_checks import CAUGHT, CHECKS, FALSE_ALARM, MISSED, NOT_APPLICABLE
 from parity.report import saving
-from parity.suite.subjects import SHARED
+from parity.suite.backends import SHARED
 
 CONTROL = "control"
 """The group of outcomes with nothing planted."""

@@ -17,7 +17,7 @@ from parity.planted.kill_matrix import CONTROL, Outcome, document, passed, rende
 from parity.planted.usual_checks import CHECKS, Verdicts, usual, verdicts
 from parity.report import saving
 from parity.suite import check
-from parity.suite.subjects import SHARED, installed, subjects
+from parity.suite.backends import SHARED, computations, installed
 from parity.verification.judge import Result
 from triptych.errors import UserError
 
@@ -57,7 +57,7 @@ def _backends(asked: Iterable[str] | None, quick: bool) -> list[str]:
     for name in asked:
         if name not in known:
             raise UserError(f"backend: expected one of {', '.join(known)}, got {name!r}; change --backend")
-        subjects(name)  # raises where the framework is missing
+        computations(name)  # raises where the framework is missing
     if asked:
         return asked
     return ["numpy", SHARED] if quick else [name for name in known if installed(name)]
@@ -80,7 +80,7 @@ def _controls(
     every: dict[str, bool] = {}
     for bug, outcome in zip(bugs, outcomes, strict=True):
         for item in bug.items:
-            if item == "model" or item in subjects(backend):
+            if item == "model" or item in computations(backend):
                 wanted.setdefault(item, {}).update(dict.fromkeys(bug.dtypes))
                 every[item] = every.get(item, False) or not outcome.quick
     found = []

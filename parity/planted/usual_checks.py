@@ -20,8 +20,8 @@ from parity.bounds.rounding import rounding
 from parity.planted import Bug
 from parity.planted.usual_model import model_subject
 from parity.planted.usual_views import ARRAYS_ONLY, NO_REFERENCE, VIEWS, Pair, View
-from parity.suite.cases import table_of
-from parity.suite.subjects import SHARED, Subject, installed, subjects
+from parity.suite.backends import SHARED, Computation, computations, installed
+from parity.suite.registry import cases_of
 from parity.verification.case import Case
 from parity.verification.place import Outputs, Place
 
@@ -178,7 +178,7 @@ class Usual:
 
 def usual(bug: Bug, backend: str) -> Usual:
     """The checks that a bug is shown to. Call it while nothing is planted."""
-    item = next(name for name in bug.items if name == "model" or name in subjects(backend))
+    item = next(name for name in bug.items if name == "model" or name in computations(backend))
     dtype, view = bug.dtypes[0], VIEWS.get(item)
     seen = set() if view is None else {view.output, *view.arguments.values()}
     if item == "model":
@@ -186,9 +186,9 @@ def usual(bug: Bug, backend: str) -> Usual:
     if dtype == "bfloat16" or not seen & set(bug.shows_in):
         view = None
     if item in NO_REFERENCE:
-        return Usual(item, backend, table_of(item)[0], None, dtype, None)
+        return Usual(item, backend, cases_of(item)[0], None, dtype, None)
     name = bug.usual_case or (VIEWS[item].case if item in VIEWS else ARRAYS_ONLY[item][0])
-    case = MODEL if item == "model" else next(c for c in table_of(item) if c.name == name)
+    case = MODEL if item == "model" else next(c for c in cases_of(item) if c.name == name)
     return Usual(item, backend, case, view, dtype, _reference(item, backend, case, dtype))
 
 
@@ -243,8 +243,8 @@ def _has(check: str) -> bool:
     return installed(package)
 
 
-def _subject(item: str, backend: str) -> Subject:
-    return model_subject(backend) if item == "model" else subjects(backend)[item]
+def _subject(item: str, backend: str) -> Computation:
+    return model_subject(backend) if item == "model" else computations(backend)[item]
 
 
 def _resolved(view: View, case: Case, subject: Any) -> tuple[View, Case]:
@@ -271,7 +271,7 @@ def _reference(item: str, backend: str, case: Case, dtype: str) -> Outputs | Non
     for other in ("numpy", "torch", "jax"):
         unable = other == "numpy" and dtype == "bfloat16"
         if other != backend and installed(other) and not unable:
-            if item == "model" or item in subjects(other):
+            if item == "model" or item in computations(other):
                 return arrays(item, other, case, dtype)
             if item == "batch_norm_autodiff" and other == "numpy":
                 return arrays("batch_norm_manual", other, case, dtype)

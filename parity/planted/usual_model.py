@@ -46,9 +46,7 @@ class ModelSubject:
         if inputs:
             return found
         running.train(steps)
-        found |= {
-            name: array for name, array in running.export_state().items() if not name.endswith("updates")
-        }
+        found |= {str(key): array for key, array in running.export_state().arrays().items()}
         return found | {"predictions": running.evaluate("test").predictions}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.bounds.rounding import Array, rounding
-from parity.suite.subjects import Subject
+from parity.suite.backends import Computation
 from parity.verification.case import Case
 from parity.verification.place import Outputs, Place
 
@@ -56,7 +56,7 @@ NO_REFERENCE = {"initial_draws": "draws of two implementations differ, and have 
 class Pair:
     """A forward and a backward pass on NumPy arrays, in one format."""
 
-    subject: Subject
+    subject: Computation
     view: View
     case: Case
     dtype: str

@@ -20,8 +20,8 @@ from parity.report.progress import show
 from parity.runs import growth
 from parity.runs.growth import Growth
 from parity.runs.growth_command import OUT, Wanted, follow, save
+from parity.suite.backends import BACKENDS, installed
 from parity.suite.check import run as run_checks
-from parity.suite.subjects import BACKENDS, installed
 from parity.verification import table
 from parity.verification.case import generator
 from parity.verification.judge import Result

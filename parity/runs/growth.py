@@ -28,13 +28,13 @@ from parity.runs.difference import apart, relative
 from triptych.cifar10.batches import BatchOrder
 from triptych.describe.cost import steps_per_call
 from triptych.describe.init import initial_parameters
-from triptych.describe.protocol import Backend, State, Steps, TrainingData, create, plan_steps
+from triptych.describe.protocol import Backend, Steps, TrainingData, create, plan_steps
 from triptych.describe.spec import BackendName, Device, Experiment
+from triptych.describe.state import PARAMETERS, STATISTICS, Key, State
 from triptych.errors import UserError
 
 TWIN = "twin"
 """The reference's double that only rounding drives."""
-FOLLOWED = ("parameters/", "statistics/")
 MARKS, FORCED = 32, 10
 """How many steps of a run are looked at, and at how many of them every backend takes a step from the
 reference's state."""
@@ -148,7 +148,7 @@ class Runner:
             self.backends[key] = backend
         self.reference = names[0]
         self.noise = np.random.Generator(np.random.PCG64([experiment.training.seed, 4]))
-        self.kicks: dict[str, float] = {}
+        self.kicks: dict[Key, float] = {}
         """Array to the size of the twin's kick."""
 
     def plan(self, first: int, count: int) -> Steps:
@@ -165,23 +165,23 @@ class Runner:
         twin's kicks, and notes in the curves what is larger than before.
         """
         state, plan = self.backends[self.reference].export_state(), self.plan(step, 1)
-        after: dict[str, State] = {}
+        after: dict[str, dict[Key, np.ndarray]] = {}
         for name, backend in self.backends.items():
             if name != TWIN:
                 progress(f"step {step}: {name} from the reference's state")
                 own = backend.export_state()
                 backend.import_state(state)
                 backend.train(plan)
-                after[name] = backend.export_state()
+                after[name] = followed(backend.export_state())
                 backend.import_state(own)
         reference = after.pop(self.reference)
         u = rounding(self.experiment.training.dtype).u
-        for key in followed(reference):
+        for key in reference:
             # Never below one rounding of the stored number, which every backend makes.
             self.kicks[key] = u * float(np.abs(reference[key]).max())
             for name, found in after.items():
                 self.kicks[key] = max(self.kicks[key], apart(reference[key], found[key]))
-                curves[name].note(key, relative(reference[key], found[key]))
+                curves[name].note(str(key), relative(reference[key], found[key]))
 
     def advance(self, first: int, count: int, progress: Progress) -> dict[str, np.ndarray]:
         """`count` steps; backend to the batches' losses."""
@@ -197,12 +197,14 @@ class Runner:
         backend, losses = self.backends[TWIN], []
         for step in range(first, first + count):
             losses.append(backend.train(self.plan(step, 1)).losses)
-            state = backend.export_state()
-            for key, size in self.kicks.items():
-                signs = self.noise.integers(0, 2, state[key].shape, dtype=np.int8) * 2 - 1
-                state[key] = (state[key] + size * signs).astype(state[key].dtype)
-            backend.import_state(state)
+            backend.import_state(backend.export_state().map(self._kick))
         return np.concatenate(losses)
+
+    def _kick(self, key: Key, array: np.ndarray) -> np.ndarray:
+        if key not in self.kicks:
+            return array
+        signs = self.noise.integers(0, 2, array.shape, dtype=np.int8) * 2 - 1
+        return (array + self.kicks[key] * signs).astype(array.dtype)
 
 
 def grow(
@@ -251,23 +253,23 @@ def grow(
 
 def _look(runner: Runner, step: int, curves: Mapping[str, Curve], predict: bool, progress: Progress) -> None:
     """One `Point` for every curve."""
-    states = {name: backend.export_state() for name, backend in runner.backends.items()}
+    states = {name: followed(backend.export_state()) for name, backend in runner.backends.items()}
     reference = states[runner.reference]
-    expected = {key: apart(reference[key], states[TWIN][key]) for key in followed(reference)}
+    expected = {key: apart(reference[key], states[TWIN][key]) for key in reference}
     answers = {}
     if predict:
         for name, backend in runner.backends.items():
             progress(f"step {step}: predictions of {name}")
             answers[name] = backend.evaluate("test").predictions
     for name, curve in curves.items():
-        worst = dict.fromkeys(FOLLOWED, (0.0, ""))
+        worst = dict.fromkeys((PARAMETERS, STATISTICS), (0.0, ""))
         share = (0.0, "")
         for key, limit in expected.items():
-            prefix, short = key[: key.index("/") + 1], key[key.index("/") + 1 :]
-            worst[prefix] = max(worst[prefix], (relative(reference[key], states[name][key]), short))
-            share = max(share, (_share(apart(reference[key], states[name][key]), limit, step), short))
+            gap = relative(reference[key], states[name][key])
+            worst[key.group] = max(worst[key.group], (gap, key.name))
+            share = max(share, (_share(apart(reference[key], states[name][key]), limit, step), key.name))
         differ = int((answers[name] != answers[runner.reference]).sum()) if predict else None
-        curve.points.append(Point(step, *worst["parameters/"], *worst["statistics/"], *share, differ))
+        curve.points.append(Point(step, *worst[PARAMETERS], *worst[STATISTICS], *share, differ))
 
 
 def _share(gap: float, expected: float, step: int) -> float:
@@ -275,9 +277,9 @@ def _share(gap: float, expected: float, step: int) -> float:
     return gap / limit if limit else (0.0 if gap == 0 else float("inf"))
 
 
-def followed(state: State) -> list[str]:
+def followed(state: State) -> dict[Key, np.ndarray]:
     """The arrays that are compared."""
-    return [key for key in state if key.startswith(FOLLOWED)]
+    return {key: array for key, array in state.arrays().items() if not key.slot}
 
 
 def spread(steps: int, count: int) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from parity.report.progress import show
 from parity.runs import growth, growth_plot
 from parity.runs.growth import Growth, Progress
-from parity.suite.subjects import BACKENDS, installed
+from parity.suite.backends import BACKENDS, installed
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
 from triptych.describe.catalogue import find

@@ -6,7 +6,7 @@
     case = Case("my_layer", "random", {"x": x, "dy": dy})
     results = compare(item, {"numpy": by_hand, "jax": by_jax, "torch": by_torch}, [case])
 
-where a truth maps (inputs, settings, Rounding) to Bounded arrays, and a subject (inputs, settings, Place)
+where a truth maps (inputs, settings, Rounding) to Bounded arrays, and a computation (inputs, settings, Place)
 to NumPy arrays of the same names.
 """
 
@@ -17,10 +17,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from parity.bounds.rounding import FORMATS, SHIPPED, rounding
-from parity.suite import cases as case_table
+from parity.suite import model
+from parity.suite.backends import (
+    BACKENDS,
+    SHARED,
+    Computation,
+    computations,
+    devices,
+    forget,
+    installed,
+    shipped,
+)
 from parity.suite.drawn import check_drawn
-from parity.suite.items import ITEMS
-from parity.suite.subjects import BACKENDS, SHARED, Subject, devices, installed, shipped, subjects
+from parity.suite.registry import ITEMS, cases_of
 from parity.verification.case import Case
 from parity.verification.judge import Item, Label, Result, judge, truth
 from parity.verification.place import Place
@@ -36,18 +45,16 @@ def run(
     dtypes: Iterable[str] | None = None,
     quick: bool = False,
     eager: bool = False,
-    replaced: Mapping[tuple[str, str], Subject] | None = None,
+    replaced: Mapping[tuple[str, str], Computation] | None = None,
     progress: Progress = lambda _: None,
     drawn: int = 0,
     seed: int = 0,
 ) -> list[Result]:
     """All results of the chosen items, backends and formats on every device present (None: all of them).
 
-    `replaced` puts another subject in the place of (backend, item). `drawn` adds so many inputs drawn by
+    `replaced` puts another computation in the place of (backend, item). `drawn` adds so many inputs drawn by
     hypothesis to every item, backend and format; the seed picks which. Raises UserError for unknown names.
     """
-    from parity.suite import model  # builds on this module
-
     chosen = _known("item", items, [*ITEMS, "model"])
     names = _known("backend", backends, (*BACKENDS, SHARED))
     formats = _known("dtype", dtypes, FORMATS) if dtypes else None
@@ -56,35 +63,54 @@ def run(
         if not backends and not installed(name):
             progress(f"{name} is not installed: left out")
             continue
-        available = subjects(name) | {item: s for (of, item), s in (replaced or {}).items() if of == name}
+        available = computations(name) | {item: c for (of, item), c in (replaced or {}).items() if of == name}
         for device in devices(name):
             for item in (ITEMS[key] for key in chosen if key in available):
                 progress(f"{item.name}, {name} on {device}")
                 found = {name: available[item.name]}
-                wanted = [c for c in case_table.table_of(item.name) if c.quick or not quick]
+                wanted = [c for c in cases_of(item.name) if c.quick or not quick]
                 results += compare(item, found, wanted, formats, device, eager)
                 if drawn:
                     these = list(_formats(item, name, formats, device))
-                    results += check_drawn(item, name, found[name], these, device, drawn, seed)
+                    results += _drawn(item, found, these, device, drawn, seed)
             if "model" in chosen and name != SHARED:
                 results += model.check_models(name, formats, device, quick, progress, eager)
     return results
 
 
+def _drawn(
+    item: Item,
+    found: Mapping[str, Computation],
+    dtypes: list[str],
+    device: Device,
+    count: int,
+    seed: int,
+) -> list[Result]:
+    """JAX gets few shapes, and computes operation by operation: compiled, each example would be a program."""
+    (name,) = found
+    results: list[Result] = []
+    for dtype in dtypes:
+        run = lambda case, dtype=dtype: compare(item, found, [case], [dtype], device, eager=True)  # noqa: E731
+        results += check_drawn(item.name, run, count, seed, few=name == "jax")
+    if results:
+        forget(name)
+    return results
+
+
 def compare(
     item: Item,
-    subjects: Mapping[str, Subject],
+    found: Mapping[str, Computation],
     cases: Sequence[Case],
     dtypes: Iterable[str] | None = None,
     device: Device = "cpu",
     eager: bool = False,
 ) -> list[Result]:
-    """Each subject (by its backend's name) on each case, in each of the item's formats that is asked for."""
+    """Each computation, by its backend's name, on each case in each of the item's formats asked for."""
     results = []
-    for name, subject in subjects.items():
+    for name, computation in found.items():
         for dtype in _formats(item, name, dtypes, device):
             for case in cases:
-                results += _one(item, case, name, subject, Place(dtype, device, eager))
+                results += _one(item, case, name, computation, Place(dtype, device, eager))
     return results
 
 
@@ -100,13 +126,13 @@ def _formats(item: Item, backend: str, dtypes: Iterable[str] | None, device: Dev
         yield own
 
 
-def _one(item: Item, case: Case, backend: str, subject: Subject, place: Place) -> list[Result]:
+def _one(item: Item, case: Case, backend: str, computation: Computation, place: Place) -> list[Result]:
     r = rounding(place.dtype, place.device)
     inputs = case.arrays(r)
     before = {name: array.copy() for name, array in inputs.items()}
     label = Label(item, case, backend, place)
     with np.errstate(all="ignore"):
-        outputs = subject(inputs, case.settings, place)
+        outputs = computation(inputs, case.settings, place)
     results = judge(truth(item, case, place.dtype, place.device), outputs, label)
     changed = [name for name, array in before.items() if not np.array_equal(array, inputs[name], True)]
     return results + [label.failure(name, "the input was changed in place") for name in changed]

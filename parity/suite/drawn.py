@@ -13,18 +13,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from parity.suite.subjects import Subject, forget
+from parity.suite.draws import Draws
+from parity.suite.registry import OPERATORS
 from parity.verification.case import Case
-from parity.verification.judge import Item
-from triptych.describe.spec import Device
+from parity.verification.judge import Result
 from triptych.errors import UserError
-
-if TYPE_CHECKING:
-    from parity.verification.judge import Result
 
 PER_ITEM = 20
 """Examples of an item, of `python -m parity check` without --quick."""
@@ -55,35 +52,19 @@ def chosen(asked: int | None, quick: bool) -> int:
     if asked and not available():
         raise UserError(
             "drawn: inputs are drawn by the package 'hypothesis', which is not installed; install it "
-            "(pip install -r requirements.txt) or set --drawn 0"
+            "(pip install hypothesis) or set --drawn 0"
         )
     return asked
 
 
 def check_drawn(
-    item: Item, backend: str, subject: Subject, dtypes: list[str], device: Device, count: int, seed: int
+    item: str, run: Callable[[Case], list[Result]], count: int, seed: int, few: bool = False
 ) -> list[Result]:
-    """`count` drawn cases of one item on one backend in each of the formats; none where nothing draws it.
-
-    JAX gets few shapes, and computes operation by operation: compiled, each example would be a program.
+    """What `run` says of `count` drawn cases of the item, and of the smallest that fails; none where nothing
+    draws it.
     """
-    from parity.suite.check import compare
-
-    few = backend == "jax"
-    cases = examples(item.name, count, seed, few)
-    results: list[Result] = []
-    for dtype in dtypes:
-
-        def run(case: Case, dtype: str = dtype) -> list[Result]:
-            return compare(item, {backend: subject}, [case], [dtype], device, eager=True)
-
-        found = [result for case in cases for result in run(case)]
-        results += found
-        if any(not result.passed for result in found):
-            results += _shrunk(item.name, run, seed, few)
-    if cases:
-        forget(backend)
-    return results
+    results = [result for case in examples(item, count, seed, few) for result in run(case)]
+    return results + (list(_shrunk(item, run, seed, few)) if any(not r.passed for r in results) else [])
 
 
 @lru_cache(maxsize=128)
@@ -97,6 +78,15 @@ def examples(item: str, count: int, seed: int, few: bool = False) -> tuple[Case,
 
     _find(item, collect, count, seed, few)
     return tuple(found)
+
+
+def strategy(item: str, few: bool = False) -> Any:
+    """hypothesis's, of an item that has cases to draw."""
+    from hypothesis import strategies
+
+    make = OPERATORS[item].draw
+    assert make is not None
+    return strategies.composite(lambda draw: make(Draws(draw, few)))()
 
 
 def _shrunk(item: str, run: Callable[[Case], list[Result]], seed: int, few: bool) -> Iterator[Result]:
@@ -114,17 +104,15 @@ def _shrunk(item: str, run: Callable[[Case], list[Result]], seed: int, few: bool
 
 def _find(item: str, condition: Callable[[Case], bool], count: int, seed: int, few: bool) -> Case | None:
     """The smallest case, of so many drawn ones, that meets the condition."""
+    if count < 1 or OPERATORS[item].draw is None:
+        return None
     from hypothesis import Phase, find, settings
     from hypothesis.errors import NoSuchExample
 
-    from parity.suite import strategies
-
-    if count < 1 or item not in (table := strategies.table(few)):
-        return None
     source = Random(zlib.crc32(f"{item}/{seed}".encode()))
     chosen = settings(max_examples=count, database=None, deadline=None, phases=(Phase.generate, Phase.shrink))
     with suppress(NoSuchExample), _nothing_from_sources():
-        found: Case = find(table[item], condition, settings=chosen, random=source)
+        found: Case = find(strategy(item, few), condition, settings=chosen, random=source)
         return found
     return None
 

@@ -8,20 +8,18 @@ batch's own statistics, no image is sure, and nothing is said. In float64 nearly
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
-from parity.suite.truth import forward, loss
+from parity.suite import loss, network
 from parity.verification.case import generator
 from parity.verification.judge import Label, Result, judge
 from triptych.describe.layers import BatchNorm
 from triptych.describe.protocol import Backend, Evaluation, Statistics, TrainingData
 from triptych.describe.spec import Experiment
+from triptych.describe.state import Key, State
 
-State = Mapping[str, Array]
 STATISTICS: tuple[Statistics, ...] = ("running", "batch")
 
 
@@ -30,7 +28,7 @@ def judge_evaluation(spec: Experiment, data: TrainingData, running: Backend, lab
 
     The split must fit one slice of `triptych.describe.protocol.evaluation_slices`. Judges cross-entropy only.
     """
-    state = {key: _moved(key, array) for key, array in running.export_state().items()}
+    state = running.export_state().map(_moved)
     running.import_state(state)
     norms = any(isinstance(layer, BatchNorm) for layer in spec.layers())
     results: list[Result] = []
@@ -47,16 +45,10 @@ def logits(spec: Experiment, state: State, data: TrainingData, r: Rounding, by_b
         x = Bounded.exact(data.images["test"], r.wide) - Bounded.constant(data.mean, r.wide)
         if data.scale is not None:
             x = x * Bounded.constant(data.scale, r.wide)
-        x = x.to(r)
+        x, held = x.to(r), {**state.parameters, **state.statistics}
         for layer in spec.layers():
-            x = forward.evaluate(layer, _own(layer.name, state), x, by_batch)
+            x = network.evaluated(layer, network.own(layer, held), x, by_batch)
         return x.to(r.wide)
-
-
-def _own(name: str, state: State) -> State:
-    """A layer's parameters and statistics, by their last names."""
-    layers = {key.partition("/")[2]: array for key, array in state.items() if not key.startswith("optimizer")}
-    return {key.rpartition(".")[2]: a for key, a in layers.items() if key.rpartition(".")[0] == name}
 
 
 def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label: Label) -> list[Result]:
@@ -74,21 +66,26 @@ def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label:
     )
 
 
-def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:
-    rows, first = np.arange(len(found)), s.value.argmax(axis=1)
+def leads(s: Bounded) -> Array:
+    """By how much each row's largest true logit leads beyond both limits; 0 or less where it is not sure."""
+    rows, first = np.arange(len(s)), s.value.argmax(axis=1)
     rivals = s.value.astype(np.float64) + s.error
     rivals[rows, first] = -np.inf
-    lead = (s.value[rows, first] - s.error[rows, first]).astype(np.float64) - rivals.max(axis=1)
-    sure = int(np.count_nonzero(lead > 0))
-    wrong = int(np.count_nonzero((lead > 0) & (first != found)))
+    found: Array = (s.value - s.error)[rows, first].astype(np.float64) - rivals.max(axis=1)
+    return found
+
+
+def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:
+    lead, differ = leads(s), s.value.argmax(axis=1) != found
+    sure, wrong = int(np.count_nonzero(lead > 0)), int(np.count_nonzero((lead > 0) & differ))
     quantity = f"predictions, {statistics} statistics"
     if wrong:
         return [label.failure(quantity, f"{wrong} of {sure} sure ones are wrong")]
     return [label.result(quantity, True, 0.0, note=f"{sure} of {len(found)} sure, all right")] if sure else []
 
 
-def _moved(key: str, array: Array) -> Array:
-    rng = generator("evaluation", key)
-    if key.endswith("running_mean"):
+def _moved(key: Key, array: Array) -> Array:
+    rng = generator("evaluation", str(key))
+    if key.last == "running_mean":
         return array + 0.3 * rng.normal(size=array.shape)
-    return array + rng.random(array.shape) if key.endswith("running_var") else array
+    return array + rng.random(array.shape) if key.last == "running_var" else array

@@ -8,7 +8,7 @@ any trace of any experiment's first step.
 
 JAX is traced operation by operation. In a compiled program a value that two kernels need may be computed in
 both, with and without fused multiply-add: the one that leaves the program need not be the one that was used.
-What is compiled is judged layer by layer (parity.suite.subjects.jax_side), and by its predictions here.
+What is compiled is judged layer by layer (parity.suite.backends.jax), and by its predictions here.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
+from parity.suite import network, optim
+from parity.suite.backends import unfused
 from parity.suite.evaluation import judge_evaluation
-from parity.suite.subjects import unfused
-from parity.suite.truth import dense, network, optim
+from parity.suite.registry import in_network
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Inputs, Place
 from triptych.cifar10.preprocess import fit
 from triptych.describe.init import initial_parameters
-from triptych.describe.layers import initial_statistics, is_weight
+from triptych.describe.layers import Layer, initial_statistics, is_weight
 from triptych.describe.network import Model
-from triptych.describe.protocol import State, Steps, TrainingData, create, plan_steps
+from triptych.describe.protocol import Steps, TrainingData, create, plan_steps
 from triptych.describe.spec import Data, Device, Experiment, Initialization, Objective, Optimization, Training
+from triptych.describe.state import State
 
-MODEL = Item("model", dense.linear)
-"""Its truth is each layer's own."""
+MODEL = Item("model", lambda inputs, settings, r: {})
+"""What is expected is each layer's own."""
 CASES = {
     "one layer": Model(hidden=()),
     "MLP": Model(hidden=(12, 8), slope=0.02),
@@ -110,7 +112,7 @@ def judge_trace(
     r = rounding(label.place.dtype, label.place.device)
     fresh = initial_statistics(spec.layers())
     winograd_too = label.backend == "jax" and label.place.device == "cpu"
-    wanted, keys = trace_truths(spec, parameters, fresh, trace, labels, steps, r, winograd_too)
+    wanted, keys = expected_trace(spec, parameters, fresh, trace, labels, steps, r, winograd_too)
     actual = {name: traced(trace, key, r) for name, key in keys.items() if key in trace}
     return judge({name: wanted[name] for name in keys}, actual, label)
 
@@ -120,7 +122,7 @@ def traced(trace: Inputs, key: str, r: Rounding) -> Array:
     return r.wide.nearest(trace[key]) if key == "loss" else np.asarray(trace[key])
 
 
-def trace_truths(
+def expected_trace(
     spec: Experiment,
     parameters: Inputs,
     statistics: Inputs,
@@ -130,55 +132,46 @@ def trace_truths(
     r: Rounding,
     winograd_too: bool = False,
 ) -> tuple[dict[str, Bounded], dict[str, str]]:
-    """`<layer> <quantity>`, `loss` and `loss ds` to truths on what the trace says each layer was given, and
-    to the trace's keys. Behind batch norm also `<layer> running_mean` and `running_var`, which no trace has.
+    """`<layer> <quantity>`, `loss` and `loss ds` to expected values on what the trace says each layer was
+    given, and to the trace's keys. Running statistics, which no trace has, are `<layer> running_mean` etc.
     """
     found: dict[str, Bounded] = {}
     keys: dict[str, str] = {}
+    masks = {name: mask[0] for name, mask in steps.masks.items()}
     for before, layer in pairwise((None, *spec.layers())):
         assert layer is not None
+        named = _named(before, layer, parameters, trace)
+        inputs, settings, expected = network.of_layer(layer, parameters, statistics, masks, r, winograd_too)
         came = "input" if before is None else f"activation/{before.name}"
-        named = {f"activation/{layer.name}": "y"}
-        if before is not None and f"gradient/{before.name}" in trace:
-            named[f"gradient/{before.name}"] = "dx"
-        own = [key for key in parameters if key.rpartition(".")[0] == layer.name]
-        named |= {f"gradient/{key}": network.GRADIENTS[key.rpartition(".")[2]] for key in own}
-        masks = {name: mask[0] for name, mask in steps.masks.items()}
-        inputs, settings, truth = network.of_layer(layer, parameters, statistics, masks, r, winograd_too)
-        # Before the first trained layer there are no gradients; what y asks of dy is its shape.
+        # Before the first trained layer there are no gradients.
         nothing = np.zeros_like(trace[f"activation/{layer.name}"])
         # The images come in float32, and a bfloat16 network rounds them.
         given = {**inputs, "x": r.nearest(trace[came]), "dy": trace.get(f"gradient/{layer.name}", nothing)}
         with np.errstate(all="ignore"):
-            quantities = truth(given, {**settings, "need_dx": "dx" in named.values()}, r)
-            for key in own:
-                if is_weight(key):
-                    name = named[f"gradient/{key}"]
+            quantities = expected(given, {**settings, "need_dx": "dx" in named.values()}, r)
+            for key in filter(is_weight, parameters):
+                if name := named.get(f"gradient/{key}"):
                     gradient = quantities[name].to(r.wide)
                     quantities[name] = network.with_penalty(gradient, parameters[key], spec.objective)
         for key, name in named.items():
             found[f"{layer.name} {name}"], keys[f"{layer.name} {name}"] = quantities[name], key
-        found |= {f"{layer.name} {name}": quantities[name] for name in STATISTICS if name in quantities}
+        found |= {f"{layer.name} {name}": quantities[name] for name in in_network(layer).statistics}
     last = spec.layers()[-1].name
     keys |= {"loss": "loss", "loss ds": f"gradient/{last}"}
-    return found | _loss(spec, parameters, trace[f"activation/{last}"], labels, r), keys
+    with np.errstate(all="ignore"):  # of a bfloat16 network in float32
+        ends = network.loss(spec.objective, trace[f"activation/{last}"], labels.astype(np.int64), r.wide)
+        found["loss"] = network.total(ends, parameters, spec.objective, r.wide)
+        found["loss ds"] = ends["ds"].to(r)
+    return found, keys
 
 
-STATISTICS = ("running_mean", "running_var")
-
-
-def _loss(
-    spec: Experiment, parameters: Inputs, logits: Array, labels: Array, r: Rounding
-) -> dict[str, Bounded]:
-    """The loss and its gradient by the logits, of a bfloat16 network in float32."""
-    objective = spec.objective
-    inputs = {"s": logits, "labels": labels.astype(np.int64)}
-    with np.errstate(all="ignore"):
-        found = network.LOSSES[objective.loss](inputs, {"smoothing": objective.label_smoothing}, r.wide)
-        value = found["L"].mean()
-        if objective.l2:
-            value = value + network.penalty(parameters, objective, r.wide)
-        return {"loss": value, "loss ds": found["ds"].to(r)}
+def _named(before: Layer | None, layer: Layer, parameters: Inputs, trace: Inputs) -> dict[str, str]:
+    """The trace's keys of what a layer gives, to the names of its quantities."""
+    named = {f"activation/{layer.name}": "y"}
+    if before is not None and f"gradient/{before.name}" in trace:
+        named[f"gradient/{before.name}"] = "dx"
+    gradients, own = in_network(layer).gradients, network.own(layer, parameters)
+    return named | {f"gradient/{layer.name}.{last}": gradients[last] for last in own}
 
 
 def judge_update(
@@ -199,16 +192,16 @@ def judge_update(
         inputs = {"theta": r.wide.nearest(theta), "g": trace[f"gradient/{name}"][None]}
         with np.errstate(all="ignore"):
             found = optim.steps(inputs, how, r.wide)
-        keys = {slot: f"optimizer/{slot}/{name}" for slot in found} | {"theta": f"parameters/{name}"}
         for slot, value in found.items():
             quantity = f"{name} {'updated' if slot == 'theta' else slot}"
-            wanted[quantity], actual[quantity] = value[0], after[keys[slot]]
+            stored = after.parameters if slot == "theta" else after.slots[slot]
+            wanted[quantity], actual[quantity] = value[0], stored[name]
     fresh = initial_statistics(spec.layers())
-    truths, _ = trace_truths(spec, parameters, fresh, trace, labels, steps, r)
+    truths, _ = expected_trace(spec, parameters, fresh, trace, labels, steps, r)
     for key in fresh:
         layer, _, which = key.rpartition(".")
         wanted[f"{layer} {which}"] = truths[f"{layer} {which}"]
-        actual[f"{layer} {which}"] = after[f"statistics/{key}"]
+        actual[f"{layer} {which}"] = after.statistics[key]
     return judge(wanted, actual, label)
 
 

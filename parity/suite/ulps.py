@@ -14,7 +14,7 @@ import numpy as np
 
 from parity.bounds import rounding
 from parity.bounds.rounding import ROUNDINGS, Array
-from parity.suite.subjects import installed
+from parity.suite.backends import installed
 from parity.verification.case import generator
 from parity.verification.place import Place
 from triptych.errors import UserError

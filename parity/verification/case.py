@@ -1,18 +1,22 @@
-"""One set of inputs, and where random ones come from: the same in every process.
+"""A `Case` is one set of inputs; and the table of cases for a layer of which only the shapes are known.
 
-Floating inputs are float64 here and rounded to the judged format before anyone sees them.
+Floating inputs are float64 here and rounded to the judged format before anyone sees them. Random numbers are
+the same in every process. `generated` makes from shapes: ordinary numbers, exact zeros of both signs, whole
+numbers (ties), constant rows, a mean of 1e4 with deviation 1, numbers as large as 1e4 and 1e15 and as small
+as 1e-20. From arrays it takes what is given. From both: one sample, and memory that is not contiguous.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from parity.bounds.rounding import Array, Rounding
+from parity.errors import UsageError
 
 Layout = Literal["plain", "strided", "channels-last"]
 
@@ -59,3 +63,68 @@ def planted(array: Array, rng: np.random.Generator, value: float, share: float =
     chosen = rng.permutation(flat.size)[: max(1, int(share * flat.size))]
     flat[chosen] = value
     return flat.reshape(array.shape)
+
+
+Given = Mapping[str, int | tuple[int, ...] | Array]
+"""Name to a shape or an array."""
+
+KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
+    "ordinary": lambda x, rng: x,
+    "exact zeros of both signs": lambda x, rng: planted(planted(x, rng, 0.0), rng, -0.0),
+    "whole numbers, ties": lambda x, rng: np.round(x),
+    "constant rows": lambda x, rng: np.broadcast_to(x[..., :1], x.shape).copy() if x.ndim else x,
+    "mean 1e4, deviation 1": lambda x, rng: x + 1e4,
+    "large, 1e4": lambda x, rng: 1e4 * x,
+    "huge, 1e15": lambda x, rng: 1e15 * x,
+    "tiny, 1e-20": lambda x, rng: 1e-20 * x,
+}
+"""What is done to the inputs; parameters stay ordinary."""
+AT_KINKS = ("exact zeros of both signs", "whole numbers, ties", "constant rows")
+ONE_SAMPLE, STRIDED = "one sample", "not contiguous"
+
+
+def generated(
+    name: str,
+    inputs: Given,
+    parameters: Given,
+    own: Mapping[str, Mapping[str, Array]],
+    without: Sequence[str],
+) -> list[Case]:
+    """The table, without dy; raises UsageError for names and shapes that make none."""
+    if not inputs:
+        raise UsageError('inputs: expected at least one, such as {"x": (32, 64)}')
+    shapes_only = not any(isinstance(value, np.ndarray) for value in inputs.values())
+    rows: dict[str, Case] = {}
+    for kind, change in (KINDS if shapes_only else {"given": lambda x, rng: x}).items():
+        arrays = {key: drawn(name, kind, key, given) for key, given in {**inputs, **parameters}.items()}
+        for key in (key for key in inputs if arrays[key].dtype.kind == "f"):
+            arrays[key] = change(arrays[key], generator(name, kind, key))
+        rows[kind] = Case(name, kind, arrays)
+    base = next(iter(rows.values()))
+    sizes = {np.shape(base.inputs[key])[:1] for key in inputs}
+    if len(sizes) == 1 and sizes != {()}:
+        rows[ONE_SAMPLE] = replace(
+            base, name=ONE_SAMPLE, inputs={**base.inputs, **{k: base.inputs[k][:1] for k in inputs}}
+        )
+    rows[STRIDED] = replace(base, name=STRIDED, layout="strided")
+    for kind, some in own.items():
+        unknown = set(some) - {*inputs, *parameters}
+        if unknown:
+            expected = sorted(base.inputs)
+            raise UsageError(f"cases: {kind!r} gives {sorted(unknown)}; expected names among {expected}")
+        given = {key: np.asarray(array) for key, array in some.items()}
+        rows[kind] = Case(name, kind, {**base.inputs, **given})
+    for kind in without:
+        if kind not in rows:
+            raise UsageError(f"without: expected case names among {', '.join(rows)}; got {kind!r}")
+    return [case for kind, case in rows.items() if kind not in without]
+
+
+def drawn(name: str, kind: str, key: str, given: Any) -> Array:
+    """An input: the array that is given, or normal numbers of the shape that is given."""
+    if isinstance(given, np.ndarray):
+        return given.astype(np.float64) if given.dtype.kind == "f" else given
+    shape = (given,) if isinstance(given, int) else given
+    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 1 for n in shape):
+        raise UsageError(f"{key}: expected a shape of sizes of at least 1, or a NumPy array, got {given!r}")
+    return generator(name, kind, key, "values").normal(size=shape)

@@ -16,18 +16,15 @@ the layers that fail the first one tells where to look.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
+from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, rounding
 from parity.errors import UsageError
 from parity.verification import estimate
 from parity.verification.adapters import Implementation, Model, Signature, built, is_torch_module
-from parity.verification.case import Case, generator
-from parity.verification.judge import Item, Label
-from parity.verification.judging import Unjudged, check_repeats, hidden_cast, judged
+from parity.verification.case import Case, Given, drawn
+from parity.verification.judge import Item, check_repeats, compare, with_upstream
 from parity.verification.place import Place
 from parity.verification.report import Report
 
@@ -41,7 +38,7 @@ LIMITS = (
 def verify_model(
     name: str,
     *,
-    inputs: Mapping[str, Any],
+    inputs: Given,
     reference: Any,
     port: Any,
     layers: Mapping[str, str] | None = None,
@@ -76,40 +73,27 @@ def verify_model(
     original = built("reference", Model(reference, {key: key for key in layers}, dict), signature)
     ported = built("port", Model(port, layers, convert), signature)
     place = Place(dtypes[0])
-    shape = original.shape(case.arrays(rounding(place.dtype)), place)
-    case = replace(case, inputs={**case.inputs, "dy": generator(name, "dy").normal(size=shape)})
+    case = with_upstream(case, original, place)
     for one in (original, ported):
         check_repeats(one, case, place)
-    return _compared(name, original, ported, case, dtypes)
+    return _compared(Item(name, lambda i, s, r: {}, tuple(dtypes)), original, ported, case)
 
 
-def _compared(
-    name: str, original: Implementation, ported: Implementation, case: Case, dtypes: Sequence[str]
-) -> Report:
-    results, notes = [], Unjudged()
-    order: list[str] = []
-    for dtype in dtypes:
-        noise = estimate.noise(original, case, "float32" if dtype == "float64" else dtype)
-        expected = estimate.limits(original, [noise], case, rounding(dtype))
-        order = list(expected)
-        label = Label(Item(name, lambda i, s, r: {}, tuple(dtypes)), case, "port", Place(dtype))
-        results += judged(ported, case, expected, label, notes)
-        results += hidden_cast(ported, case, label)
-    failed = {result.quantity for result in results if not result.passed}
-    first = next((key for key in order if key in failed), "")
-    limits = LIMITS.format(n=estimate.SAMPLES)
-    return Report(name, tuple(results), limits, notes.lines(), "reference", first)
+def _compared(item: Item, original: Implementation, ported: Implementation, case: Case) -> Report:
+    def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:
+        r = rounding(dtype)
+        values, wider = estimate.reference_values(original, case.arrays(r), r)
+        return estimate.limits(values, wider, [estimate.noise(original, case, dtype)], r)
+
+    results, notes = compare(item, [ported], [case], expected)
+    first = next((result.quantity for result in results if not result.passed), "")
+    return Report(item.name, results, LIMITS.format(n=estimate.SAMPLES), notes, "reference", first)
 
 
-def _case(name: str, inputs: Mapping[str, Any], state: Mapping[str, Array]) -> Case:
-    arrays: dict[str, Array] = {}
-    for key, given in inputs.items():
-        drawn = given if isinstance(given, np.ndarray) else generator(name, key).normal(size=given)
-        arrays[key] = drawn.astype(np.float64) if drawn.dtype.kind == "f" else drawn
-    if set(arrays) & set(state):
-        raise UsageError(
-            f"inputs: {sorted(set(arrays) & set(state))} are names of parameters too; choose others"
-        )
+def _case(name: str, inputs: Given, state: Mapping[str, Array]) -> Case:
+    arrays = {key: drawn(name, "as given", key, given) for key, given in inputs.items()}
+    if taken := sorted(set(arrays) & set(state)):
+        raise UsageError(f"inputs: {taken} are names of parameters too; choose others")
     return Case(name, "as given", arrays | dict(state))
 
 

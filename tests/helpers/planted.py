@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 from parity.runs.locate import Report, Side, locate
 from tests.helpers import small
 from triptych.describe.network import Model
-from triptych.describe.protocol import Backend, State, StepResults, Steps, TrainingData, create
+from triptych.describe.protocol import Backend, StepResults, Steps, TrainingData, create
 from triptych.describe.spec import BackendName, Data, Experiment, Initialization, Optimization, Training
+from triptych.describe.state import State
 
 STEP = 2
 """Steps taken before the wrong one, unless a test says otherwise: it is the third."""
@@ -41,9 +42,9 @@ class Planted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
+    def import_state(self, state: State) -> None:
         given = self.wrong.given
-        self.inner.import_state(given(dict(state)) if given else state)
+        self.inner.import_state(given(state) if given else state)
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         return self._call(self.inner.trace, steps)

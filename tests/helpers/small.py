@@ -13,6 +13,7 @@ from triptych.describe.init import initial_parameters
 from triptych.describe.network import Model
 from triptych.describe.protocol import Backend, Steps, TrainingData, create, plan_steps
 from triptych.describe.spec import BackendName, Data, Experiment, Initialization, Optimization, Training
+from triptych.describe.state import State
 
 BACKENDS: tuple[BackendName, ...] = ("numpy", "jax", "torch")
 
@@ -60,8 +61,19 @@ def started(name: BackendName, spec: Experiment, training: TrainingData) -> Back
     return backend
 
 
-def differences(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> dict[str, float]:
+Arrays = State | Mapping[str, np.ndarray]
+
+
+def named(arrays: Arrays) -> Mapping[str, np.ndarray]:
+    """A state's arrays by their names in a checkpoint, or any others as they are."""
+    if not isinstance(arrays, State):
+        return arrays
+    return {str(key): array for key, array in arrays.arrays().items()}
+
+
+def differences(left: Arrays, right: Arrays) -> dict[str, float]:
     """Largest difference of each array over the largest magnitude in it (or over 1e-300 if all 0)."""
+    left, right = named(left), named(right)
     assert left.keys() == right.keys()
     return {
         key: float(np.abs(left[key] - right[key]).max() / max(np.abs(left[key]).max(), 1e-300))
@@ -69,12 +81,8 @@ def differences(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray])
     }
 
 
-def floats(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state's parameters and moments, without the count of updates."""
-    assert state["optimizer/updates"].dtype == np.int64
-    return {key: array for key, array in state.items() if key != "optimizer/updates"}
-
-
-def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray], limit: float) -> None:
+def assert_same(left: Arrays, right: Arrays, limit: float) -> None:
+    if isinstance(left, State) and isinstance(right, State):
+        assert left.updates == right.updates
     worst = max(differences(left, right).items(), key=lambda item: item[1])
     assert worst[1] <= limit, f"{worst[0]} differs by {worst[1]:.2e} of its largest value"

@@ -20,7 +20,7 @@ import pytest
 
 import triptych.train.loop
 from tests.helpers import tiny
-from triptych.study import plan
+from triptych.study import plan, table
 from triptych.study.__main__ import main as study
 from triptych.study.plan import Planned
 
@@ -45,6 +45,12 @@ def install(patch: Callable[[Any, str, Any], None]) -> None:
 def call(root: Path, *words: str) -> int:
     """The exit code of `python -m triptych study run ...` in NumPy."""
     return study(["run", *words, "--backend", "numpy", "--root", str(root)])
+
+
+def listed(root: Path) -> int:
+    """The exit code of `triptych study list`, without any published run."""
+    table.write(root / "published", table.Table())
+    return study(["list", "--root", str(root), "--published", str(root / "published")])
 
 
 def process(root: Path, moment: str, *words: str) -> subprocess.CompletedProcess[str]:

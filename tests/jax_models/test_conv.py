@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_models import conv, winograd
+from jax_models import conv
+from jax_models.cpu import winograd
 from numpy_ref import conv as reference
-from triptych.describe.layers import Window
+from triptych.describe.given import Given
+from triptych.describe.layers import Conv2d, MaxPool2d, Window
 from triptych.errors import UserError
 
 # Rounding of sums of at most a few thousand products, relative to the largest entry.
@@ -83,7 +85,7 @@ def vendor_conv(x: Any, W: Any, dy: Any, window: Window) -> Any:
 
 
 def public_conv(x: Any, W: Any, dy: Any, window: Window) -> Any:
-    y, backward = jax.vjp(partial(conv.conv2d, window=window), x, W)
+    y, backward = jax.vjp(partial(conv.conv2d, b=None, window=window), x, W)
     return y, *backward(dy)
 
 
@@ -103,7 +105,7 @@ def draw(rng: np.random.Generator, case: Any) -> tuple[np.ndarray, ...]:
 def truth_of(arrays: tuple[np.ndarray, ...], window: Window) -> tuple[np.ndarray, ...]:
     """y, dx and dW by the reference, in our layouts."""
     x, W, dy = arrays
-    y, cache = reference.conv2d_forward(x, W, None, window)
+    y, cache = reference.conv2d(x, W, None, window)
     dx, dW, _ = reference.conv2d_backward(dy, cache, W)
     assert dx is not None
     return last(y), last(dx), conv.to_internal(dW)
@@ -181,7 +183,7 @@ def test_max_pool(rng: np.random.Generator, case: Any, form: Any, kinds: tuple[s
     for kind in kinds:
         x = planted(rng, (batch, channels, height, width), kind)
         dy = rng.normal(size=(batch, channels, *window.output(height, width)))
-        y, cache = reference.max_pool2d_forward(x, window)
+        y, cache = reference.max_pool2d(x, window)
         actual_y, dx = compiled(jnp.asarray(last(x)), jnp.asarray(last(dy)))
         np.testing.assert_array_equal(actual_y, last(y), kind, strict=True)
         truth = last(reference.max_pool2d_backward(dy, cache))
@@ -193,7 +195,7 @@ def test_max_pool_in_fewer_bits(rng: np.random.Generator, dtype: str) -> None:
     """Values and gradients are exact in both: small integers."""
     window = Window((3, 3), (2, 2), (1, 1))
     x, dy = rng.integers(0, 9, (2, 4, 8, 8)), rng.integers(-4, 5, (2, 4, 4, 4))
-    y, cache = reference.max_pool2d_forward(x.astype(np.float64), window)
+    y, cache = reference.max_pool2d(x.astype(np.float64), window)
     compiled = jax.jit(partial(public_pool, window=window))
     actual_y, dx = compiled(jnp.asarray(last(x), dtype), jnp.asarray(last(dy), dtype))
     assert actual_y.dtype == dx.dtype == dtype
@@ -206,7 +208,7 @@ def test_max_pool_in_fewer_bits(rng: np.random.Generator, dtype: str) -> None:
 def small_step(W: jax.Array, x: jax.Array, dy: jax.Array) -> jax.Array:
     """One descent step through a convolution and a pool."""
     window = Window((3, 3), (2, 2), (1, 1))
-    _, backward = jax.vjp(lambda W: conv.max_pool2d(conv.conv2d(x, W, SAME), window), W)
+    _, backward = jax.vjp(lambda W: conv.max_pool2d(conv.conv2d(x, W, None, SAME), window), W)
     return W - 1e-3 * backward(dy)[0]
 
 
@@ -238,29 +240,29 @@ def test_under_vmap(rng: np.random.Generator) -> None:
 def test_modules(rng: np.random.Generator) -> None:
     """A bias, parameters in float32 under activations in bfloat16, and the translation of weights."""
     with jax.enable_x64(False):
-        layer = conv.Conv2d(4, 5, SAME, bias=True)
+        layer = conv.Conv2d(Conv2d("conv", 4, 5, SAME, bias=True))
         assert layer.weight[...].shape == (3, 3, 4, 5)
-        assert conv.Conv2d(4, 5, SAME, bias=False).bias is None
+        assert conv.Conv2d(Conv2d("conv", 4, 5, SAME, bias=False)).bias is None
         x, W, b = rng.normal(size=(2, 4, 6, 6)), rng.normal(size=(5, 4, 3, 3)), rng.normal(size=5)
         layer.weight[...] = jnp.asarray(conv.to_internal(W), jnp.float32)
         assert layer.bias is not None
         layer.bias[...] = jnp.asarray(b, jnp.float32)
-        truth = reference.conv2d_forward(x, W, b, SAME)[0]
+        truth = reference.conv2d(x, W, b, SAME)[0]
         for dtype in ("float32", "bfloat16"):
-            assert_near(layer(jnp.asarray(last(x), dtype)), last(truth), dtype)
+            assert_near(layer(jnp.asarray(last(x), dtype), Given()), last(truth), dtype)
     np.testing.assert_array_equal(conv.to_canonical(conv.to_internal(W)), W)
-    pooled = conv.MaxPool2d(Window((2, 2), (2, 2)))(jnp.asarray(last(x)))
+    pooled = conv.MaxPool2d(MaxPool2d("pool", Window((2, 2), (2, 2))))(jnp.asarray(last(x)), Given())
     assert pooled.shape == (2, 3, 3, 4)
 
 
 def test_shapes_that_do_not_fit() -> None:
     x = jnp.zeros((2, 4, 4, 3))
     with pytest.raises(UserError, match=r"expected x \(B, H, W, C\) .* got x \(2, 4, 4, 3\)"):
-        conv.conv2d(x, jnp.zeros((3, 3, 4, 5)), SAME)
+        conv.conv2d(x, jnp.zeros((3, 3, 4, 5)), None, SAME)
     with pytest.raises(UserError, match=r"W \(3, 3, C, O\)"):
-        conv.conv2d(x, jnp.zeros((5, 5, 3, 5)), SAME)
+        conv.conv2d(x, jnp.zeros((5, 5, 3, 5)), None, SAME)
     with pytest.raises(UserError, match="smaller than the kernel"):
-        conv.conv2d(x, jnp.zeros((5, 5, 3, 5)), Window((5, 5)))
+        conv.conv2d(x, jnp.zeros((5, 5, 3, 5)), None, Window((5, 5)))
     with pytest.raises(UserError, match=r"max-pool: expected x \(B, H, W, C\), got \(4, 4, 3\)"):
         conv.max_pool2d(x[0], SAME)
     with pytest.raises(UserError, match="smaller than the kernel"):

@@ -46,12 +46,12 @@ def assert_close(hand: np.ndarray, truth: np.ndarray) -> None:
 def test_linear(rng: np.random.Generator) -> None:
     x, W, b = rng.normal(size=(5, 4)), rng.normal(size=(3, 4)), rng.normal(size=3)
     dy = rng.normal(size=(5, 3))
-    _, cache = dense.linear_forward(x, W, b)
+    _, cache = dense.linear(x, W, b)
     dx, dW, db = dense.linear_backward(dy, cache, W)
     assert dx is not None
-    assert_close(dx, numeric(lambda x: float((dense.linear_forward(x, W, b)[0] * dy).sum()), x))
-    assert_close(dW, numeric(lambda W: float((dense.linear_forward(x, W, b)[0] * dy).sum()), W))
-    assert_close(db, numeric(lambda b: float((dense.linear_forward(x, W, b)[0] * dy).sum()), b))
+    assert_close(dx, numeric(lambda x: float((dense.linear(x, W, b)[0] * dy).sum()), x))
+    assert_close(dW, numeric(lambda W: float((dense.linear(x, W, b)[0] * dy).sum()), W))
+    assert_close(db, numeric(lambda b: float((dense.linear(x, W, b)[0] * dy).sum()), b))
 
 
 def test_linear_is_the_matrix_of_the_derivation() -> None:
@@ -70,8 +70,8 @@ def test_linear_is_the_matrix_of_the_derivation() -> None:
 @pytest.mark.parametrize("slope", [0.0, 0.02, 1.7])
 def test_leaky_relu(rng: np.random.Generator, slope: float) -> None:
     x, dy = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
-    dx = dense.leaky_relu_backward(dy, dense.leaky_relu_forward(x, slope)[1], slope)
-    assert_close(dx, numeric(lambda x: float((dense.leaky_relu_forward(x, slope)[0] * dy).sum()), x))
+    dx = dense.leaky_relu_backward(dy, dense.leaky_relu(x, slope)[1], slope)
+    assert_close(dx, numeric(lambda x: float((dense.leaky_relu(x, slope)[0] * dy).sum()), x))
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0])
@@ -83,62 +83,60 @@ def test_leaky_relu_uses_the_slope_at_exactly_zero(rng: np.random.Generator, zer
 
 def test_dropout(rng: np.random.Generator) -> None:
     x, dy, keep = rng.normal(size=(6, 5)), rng.normal(size=(6, 5)), rng.random((6, 5)) > 0.3
-    out = dense.dropout_forward(x, keep, 0.3)
+    out = dense.dropout(x, keep, 0.3)
     np.testing.assert_array_equal(out[~keep], 0)
     np.testing.assert_allclose(out[keep], x[keep] / 0.7, rtol=1e-15)
     dx = dense.dropout_backward(dy, keep, 0.3)
-    assert_close(dx, numeric(lambda x: float((dense.dropout_forward(x, keep, 0.3) * dy).sum()), x))
+    assert_close(dx, numeric(lambda x: float((dense.dropout(x, keep, 0.3) * dy).sum()), x))
 
 
 def test_softmax(rng: np.random.Generator) -> None:
     s, dp = rng.normal(size=(4, 10)), rng.normal(size=(4, 10))
-    ds = loss.softmax_backward(dp, loss.softmax_forward(s))
-    assert_close(ds, numeric(lambda s: float((loss.softmax_forward(s) * dp).sum()), s))
+    ds = loss.softmax_backward(dp, loss.softmax(s))
+    assert_close(ds, numeric(lambda s: float((loss.softmax(s) * dp).sum()), s))
 
 
 def test_softmax_jacobian_is_the_reports() -> None:
     """diag(x) - x x^T (eq. 18), formed whole."""
-    p = loss.softmax_forward(np.array([[0.3, -1.2, 2.0]]))
+    p = loss.softmax(np.array([[0.3, -1.2, 2.0]]))
     jacobian = np.concatenate([loss.softmax_backward(np.eye(3)[[i]], p) for i in range(3)])
     np.testing.assert_allclose(jacobian, np.diag(p[0]) - np.outer(p[0], p[0]), atol=1e-16)
 
 
 def test_softmax_stands_huge_logits() -> None:
-    p = loss.softmax_forward(np.array([[1e4, 0.0, -1e4]]))
+    p = loss.softmax(np.array([[1e4, 0.0, -1e4]]))
     np.testing.assert_array_equal(p, [[1.0, 0.0, 0.0]])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_alone(rng: np.random.Generator, smoothing: float) -> None:
-    p = loss.softmax_forward(rng.normal(size=(4, 10)))
+    p = loss.softmax(rng.normal(size=(4, 10)))
     t = loss.targets(np.array([3, 0, 9, 3]), 10, smoothing, p.dtype)
     gradient = loss.cross_entropy_backward(p, t)
-    assert_close(gradient, numeric(lambda p: float(loss.cross_entropy_forward(p, t).mean()), p))
+    assert_close(gradient, numeric(lambda p: float(loss.cross_entropy(p, t).mean()), p))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_fused_and_separate_softmax_cross_entropy_agree(rng: np.random.Generator, smoothing: float) -> None:
     s = 3 * rng.normal(size=(7, 10))
     t = loss.targets(rng.integers(0, 10, 7), 10, smoothing, s.dtype)
-    p = loss.softmax_forward(s)
+    p = loss.softmax(s)
     separate = loss.softmax_backward(loss.cross_entropy_backward(p, t), p)
     np.testing.assert_allclose(loss.softmax_cross_entropy_backward(s, t), separate, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(
-        loss.softmax_cross_entropy_forward(s, t), loss.cross_entropy_forward(p, t), rtol=1e-13
-    )
+    np.testing.assert_allclose(loss.softmax_cross_entropy(s, t), loss.cross_entropy(p, t), rtol=1e-13)
 
 
 def test_fused_gradient_is_p_minus_t_over_batch() -> None:
     """Eq. 36 with eq. 45-46, on numbers worked by hand: two classes, logits 0 and log 3."""
     s, t = np.log([[1.0, 3.0], [1.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
-    np.testing.assert_allclose(loss.softmax_cross_entropy_forward(s, t), [np.log(4), np.log(2)])
+    np.testing.assert_allclose(loss.softmax_cross_entropy(s, t), [np.log(4), np.log(2)])
     expected = np.array([[0.25 - 1, 0.75], [0.5, 0.5 - 1]]) / 2
     np.testing.assert_allclose(loss.softmax_cross_entropy_backward(s, t), expected, atol=1e-16)
 
 
 def test_fused_loss_stays_finite_where_the_separate_one_overflows() -> None:
     s, t = np.array([[2000.0, 0.0]]), np.array([[0.0, 1.0]])
-    np.testing.assert_array_equal(loss.softmax_cross_entropy_forward(s, t), [2000.0])
+    np.testing.assert_array_equal(loss.softmax_cross_entropy(s, t), [2000.0])
     np.testing.assert_array_equal(loss.softmax_cross_entropy_backward(s, t), [[1.0, -1.0]])
 
 
@@ -146,19 +144,19 @@ def test_fused_loss_stays_finite_where_the_separate_one_overflows() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_losses(rng: np.random.Generator, kind: str, smoothing: float) -> None:
     s, labels = rng.normal(size=(5, 10)), np.array([0, 9, 4, 4, 7], np.uint8)
-    gradient = loss.loss_backward(kind, s, labels, smoothing)
-    assert_close(gradient, numeric(lambda s: float(loss.loss_forward(kind, s, labels, smoothing).mean()), s))
+    gradient = loss.per_sample_backward(kind, s, labels, smoothing)
+    assert_close(gradient, numeric(lambda s: float(loss.per_sample(kind, s, labels, smoothing).mean()), s))
 
 
 def test_hinge_margin_of_exactly_zero_has_no_gradient() -> None:
     s, labels = np.array([[2.0, 1.0, 1.5]]), np.array([0])
-    np.testing.assert_allclose(loss.hinge_forward(s, labels), [0.5 / 3])
+    np.testing.assert_allclose(loss.hinge(s, labels), [0.5 / 3])
     np.testing.assert_allclose(loss.hinge_backward(s, labels), np.array([[-1.0, 0.0, 1.0]]) / 3)
 
 
 def test_l2(rng: np.random.Generator) -> None:
     W, V = rng.normal(size=(3, 4)), rng.normal(size=(2, 3))
-    assert_close(loss.l2_backward(W, 0.3), numeric(lambda W: loss.l2_forward([W, V], 0.3), W))
+    assert_close(loss.l2_penalty_backward(W, 0.3), numeric(lambda W: loss.l2_penalty([W, V], 0.3), W))
 
 
 @pytest.mark.parametrize("batch_norm", ["none", "manual"])
@@ -173,10 +171,10 @@ def test_whole_network(rng: np.random.Generator, hidden: tuple[int, ...], batch_
     masks = {f"dropout{i + 1}": rng.random((4, n)) > 0.3 for i, n in enumerate(hidden)}
 
     def value(_: np.ndarray) -> float:
-        return float(loss.loss_forward("cross_entropy", network.forward(x, masks)[0], labels).mean())
+        return float(loss.per_sample("cross_entropy", network.forward(x, masks)[0], labels).mean())
 
     logits, cache = network.forward(x, masks)
-    gradients = network.backward(loss.loss_backward("cross_entropy", logits, labels), cache)
+    gradients = network.backward(loss.per_sample_backward("cross_entropy", logits, labels), cache)
     assert gradients.keys() == parameters.keys()
     for name, gradient in gradients.items():
         theta = network.parameters[name]

@@ -20,7 +20,7 @@ def everything(folder: Path) -> dict[str, Any]:
         "metrics": metrics,
         "predictions": predictions,
         "step": newest and newest.step,
-        "state": newest and {name: _digest(array) for name, array in newest.state.items()},
+        "state": newest and {name: _digest(array) for name, array in newest.state.flat().items()},
         "damaged": damaged,
         "best": (summary["best_step"], summary["best_test_accuracy"]),
         "stopped_early": summary["stopped_early"],

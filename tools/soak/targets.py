@@ -30,6 +30,7 @@ from tools.soak.mutators import BINARY, TEXT, Mutator, mutated
 from triptych.cifar10 import binary, pickles, readers
 from triptych.errors import UserError
 from triptych.show import command
+from triptych.show.progress import Terminal
 from triptych.store import checkpoint
 from triptych.store.checkpoint import Checkpoint
 from triptych.store.run_dir import RunDirectory
@@ -157,7 +158,7 @@ def _run_files(run: Path, folder: Path) -> list[Target]:
     newest = checkpoint.listing(directory.checkpoints)[-1][1]
     found = checkpoint.load(newest)
     past = directory.read_metrics(found.step)
-    state = {name: array.tobytes() for name, array in found.state.items()}
+    state = {name: array.tobytes() for name, array in found.state.flat().items()}
     originals = {
         path: path.read_bytes() for path in (directory.config, directory.metrics, directory.summary, newest)
     }
@@ -176,7 +177,7 @@ def _run_files(run: Path, folder: Path) -> list[Target]:
 
     def read_checkpoint() -> bool:
         loaded = checkpoint.load(newest)
-        return {name: array.tobytes() for name, array in loaded.state.items()} == state
+        return {name: array.tobytes() for name, array in loaded.state.flat().items()} == state
 
     def read_config() -> bool:
         directory.check(config)
@@ -184,13 +185,13 @@ def _run_files(run: Path, folder: Path) -> list[Target]:
         return directory.read_config() == config
 
     def read_metrics() -> bool:
-        start = own_start(directory, what)
-        other_start(run, replace(what, training=replace(what.training, steps=99)))
+        start = own_start(directory, what, Terminal())
+        other_start(run, replace(what, training=replace(what.training, steps=99)), Terminal())
         return start is not None and start.records == past
 
     def read_summary() -> bool:
         with contextlib.redirect_stdout(io.StringIO()):
-            _report(directory.read_summary(), directory)
+            _report(directory.read_summary(), directory, Terminal())
         return directory.read_summary() == summary
 
     def text(path: Path, name: str, share: float, read: Callable[[], bool]) -> Target:
@@ -220,11 +221,11 @@ def _forged(folder: Path, found: Checkpoint, directory: RunDirectory) -> Target:
     place.restart_metrics(directory.read_metrics(found.step))
     odd: list[Any] = [None, True, -1, 2**70, 1.5, "x" * 2000, [], {}, float("1e308"), "\ud800", [[[]]]]
     arrays = [np.zeros(3), np.zeros((6, 3072), np.int64), np.array(-1), np.array(7, np.int32), np.zeros((0,))]
-    names = [*found.state, "parameters/other", "statistics/x", "\n"]
+    names = [*found.state.flat(), "parameters/other", "statistics/x", "\n"]
 
     def read(content: bytes) -> bool:
         draw = random.Random(content)
-        step, state, info = found.step, dict(found.state), dict(found.info)
+        step, state, info = found.step, found.state.flat(), dict(found.info)
         for _ in range(draw.randint(1, 3)):
             match draw.randrange(4):
                 case 0:
@@ -237,10 +238,11 @@ def _forged(folder: Path, found: Checkpoint, directory: RunDirectory) -> Target:
                     state.pop(draw.choice(names), None)
         if draw.random() < 0.1:
             step = draw.choice([0, 1, 2**62, found.step])
-        path = checkpoint.save(place.checkpoints, Checkpoint(step, state, info))
+        path = place.checkpoints / f"step-{step:08d}.safetensors"
+        path.write_bytes(checkpoint.encode(step, state, info))
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                start = own_start(place, tiny.settings(momentum=0.9))
+                start = own_start(place, tiny.settings(momentum=0.9), Terminal())
             return start is not None and start.records == place.read_metrics(found.step)
         finally:
             path.unlink()

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from triptych.describe.layers import Conv2d, Layer, Linear, Shape, parameter_shapes
+from triptych.describe.layers import Layer, Shape
 from triptych.describe.network import IMAGE_SHAPE, shapes
-from triptych.describe.protocol import optimizer_slots
 from triptych.describe.spec import Experiment
 
 _BYTES = {"float32": 4, "float64": 8, "bfloat16": 2}
@@ -21,7 +20,7 @@ class LayerCost:
     """One layer: its output's shape without the batch, parameter count, forward FLOPs an image."""
 
     layer: Layer
-    output: tuple[int, ...]
+    output: Shape
     parameters: int
     flops: int
 
@@ -33,21 +32,11 @@ def layer_costs(experiment: Experiment) -> list[LayerCost]:
         LayerCost(
             layer,
             output,
-            sum(math.prod(shape) for shape in parameter_shapes((layer,)).values()),
-            _flops(layer, output),
+            sum(math.prod(parameter.shape) for parameter in layer.traits.parameters.values()),
+            2 * layer.traits.products * math.prod(output),
         )
         for layer, output in zip(layers, shapes(layers)[1:], strict=True)
     ]
-
-
-def _flops(layer: Layer, output: Shape) -> int:
-    match layer:
-        case Linear(_, in_features, out_features):
-            return 2 * in_features * out_features
-        case Conv2d(_, in_channels, _, window):
-            return 2 * in_channels * math.prod(window.kernel) * math.prod(output)
-        case _:
-            return 0
 
 
 def step_flops(experiment: Experiment) -> int:
@@ -70,7 +59,7 @@ def step_bytes(experiment: Experiment) -> int:
     values = sum(math.prod(cost.output) for cost in costs if cost.flops)
     image = math.prod(IMAGE_SHAPE)
     activations = experiment.data.batch_size * (5 * compute * values + (1 + 3 * compute) * image)
-    return parameters * (6 + 2 * len(optimizer_slots(experiment.optimization))) + activations
+    return parameters * (6 + 2 * len(experiment.optimization.slots)) + activations
 
 
 def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]:
@@ -84,7 +73,7 @@ def memory_bytes(experiment: Experiment, images: int = 60_000) -> dict[str, int]
         "images (uint8)": images * math.prod(IMAGE_SHAPE),
         "parameters": parameters * master,
         "gradients": parameters * master,
-        "optimizer state": parameters * master * len(optimizer_slots(experiment.optimization)),
+        "optimizer state": parameters * master * len(experiment.optimization.slots),
         "activations and their gradients": experiment.data.batch_size * activations * _BYTES[dtype] * 2,
     }
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from triptych.describe import streams
-from triptych.describe.layers import is_weight, parameter_shapes
+from triptych.describe.layers import is_weight
 from triptych.describe.spec import Experiment
 
 
@@ -21,20 +21,21 @@ def initial_parameters(experiment: Experiment) -> dict[str, np.ndarray]:
 
     Each parameter has a stream of its own, so adding a layer leaves the others' values alone.
     """
-    shapes = parameter_shapes(experiment.layers())
-    weights = {name: shape for name, shape in shapes.items() if is_weight(name)}
-    fan_in = {name.rsplit(".", 1)[0]: math.prod(shape[1:]) for name, shape in weights.items()}
-    return {
-        name: _draw(experiment, name, shape, fan_in.get(name.rsplit(".", 1)[0], 0))
-        for name, shape in shapes.items()
-    }
+    fixed = {"ones": np.ones, "zeros": np.zeros}
+    found: dict[str, np.ndarray] = {}
+    for layer in experiment.layers():
+        for short, parameter in layer.traits.parameters.items():
+            name, shape = f"{layer.name}.{short}", parameter.shape
+            if parameter.start in fixed:
+                found[name] = fixed[parameter.start](shape)
+            else:
+                found[name] = _draw(experiment, name, shape, layer.traits.products)
+    return found
 
 
 def _draw(experiment: Experiment, name: str, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
     kind = experiment.initialization.init
     random = np.random.Generator(streams.bit_generator(experiment.training.seed, f"init/{name}"))
-    if name.endswith((".gamma", ".beta")):  # batch norm starts as the identity after normalising
-        return np.ones(shape) if name.endswith(".gamma") else np.zeros(shape)
     if kind == "framework":
         bound = 1.0 / math.sqrt(fan_in)
         return random.uniform(-bound, bound, shape)

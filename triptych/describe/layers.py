@@ -1,9 +1,14 @@
-"""What a network is made of: layer descriptions, the shapes they map, the parameters they ask for."""
+"""What a network is made of: each layer with all that the rest of the code must know of it.
+
+A new layer is one class here, with its `traits`; nothing else in this package names it but `network`.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -11,6 +16,30 @@ from triptych.errors import UserError
 
 Shape = tuple[int, ...]
 """Of one image's values: (features,) or (channels, height, width)."""
+
+
+class Parameter(NamedTuple):
+    """One trained array of a layer."""
+
+    shape: Shape
+    start: Literal["drawn", "ones", "zeros"] = "drawn"
+    """drawn: as the experiment's `Initialization` says, by the shape of the layer's weight."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the rest of the code must know of a layer. The defaults: no arrays, no products, same shape."""
+
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    """Short name to parameter. L2 regularization covers those called `weight`."""
+    statistics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Short name of a running statistic of the batch to where it starts (float64)."""
+    products: int = 0
+    """How many products one output value sums: FLOPs are twice that, and it is the weights' fan_in."""
+    output: Callable[[Shape], Shape] = lambda shape: shape
+    """One image's shape before the layer to that behind it; raises UserError where a window does not fit."""
+    drops: tuple[Shape, float] | None = None
+    """One image's shape of the mask that training draws, and the share of it that is dropped."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +84,16 @@ class Conv2d:
     window: Window
     bias: bool
 
+    @property
+    def traits(self) -> Traits:
+        weight = Parameter((self.out_channels, self.in_channels, *self.window.kernel))
+        bias = {"bias": Parameter((self.out_channels,))} if self.bias else {}
+        return Traits(
+            {"weight": weight} | bias,
+            products=self.in_channels * math.prod(self.window.kernel),
+            output=lambda shape: (self.out_channels, *self.window.output(*shape[1:])),
+        )
+
 
 @dataclass(frozen=True)
 class MaxPool2d:
@@ -63,12 +102,20 @@ class MaxPool2d:
     name: str
     window: Window
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(output=lambda shape: (shape[0], *self.window.output(*shape[1:])))
+
 
 @dataclass(frozen=True)
 class Flatten:
     """(B, C, H, W) to (B, C H W), channel by channel: the study's order."""
 
     name: str
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(output=lambda shape: (math.prod(shape),))
 
 
 @dataclass(frozen=True)
@@ -79,6 +126,15 @@ class Linear:
     in_features: int
     out_features: int
 
+    @property
+    def traits(self) -> Traits:
+        weight = Parameter((self.out_features, self.in_features))
+        return Traits(
+            {"weight": weight, "bias": Parameter((self.out_features,))},
+            products=self.in_features,
+            output=lambda _: (self.out_features,),
+        )
+
 
 @dataclass(frozen=True)
 class LeakyReLU:
@@ -86,6 +142,7 @@ class LeakyReLU:
 
     name: str
     slope: float
+    traits = Traits()
 
 
 @dataclass(frozen=True)
@@ -95,6 +152,10 @@ class Dropout:
     name: str
     features: int
     rate: float
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(drops=((self.features,), self.rate))
 
 
 @dataclass(frozen=True)
@@ -111,55 +172,37 @@ class BatchNorm:
     manual: bool
     """Backward derived by hand, or by the framework (NumPy has only the former)."""
 
+    @property
+    def traits(self) -> Traits:
+        shape = (self.features,)
+        return Traits(
+            {"gamma": Parameter(shape, "ones"), "beta": Parameter(shape, "zeros")},
+            {"running_mean": np.zeros(shape), "running_var": np.ones(shape)},
+        )
+
 
 Layer = Conv2d | MaxPool2d | Flatten | Linear | LeakyReLU | Dropout | BatchNorm
 
 
-def output_shape(layer: Layer, shape: Shape) -> Shape:
-    """The shape of one image's values behind the layer; raises UserError where a window does not fit."""
-    match layer:
-        case Conv2d():
-            return (layer.out_channels, *layer.window.output(*shape[1:]))
-        case MaxPool2d():
-            return (shape[0], *layer.window.output(*shape[1:]))
-        case Flatten():
-            return (math.prod(shape),)
-        case Linear():
-            return (layer.out_features,)
-        case _:
-            return shape
-
-
 def parameter_shapes(layers: tuple[Layer, ...]) -> dict[str, Shape]:
     """Canonical name to shape of every trained parameter, in layer order."""
-    shapes: dict[str, Shape] = {}
-    for layer in layers:
-        match layer:
-            case Conv2d(name, in_channels, out_channels, window, bias):
-                shapes[f"{name}.weight"] = (out_channels, in_channels, *window.kernel)
-                if bias:
-                    shapes[f"{name}.bias"] = (out_channels,)
-            case Linear(name, in_features, out_features):
-                shapes[f"{name}.weight"] = (out_features, in_features)
-                shapes[f"{name}.bias"] = (out_features,)
-            case BatchNorm(name, features):
-                shapes[f"{name}.gamma"] = shapes[f"{name}.beta"] = (features,)
-    return shapes
-
-
-def first_trained(layers: tuple[Layer, ...]) -> str:
-    """The name of the first layer with parameters: the gradient of its input is asked for by nobody."""
-    return next(layer.name for layer in layers if parameter_shapes((layer,)))
+    return {
+        f"{layer.name}.{name}": parameter.shape
+        for layer in layers
+        for name, parameter in layer.traits.parameters.items()
+    }
 
 
 def initial_statistics(layers: tuple[Layer, ...]) -> dict[str, np.ndarray]:
-    """Canonical name to float64 array: running means at 0 and running variances at 1."""
-    statistics: dict[str, np.ndarray] = {}
-    for layer in layers:
-        if isinstance(layer, BatchNorm):
-            statistics[f"{layer.name}.running_mean"] = np.zeros(layer.features)
-            statistics[f"{layer.name}.running_var"] = np.ones(layer.features)
-    return statistics
+    """Canonical name of each running statistic to where it starts (float64)."""
+    return {
+        f"{layer.name}.{name}": start for layer in layers for name, start in layer.traits.statistics.items()
+    }
+
+
+def first_trained(layers: tuple[Layer, ...]) -> str:
+    """The name of the first layer with parameters: no gradient is needed before it."""
+    return next(layer.name for layer in layers if layer.traits.parameters)
 
 
 def is_weight(name: str) -> bool:

@@ -17,7 +17,6 @@ from triptych.describe.layers import (
     MaxPool2d,
     Shape,
     Window,
-    output_shape,
 )
 from triptych.describe.require import require, require_choice, require_number
 from triptych.errors import UserError
@@ -130,12 +129,12 @@ def shapes(layers: tuple[Layer, ...]) -> list[Shape]:
     """Each layer's output for one image, input first."""
     found: list[Shape] = [IMAGE_SHAPE]
     for layer in layers:
-        found.append(output_shape(layer, found[-1]))
+        found.append(layer.traits.output(found[-1]))
     return found
 
 
 def values_per_channel(layers: tuple[Layer, ...]) -> int | None:
-    """The fewest values of one image that any batch norm takes a channel's statistics of; None without."""
+    """The fewest values of one image that go into a channel's batch statistics; None without any."""
     inputs = zip(layers, shapes(layers), strict=False)
-    counts = [math.prod(shape[1:]) for layer, shape in inputs if isinstance(layer, BatchNorm)]
+    counts = [math.prod(shape[1:]) for layer, shape in inputs if layer.traits.statistics]
     return min(counts, default=None)

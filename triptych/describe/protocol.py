@@ -19,16 +19,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from triptych.describe import streams
-from triptych.describe.layers import Conv2d, Dropout, initial_statistics
+from triptych.describe.layers import Conv2d
 from triptych.describe.schedule import learning_rates
-from triptych.describe.spec import BackendName, Device, Experiment, Optimization
-from triptych.errors import UserError
-
-State = dict[str, np.ndarray]
-"""`parameters/<name>` and `optimizer/<slot>/<name>` to arrays, slots being momentum, or first_moment and
-second_moment, with AMSGrad largest_second_moment as well; `optimizer/updates` to how many updates these
-hold (int64, no axes); `statistics/<norm>.running_mean` and `.running_var`. Enough, with the number of steps
-taken, to go on exactly where training stood."""
+from triptych.describe.spec import BackendName, Device, Experiment
+from triptych.describe.state import State
+from triptych.errors import UserError, missing
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ class Backend(Protocol):
     def export_state(self) -> State:
         """Copies of parameters and optimizer state, canonical."""
 
-    def import_state(self, state: Mapping[str, np.ndarray]) -> None:
+    def import_state(self, state: State) -> None:
         """The reverse of `export_state`; an optimizer whose slots are not all there starts fresh."""
 
     def versions(self) -> dict[str, str]:
@@ -156,10 +151,10 @@ class Together(Protocol):
         """Take the steps of these members (by place), as many for each; the others stay as they are."""
 
 
-_MODULES: dict[BackendName, tuple[str, str]] = {
-    "numpy": ("numpy_ref.backend", "numpy"),
-    "jax": ("jax_models.backend", "jax flax optax"),
-    "torch": ("torch_models.backend", "torch"),
+_MODULES: dict[BackendName, str] = {
+    "numpy": "numpy_ref.backend",
+    "jax": "jax_models.backend",
+    "torch": "torch_models.backend",
 }
 
 
@@ -186,18 +181,14 @@ def make_deterministic(name: BackendName) -> None:
 
 def create_module(name: BackendName) -> Any:
     """The backend's module; raises UserError when its packages are missing."""
-    module, packages = _MODULES[name]
-    return _module(name, module, packages)
+    return _module(name, _MODULES[name])
 
 
-def _module(name: BackendName, module: str, packages: str) -> Any:
+def _module(name: BackendName, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"backend {name}: the package {error.name!r} is not installed; "
-            f"install {packages} (pip install -r requirements.txt) or choose another --backend"
-        ) from None
+        raise UserError(f"backend {name}: {missing(error)}, or choose another --backend") from None
 
 
 def create_together(
@@ -206,7 +197,7 @@ def create_together(
     """The runs in one program, or None where the backend trains one at a time."""
     if name != "jax":
         return None
-    build = _module(name, "jax_models.sweep", _MODULES[name][1]).build
+    build = _module(name, "jax_models.sweep").build
     together: Together = build(experiments, data, device)
     return together
 
@@ -219,7 +210,7 @@ def importing(name: BackendName) -> Iterator[None]:
 
     def quietly() -> None:
         with suppress(Exception):
-            importlib.import_module(_MODULES[name][0])
+            importlib.import_module(_MODULES[name])
 
     thread = threading.Thread(target=quietly)
     thread.start()
@@ -233,16 +224,13 @@ def plan_steps(experiment: Experiment, indices: np.ndarray, first: int) -> Steps
     """The `Steps` for a table of batches (n, B): adds learning rates, dropout masks and augmentation."""
     count, batch = indices.shape
     seed, data, steps = experiment.training.seed, experiment.data, range(first, first + count)
-    masks = {
-        layer.name: np.stack(
-            [
-                streams.keep_mask(seed, f"mask/{layer.name}", step, (batch, layer.features), layer.rate)
-                for step in steps
-            ]
-        )
-        for layer in experiment.layers()
-        if isinstance(layer, Dropout)
-    }
+    masks = {}
+    for layer in experiment.layers():
+        if layer.traits.drops:
+            shape, rate = layer.traits.drops
+            stream = f"mask/{layer.name}"
+            drawn = [streams.keep_mask(seed, stream, step, (batch, *shape), rate) for step in steps]
+            masks[layer.name] = np.stack(drawn)
     shifts = flips = None
     if data.random_crop:
         places = 2 * data.random_crop + 1
@@ -260,32 +248,6 @@ def no_steps(experiment: Experiment) -> Steps:
     return Steps(0, one.indices[:0], one.learning_rates[:0], masks, shifts, flips)
 
 
-def optimizer_slots(optimization: Optimization) -> tuple[str, ...]:
-    """Names of the per-parameter arrays that the optimizer keeps."""
-    if optimization.optimizer == "sgd":
-        return ("momentum",) if optimization.momentum else ()
-    moments = ("first_moment", "second_moment")
-    return (*moments, "largest_second_moment") if optimization.amsgrad else moments
-
-
-def saved_statistics(experiment: Experiment, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Running statistics of batch norm by canonical name; those that a state lacks, as they start."""
-    fresh = initial_statistics(experiment.layers())
-    return {name: state.get(f"statistics/{name}", array) for name, array in fresh.items()}
-
-
-def saved_optimizer(
-    experiment: Experiment, state: Mapping[str, np.ndarray]
-) -> tuple[dict[str, dict[str, np.ndarray]], int] | None:
-    """(slot to parameter to array, number of updates) in a state, or None where another optimizer's."""
-    names = [key.removeprefix("parameters/") for key in state if key.startswith("parameters/")]
-    slots = optimizer_slots(experiment.optimization)
-    if not {f"optimizer/{slot}/{name}" for slot in slots for name in names} <= set(state):
-        return None
-    arrays = {slot: {name: state[f"optimizer/{slot}/{name}"] for name in names} for slot in slots}
-    return arrays, int(state["optimizer/updates"])
-
-
 def installed(name: BackendName) -> bool:
-    """Whether the packages that the backend needs are there; imports none of them."""
-    return all(importlib.util.find_spec(package) is not None for package in _MODULES[name][1].split())
+    """Whether the backend's framework is there; without a package beside it (optax) `create` is an error."""
+    return importlib.util.find_spec(name) is not None

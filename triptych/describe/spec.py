@@ -103,6 +103,13 @@ class Optimization:
         if self.nesterov and not self.momentum:
             raise UserError("nesterov needs a momentum above 0, for example --momentum 0.9")
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the arrays that the optimizer keeps for each parameter."""
+        if self.optimizer == "sgd":
+            return ("momentum",) if self.momentum else ()
+        return ("first_moment", "second_moment", *(("largest_second_moment",) if self.amsgrad else ()))
+
 
 @dataclass(frozen=True)
 class Schedule:

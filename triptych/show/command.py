@@ -7,16 +7,16 @@ import signal
 import sys
 from collections.abc import Callable
 
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 from triptych.show import signals
 
 
 def run(
     body: Callable[[], int], interrupted: str, mistakes: tuple[type[Exception], ...] = (UserError,)
 ) -> int:
-    """The body's exit code; 2 for one of `mistakes` and for a file that cannot be read or written, 130 for
-    Ctrl-C and 143 for SIGTERM (`interrupted` says what became of the work), 141 where nobody reads the
-    output any more.
+    """The body's exit code; 2 for one of `mistakes`, a package that is not installed, or a file that cannot
+    be read or written, 130 for Ctrl-C and 143 for SIGTERM (`interrupted` says what became of the work), 141
+    where nobody reads the output any more.
     """
     try:
         with signals.raised():
@@ -25,6 +25,9 @@ def run(
         return code
     except mistakes as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"error: {missing(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # Such as `| head`. Python would complain once more when it flushes at its end.

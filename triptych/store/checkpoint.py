@@ -21,7 +21,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from triptych.describe.protocol import State
+from triptych.describe.state import PARAMETERS, Key, State
 from triptych.errors import UserError
 
 FORMAT = "triptych-checkpoint-1"
@@ -46,15 +46,23 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write `folder`/step-NNNNNNNN.safetensors so that it is there whole or not at all."""
     folder.mkdir(exist_ok=True)  # no parents: a run's folder that was deleted must not come back in part
     path = folder / f"step-{checkpoint.step:08d}.safetensors"
-    tensors = {name: np.asarray(array, order="C") for name, array in checkpoint.state.items()}
-    content = json.dumps({"step": checkpoint.step, "info": checkpoint.info}, sort_keys=True)
-    metadata = {"format": FORMAT, "content": content, "sha256": _digest(content, tensors)}
-    write_atomically(path, safetensors.numpy.save(tensors, metadata))
+    write_atomically(path, encode(checkpoint.step, checkpoint.state.flat(), checkpoint.info))
     return path
 
 
+def encode(step: int, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> bytes:
+    """A checkpoint file's bytes."""
+    tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = json.dumps({"step": step, "info": info}, sort_keys=True)
+    metadata = {"format": FORMAT, "content": content, "sha256": _digest(content, tensors)}
+    return safetensors.numpy.save(tensors, metadata)
+
+
 def load(path: Path) -> Checkpoint:
-    """The checkpoint in `path`; raises CheckpointError unless every byte is as it was saved."""
+    """The checkpoint in `path`; raises CheckpointError unless every byte is as it was saved.
+
+    Raises UserError for a whole file that no run writes.
+    """
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
@@ -70,7 +78,10 @@ def load(path: Path) -> Checkpoint:
     if metadata.get("sha256") != _digest(content, tensors):
         raise CheckpointError(f"checkpoint {path}: damaged, its SHA-256 is not the one it was saved with")
     step, info = _fields(content, path)
-    return Checkpoint(step, tensors, info)
+    try:
+        return Checkpoint(step, State.from_flat(tensors), info)
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}; take another run's") from None
 
 
 def _fields(content: str, path: Path) -> tuple[int, dict[str, Any]]:
@@ -121,10 +132,9 @@ def drop_after(folder: Path, step: int) -> None:
             path.unlink()
 
 
-def parameters_sha256(state: Mapping[str, np.ndarray]) -> str:
+def parameters_sha256(state: State) -> str:
     """SHA-256 over the parameters alone: equal exactly when they are bit for bit the same."""
-    prefix = "parameters/"
-    return _digest("", {key: array for key, array in state.items() if key.startswith(prefix)})
+    return _digest("", {str(Key(PARAMETERS, name)): array for name, array in state.parameters.items()})
 
 
 def write_atomically(path: Path, content: bytes) -> None:

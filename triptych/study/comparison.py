@@ -11,22 +11,48 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from triptych.describe.catalogue import CATALOGUE
 from triptych.describe.protocol import Statistics
 from triptych.study.fitting import Fit, everywhere, fits
-from triptych.study.plan import Planned
+from triptych.study.plan import PLAN, Planned
 from triptych.study.readings import reported_at, setting
-from triptych.study.results import Result
-from triptych.study.statistics import Interval, Spread, spread, welch
+from triptych.study.results import GENERATED, Result
+from triptych.study.statistics import Difference, Interval, Spread, spread, welch
 
 Verdict = Literal["inside", "above", "below", "one run", "other data", ""]
 """inside: the reported number is inside our spread. above, below: our runs lie above it, below it. one run:
 ours is one run, so there is no spread. other data: not CIFAR-10. "": the report has no such number."""
+UNJUDGED = ("one run", "other data")
+"""Verdicts that say nothing for or against the report."""
 
 LAST_STEPS = 500
 """The stretch at a run's end whose evaluations are called its swing, in steps."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What our runs offer for a reported number that lies outside: the first of the kinds that holds."""
+
+    kind: Literal["statistics", "best", "swing", "own spread", "reading", "like other rates", "unexplained"]
+    """statistics: batch norm's other statistics. best: each run's best evaluation in place of its last.
+    swing: the evaluations of the last steps. own spread: that of the report's own runs of that size and
+    rate. reading: another reading of table 1. like other rates: the report's runs do not differ from those
+    at other rates."""
+    ours: Spread | None = None
+    other: Spread | None = None
+    """By the other statistics, or of the best evaluations."""
+    by: Statistics = "running"
+    """The other statistics."""
+    swing: Interval | None = None
+    theirs: Spread | None = None
+    """The report's own of that size and rate."""
+    fit: Fit | None = None
+    apart: Difference | None = None
+    others: int = 0
+    """The report's runs at the other rates."""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,10 +67,22 @@ class Comparison:
     best: Spread
     """Each run's best evaluation, by the experiment's own statistics, over seeds."""
     verdict: Verdict
-    reason: str = ""
-    """Where the verdict is above or below: what our runs offer for a reason, or that they explain nothing."""
+    reason: Reason | None = None
+    """Where the verdict is above or below."""
     judged_by: Spread | None = None
     """Runs of several settings that gave the verdict in place of `ours`."""
+    by: Statistics = "running"
+    """The planned statistics of batch norm."""
+    other: float | None = None
+    """The mean by the other statistics, where there is batch norm."""
+
+    @property
+    def planned(self) -> Planned:
+        return PLAN[self.name]
+
+    @property
+    def other_by(self) -> Statistics:
+        return _other(self.by)
 
 
 def compare(
@@ -57,22 +95,27 @@ def compare(
     by which a single run is judged, `readings` what other readings of table 1 gave.
     """
     judges = [*results, *kin] if len(results) == 1 else results
-    ours, judging = (
-        spread([accuracy(result, planned.statistics) for result in some]) for some in (results, judges)
-    )
-    best = spread([result.summary["best_test_accuracy"] for result in judges])
+    ours, judging = (_by(planned.statistics, some) for some in (results, judges))
     verdict = _verdict(planned, judging, judges)
-    reason = _reason(planned, judges, judging, best, readings) if verdict in ("above", "below") else ""
-    best = spread([result.summary["best_test_accuracy"] for result in results])
-    judged_by = judging if judges is not results and verdict in ("inside", "above", "below") else None
-    key = results[0].name, results[0].backend
-    return Comparison(*key, planned.reported, ours, best, verdict, reason, judged_by)
+    reason = _reason(planned, judges, judging, readings) if verdict in ("above", "below") else None
+    return Comparison(
+        results[0].name,
+        results[0].backend,
+        planned.reported,
+        ours,
+        spread([result.best_test_accuracy for result in results]),
+        verdict,
+        reason,
+        judging if judges is not results and verdict in ("inside", "above", "below") else None,
+        planned.statistics,
+        None if results[0].batch_accuracy is None else _by(_other(planned.statistics), results).mean,
+    )
 
 
 def comparisons(plan: Mapping[str, Planned], results: Iterable[Result]) -> list[Comparison]:
     """Of each name and backend with finished runs, in the plan's order."""
     order = list(plan)
-    known = [result for result in results if result.name in plan]
+    known = list(results)
     key = lambda result: (order.index(result.name), result.backend)  # noqa: E731
     readings = {backend: fits(known, backend) for backend in {result.backend for result in known}}
     grouped = {at: list(group) for at, group in itertools.groupby(sorted(known, key=key), key=key)}
@@ -94,18 +137,24 @@ def _kin(name: str, backend: str, results: Iterable[Result]) -> list[Result]:
     ]
 
 
+def _other(by: Statistics) -> Statistics:
+    return "batch" if by == "running" else "running"
+
+
+def _by(statistics: Statistics, results: Sequence[Result]) -> Spread:
+    return spread([accuracy(result, statistics) for result in results])
+
+
 def accuracy(result: Result, statistics: Statistics) -> float:
     """Final test accuracy by these statistics of batch norm, where there is any."""
-    value: float = result.summary.get(
-        f"test_accuracy_{statistics}_statistics", result.summary["test_accuracy"]
-    )
-    return value
+    value = result.running_accuracy if statistics == "running" else result.batch_accuracy
+    return result.test_accuracy if value is None else value
 
 
 def _verdict(planned: Planned, ours: Spread, results: Sequence[Result]) -> Verdict:
     if planned.reported is None:
         return ""
-    if any(result.summary["data"]["source"] == "generated" for result in results):
+    if any(result.source == GENERATED for result in results):
         return "other data"
     if ours.prediction is None:
         return "one run"
@@ -118,74 +167,39 @@ def _verdict(planned: Planned, ours: Spread, results: Sequence[Result]) -> Verdi
 # --- reasons, each tried on the runs -------------------------------------------------------------
 
 
-def _reason(
-    planned: Planned, results: Sequence[Result], ours: Spread, best: Spread, readings: Sequence[Fit]
-) -> str:
-    for kind in get_args(Statistics):
-        other = spread([accuracy(result, kind) for result in results])
-        if kind != planned.statistics and _holds(other.prediction, planned):
-            return (
-                f"by {kind} statistics of batch norm our runs give {_figure(other)}, and the reported "
-                f"number is inside that spread; by {planned.statistics} statistics they give {_figure(ours)}"
-            )
+def _reason(planned: Planned, results: Sequence[Result], ours: Spread, readings: Sequence[Fit]) -> Reason:
+    other = _by(_other(planned.statistics), results)
+    if _holds(other.prediction, planned):
+        return Reason("statistics", ours, other, by=_other(planned.statistics))
+    best = spread([result.best_test_accuracy for result in results])
     if _holds(best.prediction, planned):
-        return (
-            f"the report does not say whether it gives a run's last or best evaluation: our runs' best, "
-            f"{_figure(best)}, hold the reported number, their last, {_figure(ours)}, do not"
-        )
-    low, high = _swing(results)
-    if _holds((low, high), planned):
-        return (
-            f"accuracy swings between {low:.4f} and {high:.4f} over our runs' last {LAST_STEPS} steps: the "
-            "reported number is inside, and a stop at another step would give it"
-        )
-    return _of_table_1(planned, ours, readings) or _unexplained(planned)
-
-
-def _swing(results: Sequence[Result]) -> Interval:
-    """Least and largest test accuracy of all evaluations in the last steps of all runs."""
+        return Reason("best", ours, best)
     late = [
         record["test_accuracy"]
         for result in results
-        for record in result.records
-        if record["kind"] == "eval" and record["step"] > result.summary["steps"] - LAST_STEPS
+        for record in result.evaluations
+        if record["step"] > result.steps - LAST_STEPS
     ]
-    return min(late), max(late)
+    if _holds((min(late), max(late)), planned):
+        return Reason("swing", swing=(min(late), max(late)))
+    return _of_table_1(planned, ours, readings) or Reason("unexplained", note=CATALOGUE[planned.entry].note)
 
 
-def _of_table_1(planned: Planned, ours: Spread, readings: Sequence[Fit]) -> str:
+def _of_table_1(planned: Planned, ours: Spread, readings: Sequence[Fit]) -> Reason | None:
     """What the report's own runs of that size say, its four at that rate and those at the others."""
     if not planned.entry.startswith("table1-"):
-        return ""
+        return None
     here, others = reported_at(*setting(planned.entry))
     theirs, apart = spread(here), welch(here, others)
     if theirs.prediction is not None and theirs.prediction[0] <= ours.mean <= theirs.prediction[1]:
-        return (
-            f"the report's own {theirs.n} runs of this size and rate lie between "
-            f"{theirs.least:.4f} and {theirs.largest:.4f} (sd {theirs.sd:.4f}), whatever the "
-            f"weight decay, and ours, {_figure(ours)}, is inside their spread"
-        )
+        return Reason("own spread", ours, theirs=theirs)
     whole = everywhere(readings)
     for fit in readings:
         if fit.place == setting(planned.entry) and fit.key in whole:
-            return (
-                f"not by the settings as printed. {fit.label} in their place ends at {_figure(fit.last)}, at "
-                f"its best {_figure(fit.best)}, with this size and rate; the report's {theirs.n} end "
-                f"at {_figure(theirs)}; none of its numbers tried rules that out (see the questions below)"
-            )
+            return Reason("reading", theirs=theirs, fit=fit)
     if not apart.significant:
-        return (
-            f"not explained by our runs. The report's own {theirs.n} of this size and rate do not differ "
-            f"from its {len(others)} at the other rates (by {apart.mean:+.4f}, p {apart.p:.2g}), as "
-            "if the rate had had no effect; the questions below try what else could give its numbers"
-        )
-    return ""
-
-
-def _unexplained(planned: Planned) -> str:
-    note = CATALOGUE[planned.entry].note
-    tried = "neither the spread over seeds nor the best evaluations nor the last steps' swing hold it"
-    return f"not explained: {tried}" + (f"; {note}" if note else "")
+        return Reason("like other rates", theirs=theirs, apart=apart, others=len(others))
+    return None
 
 
 def _holds(interval: Interval | None, planned: Planned) -> bool:
@@ -198,5 +212,71 @@ def _holds(interval: Interval | None, planned: Planned) -> bool:
     return low <= planned.reported + planned.rounding and planned.reported - planned.rounding <= high
 
 
-def _figure(values: Spread) -> str:
-    return f"{values.mean:.4f}" + (f" (sd {values.sd:.4f}, n {values.n})" if values.sd is not None else "")
+# --- all of them together ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Comparisons that came out alike, for one reason."""
+
+    rows: list[Comparison]
+    what: str
+    """Names, each with its backends; Table 1's settings counted where they are many."""
+
+
+def findings(found: Sequence[Comparison]) -> list[Finding]:
+    """The comparisons gathered by verdict and reason, in the order in which they first appear."""
+    gathered: dict[object, list[Comparison]] = {}
+    for row in found:
+        by_kin = row.verdict == "inside" and row.judged_by is not None
+        gathered.setdefault((row.verdict, row.reason, by_kin), []).append(row)
+    return [Finding(own, _names(own)) for own in gathered.values()]
+
+
+_MANY = 4
+"""Settings of Table 1 that are counted and no longer named one by one."""
+
+
+def _names(found: Sequence[Comparison]) -> str:
+    backends: dict[str, list[str]] = {}
+    counted: dict[tuple[str, str], list[str]] = {}
+    for row in found:
+        size, _, setting = row.name.partition("-lr")
+        if row.planned.group == "table1":
+            counted.setdefault((size, row.backend), []).append(setting)
+        else:
+            backends.setdefault(row.name, []).append(row.backend)
+    words = [f"{name} ({', '.join(those)})" for name, those in backends.items()]
+    for (size, backend), settings in counted.items():
+        if len(settings) < _MANY:
+            words += [f"{size}-lr{setting} ({backend})" for setting in settings]
+        else:
+            words.append(f"{size}: {len(settings)} settings ({backend})")
+    return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """How many of the report's numbers our runs bear out; a number counts once, whatever the backends."""
+
+    reported: int
+    """Numbers that the plan has."""
+    run: int
+    judged: int
+    """Those run with two runs or more in some backend, on CIFAR-10."""
+    inside: int
+    """Those inside in every backend that judges them."""
+
+    @property
+    def good(self) -> bool:
+        return 0 < self.inside == self.judged
+
+
+def headline(found: Sequence[Comparison]) -> Headline:
+    """Counted from comparisons with reported numbers."""
+    verdicts: dict[str, set[str]] = {}
+    for row in found:
+        verdicts.setdefault(row.name, set()).update({row.verdict} - set(UNJUDGED))
+    judged = [known for known in verdicts.values() if known]
+    reported = sum(planned.reported is not None for planned in PLAN.values())
+    return Headline(reported, len(verdicts), len(judged), sum(known == {"inside"} for known in judged))

@@ -1,11 +1,11 @@
-"""Finished runs held against one another for the questions: pairs of one seed, and what is said of them."""
+"""Finished runs held against one another for the questions: pairs of one seed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from triptych.study.answers import Answer, Needed, Series
 from triptych.study.plan import BACKEND
 from triptych.study.results import Result
 from triptych.study.statistics import Difference, Spread, paired, spread
@@ -18,14 +18,37 @@ BACKENDS = ("jax", "torch", "numpy")
 
 def final(result: Result) -> float:
     """Test accuracy after the last step."""
-    value: float = result.summary["test_accuracy"]
-    return value
+    return result.test_accuracy
 
 
-def best(result: Result) -> float:
-    """The best test accuracy of a run's evaluations."""
-    value: float = result.summary["best_test_accuracy"]
-    return value
+@dataclass(frozen=True)
+class Series:
+    """One line of an answer's plot."""
+
+    label: str
+    x: list[float]
+    y: list[float]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Runs that an answer waits for, as `triptych study run` takes them."""
+
+    names: tuple[str, ...]
+    backend: str = BACKEND
+    seeds: int | None = None
+    """None for the plan's number."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the runs say of a question; the page's template has the sentences."""
+
+    values: Any
+    """What the sentences and the table are filled with."""
+    plot: list[Series] = field(default_factory=list)
+    x_label: str = "step"
+    y_label: str = "test accuracy"
 
 
 class Evidence:
@@ -35,7 +58,6 @@ class Evidence:
         self._runs = {(result.name, result.backend, result.seed): result for result in results}
 
     def all(self) -> list[Result]:
-        """Every run."""
         return list(self._runs.values())
 
     def runs(self, name: str, backend: str) -> dict[int, Result]:
@@ -94,73 +116,14 @@ def contrast(
     a = [measure(runs[seed]) for seed in seeds]
     b = [(base_measure or measure)(base[seed]) for seed in seeds]
     difference = paired(a, b) if len(seeds) > 1 else None
-    return Contrast(label, spread(a), spread(b), spread([best(runs[seed]) for seed in seeds]), difference)
-
-
-def sentence(found: Contrast) -> str:
-    """What the pairs say, with the numbers: "dropout 0.2: higher by 0.0123 (95% interval ..., p ...)"."""
-    difference = found.difference
-    if difference is None:
-        return f"{found.label}: {found.mean:+.4f} in one pair of runs, which says nothing of noise"
-    low, high = difference.interval
-    pairs = f"{difference.n} pairs"
-    if low == high == 0:
-        return f"{found.label}: the same to the last digit in all {pairs}"
-    numbers = f"95% interval [{low:+.4f}, {high:+.4f}], p {p_value(difference.p)}, {pairs}"
-    if found.direction:
-        word = "higher" if found.direction > 0 else "lower"
-        return f"{found.label}: {word} by {abs(difference.mean):.4f} ({numbers})"
-    return (
-        f"{found.label}: no difference beyond the noise of seeds, mean {difference.mean:+.4f} "
-        f"({numbers}; one of {difference.detectable:.4f} would have been seen with 80% chance)"
+    return Contrast(
+        label, spread(a), spread(b), spread([runs[seed].best_test_accuracy for seed in seeds]), difference
     )
 
 
-COLUMNS = (
-    "run",
-    "n",
-    "accuracy",
-    "against",
-    "difference",
-    "95% interval",
-    "p",
-    "would be seen",
-    "best of run",
-)
-"""Of `row`: mean (sd) of the run and of what it is held against; the difference that so many pairs show."""
-
-
-def row(found: Contrast) -> tuple[str, ...]:
-    """One line of the evidence's table."""
-    difference = found.difference
-    tested = ("-", "-", "-")
-    if difference is not None:
-        low, high = difference.interval
-        tested = (f"{low:+.4f}, {high:+.4f}", p_value(difference.p), f"{difference.detectable:.4f}")
-    figures = (figure(found.ours), figure(found.base), f"{found.mean:+.4f}")
-    return (found.label, str(found.ours.n), *figures, *tested, figure(found.best))
-
-
-def figure(values: Spread) -> str:
-    """Mean, and in brackets the standard deviation."""
-    return f"{values.mean:.4f}" + ("" if values.sd is None else f" ({values.sd:.4f})")
-
-
-def p_value(p: float) -> str:
-    """Two digits, or "< 0.0001"."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
-
-
-def curve(label: str, runs: Iterable[Result], key: str = "test_accuracy") -> Series:
-    """The mean of several runs' evaluations, at the steps that all of them have."""
-    values = [
-        {record["step"]: record[key] for record in run.records if record["kind"] == "eval"} for run in runs
-    ]
+def curve(label: str, runs: Iterable[Result]) -> Series:
+    """The mean test accuracy of several runs, at the steps at which all of them were evaluated."""
+    values = [{record["step"]: record["test_accuracy"] for record in run.evaluations} for run in runs]
     steps = sorted(set.intersection(*(set(run) for run in values)))
     means = [sum(run[step] for run in values) / len(values) for step in steps]
     return Series(label, [float(step) for step in steps], means)
-
-
-def missing(question: str, names: Iterable[str], backend: str = BACKEND, seeds: int | None = None) -> Answer:
-    """The answer where runs are missing: what to run."""
-    return Answer(question, "", missing=Needed(tuple(names), backend, seeds))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 
-from triptych.store.run_dir import RunDirectory
 from triptych.study.plan import PLAN
-from triptych.study.results import Result
-
-GENERATED = "generated"
+from triptych.study.results import GENERATED, Result
 
 
 @dataclass(frozen=True)
@@ -32,47 +29,28 @@ class Facts:
 
 def facts(results: Sequence[Result]) -> Facts:
     """Gathered from summaries and configs."""
-    data: dict[tuple[str, str], int] = {}
-    versions: dict[str, None] = {}
-    for result in results:
-        found = result.summary["data"]
-        data[found["source"], found["fingerprint"]] = data.get((found["source"], found["fingerprint"]), 0) + 1
-        versions |= dict.fromkeys(f"{name} {number}" for name, number in result.summary["versions"].items())
-    times = [record["time"] for result in results for record in result.records if "time" in record]
+    data = Counter((result.source, result.fingerprint) for result in results)
     return Facts(
-        sorted(((*key, runs) for key, runs in data.items()), key=lambda one: -one[2]),
+        [(*key, runs) for key, runs in data.most_common()],
         _notices(results, len({fingerprint for _, fingerprint in data})),
-        sorted(versions),
-        sorted({f"{result.summary['device']} ({result.backend})" for result in results}),
-        datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d") if times else "",
+        sorted({version for result in results for version in result.versions}),
+        sorted({f"{result.device} ({result.backend})" for result in results}),
+        max((result.ended for result in results), default="")[:10],
     )
 
 
 def _notices(results: Sequence[Result], data_sets: int) -> list[str]:
     """Generated images, an unofficial copy, a check that was not recorded, runs of different data."""
-    found: dict[str, None] = {}
-    generated = sum(result.summary["data"]["source"] == GENERATED for result in results)
+    found: list[str] = []
+    generated = sum(result.source == GENERATED for result in results)
     if generated:
-        found[
+        found.append(
             f"{generated} of {len(results)} runs trained on GENERATED images, not on CIFAR-10: "
             "their numbers say nothing of the report's."
-        ] = None
+        )
     if data_sets > 1:
-        found[f"The runs used {data_sets} different data sets (see the fingerprints)."] = None
-    unknown = 0
-    for result in results:
-        config = RunDirectory(result.folder).read_config()
-        notices = config.get("data", {}).get("notices")
-        if notices is None:
-            unknown += result.summary["data"]["source"] != GENERATED
-        else:
-            found |= dict.fromkeys(notices)
-    if unknown:
-        found[
-            f"{unknown} of {len(results)} runs did not record whether their data is the official copy, "
-            "byte for byte."
-        ] = None
-    return list(found)
+        found.append(f"The runs used {data_sets} different data sets (see the fingerprints).")
+    return found + list(dict.fromkeys(notice for result in results for notice in result.notices))
 
 
 @dataclass(frozen=True)
@@ -98,7 +76,7 @@ def costs(results: Sequence[Result]) -> list[Cost]:
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in sorted(results, key=lambda result: list(PLAN).index(result.name)):
         what = result.name.partition("-lr")[0] if PLAN[result.name].group == "table1" else result.name
-        groups.setdefault((what, result.backend, result.summary["device"]), []).append(result)
+        groups.setdefault((what, result.backend, result.device), []).append(result)
     return [
         Cost(
             *key,
@@ -106,11 +84,11 @@ def costs(results: Sequence[Result]) -> list[Cost]:
             _mean(own, "train_seconds"),
             _mean(own, "steps_per_second"),
             _mean(own, "compile_seconds"),
-            sum(result.summary["train_seconds"] + result.summary["compile_seconds"] for result in own),
+            sum(result.train_seconds + result.compile_seconds for result in own),
         )
         for key, own in groups.items()
     ]
 
 
 def _mean(results: Sequence[Result], key: str) -> float:
-    return float(np.mean([result.summary[key] for result in results]))
+    return float(np.mean([getattr(result, key) for result in results]))

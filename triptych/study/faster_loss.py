@@ -3,117 +3,133 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
+from dataclasses import dataclass
 
-from triptych.study.answers import Answer, Series
-from triptych.study.evidence import BACKENDS, Evidence, missing
+from triptych.study.evidence import BACKENDS, Answer, Evidence, Missing, Series
+from triptych.study.plan import PLAN
 from triptych.study.results import Result
+
+Losses = dict[int, float]
+"""Step to loss of its batch."""
 
 FIRST = 100
 """Steps over which losses are compared: later, float32's rounding sets even equal runs apart."""
+LAST = PLAN["fig1"].single_steps
 SHOWN = (1, 10, 50, 100, 200, 500)
 SEED = 0
 NEGLIGIBLE = 0.01
 """Backends count as equal where they differ by less than this share of what the initialization changes."""
 
 
-def faster_loss(question: str, found: Evidence) -> Answer:
+@dataclass(frozen=True)
+class FasterLoss:
+    """Losses of seed 0, up to step `LAST`."""
+
+    by_hand: dict[str, Losses]
+    """Figure 1's in each backend that ran it."""
+    backend: str
+    """Of figure 2."""
+    framework: Losses
+    """Figure 2's."""
+    he: tuple[str, Losses] | None
+    """Backend and losses of figure 1 from He's weights and zero biases."""
+
+    @property
+    def same(self) -> Losses:
+        """Figure 1's in figure 2's backend."""
+        return self.by_hand[self.backend]
+
+    @property
+    def apart(self) -> float:
+        """The largest difference between backends over the first steps."""
+        return max(_distance(a, b) for a, b in itertools.combinations(self.by_hand.values(), 2))
+
+    @property
+    def changed(self) -> float:
+        """The largest difference that the initialization makes over the first steps."""
+        return _distance(self.same, self.framework)
+
+    @property
+    def only_initialization(self) -> bool:
+        return self.apart < NEGLIGIBLE * self.changed
+
+    @property
+    def top(self) -> int:
+        """The step in which figure 2's loss is highest."""
+        return max(self.framework, key=lambda step: self.framework[step])
+
+    @property
+    def end(self) -> int:
+        return min(FIRST, max(self.framework))
+
+    @property
+    def ahead(self) -> int:
+        """Steps in which figure 2's loss is the lower one."""
+        return sum(loss < self.same[step] for step, loss in self.framework.items())
+
+    @property
+    def from_a_height(self) -> bool:
+        """Whether figure 2 falls by more than twice what figure 1 does."""
+        fall = self.framework[self.top] - self.framework[self.end]
+        return fall > 2 * (self.same[1] - min(self.same.values()))
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Over the first steps."""
+        found = {"same": self.same, "framework": self.framework} | ({"he": self.he[1]} if self.he else {})
+        return {
+            name: statistics.fmean(run[step] for step in run if step <= FIRST) for name, run in found.items()
+        }
+
+    @property
+    def scale_alone(self) -> bool:
+        """Whether He's weights have half of figure 2's effect, or more."""
+        means = self.means
+        return means["he"] - means["same"] >= 0.5 * (means["framework"] - means["same"])
+
+    def columns(self) -> dict[str, Losses]:
+        """All losses, by what they are of."""
+        found = {f"figure 1, {name}": losses for name, losses in self.by_hand.items()}
+        found[f"figure 2, {self.backend}"] = self.framework
+        return found | ({f"He weights, zero biases, {self.he[0]}": self.he[1]} if self.he else {})
+
+    def rows(self) -> list[tuple[int, list[float]]]:
+        """(step, losses) of a few steps."""
+        every = self.columns().values()
+        shown = [step for step in SHOWN if all(step in losses for losses in every)]
+        return [(step, [losses[step] for losses in every]) for step in shown]
+
+
+def faster_loss(found: Evidence) -> Answer | Missing:
     """From figure 1 in several backends, and figure 2, at seed 0."""
     same = {name: found.runs("fig1", name).get(SEED) for name in ("numpy", "jax", "torch")}
-    fig1 = {backend: _losses(run) for backend, run in same.items() if run is not None}
-    others = {name: _first_of(found, name, fig1) for name in ("fig2", "fig1-he")}
-    fig2, he = others["fig2"], others["fig1-he"]
-    if len(fig1) < 2 or fig2 is None:
-        return missing(question, ("fig1", "fig2", "fig1-he"), backend="all", seeds=1)
-    backend, framework = fig2
-    by_hand = fig1[backend]
-    apart = max(_distance(a, b) for a, b in itertools.combinations(fig1.values(), 2))
-    changed = _distance(by_hand, framework)
-    names = " and ".join([", ".join(list(fig1)[:-1]), list(fig1)[-1]])
-    same_start = (
-        f"From figure 1's initial weights the losses of {names} differ by at most {apart:.2g} over the "
-        f"first {FIRST} steps; the framework's default initialization changes them by up to {changed:.3g} "
-        f"({backend})."
-    )
-    cause = (
-        "The initialization, not the framework." if apart < NEGLIGIBLE * changed else _not_it(apart, changed)
-    )
-    text = f"{cause} {same_start} {_height(by_hand, framework)}"
-    columns = {f"figure 1, {name}": losses for name, losses in fig1.items()}
-    columns[f"figure 2, {backend}"] = framework
-    if he is not None:
-        text += f" {_scale(fig1[he[0]], he[1], framework)}"
-        columns[f"He weights, zero biases, {he[0]}"] = he[1]
-    return Answer(
-        question,
-        text,
-        None,
-        ("step", *columns),
-        [
-            (str(step), *(f"{losses[step]:.6g}" for losses in columns.values()))
-            for step in SHOWN
-            if all(step in losses for losses in columns.values())
-        ],
-        [_series(label, losses) for label, losses in columns.items()],
-        "step",
-        "loss of the batch (nats)",
-    )
+    by_hand = {backend: _losses(run) for backend, run in same.items() if run is not None}
+    fig2, he = (_first_of(found, name, by_hand) for name in ("fig2", "fig1-he"))
+    if len(by_hand) < 2 or fig2 is None:
+        return Missing(("fig1", "fig2", "fig1-he"), backend="all", seeds=1)
+    values = FasterLoss(by_hand, *fig2, he)
+    plot = [
+        Series(label, [float(step) for step in losses], list(losses.values()))
+        for label, losses in values.columns().items()
+    ]
+    return Answer(values, plot, y_label="loss of the batch (nats)")
 
 
-def _first_of(
-    found: Evidence, name: str, fig1: dict[str, dict[int, float]]
-) -> tuple[str, dict[int, float]] | None:
+def _first_of(found: Evidence, name: str, by_hand: dict[str, Losses]) -> tuple[str, Losses] | None:
     """(Backend, losses) of a name's seed 0, in a backend that has figure 1 too."""
     for backend in BACKENDS:
         run = found.runs(name, backend).get(SEED)
-        if run is not None and backend in fig1:
+        if run is not None and backend in by_hand:
             return backend, _losses(run)
     return None
 
 
-def _losses(run: Result) -> dict[int, float]:
-    """Step to loss of its batch."""
-    return {record["step"]: record["loss"] for record in run.records if record["kind"] == "train"}
+def _losses(run: Result) -> Losses:
+    steps = [record for record in run.records if record["kind"] == "train" and record["step"] <= LAST]
+    return {record["step"]: record["loss"] for record in steps}
 
 
-def _distance(a: dict[int, float], b: dict[int, float]) -> float:
+def _distance(a: Losses, b: Losses) -> float:
     """Largest difference over the first steps."""
     return max(abs(a[step] - b[step]) for step in a.keys() & b.keys() if step <= FIRST)
-
-
-def _not_it(apart: float, changed: float) -> str:
-    share = apart / changed if changed else math.inf
-    return f"Not the initialization alone: the backends themselves differ, by {share:.0%} of its effect."
-
-
-def _height(by_hand: dict[int, float], framework: dict[int, float]) -> str:
-    """Whether figure 2's fall is one from a height, and whether it ever gets ahead."""
-    top, last = max(framework, key=lambda step: framework[step]), max(framework)
-    end = min(FIRST, last)
-    ahead = sum(framework[step] < by_hand[step] for step in framework if step <= 5 * FIRST)
-    told = (
-        f"Figure 2 starts at {framework[1]:.3g} (figure 1: {by_hand[1]:.3g}), is highest at "
-        f"{framework[top]:.3g} in step {top} and at {framework[end]:.3g} in step {end} "
-        f"(figure 1: {by_hand[end]:.3g}); it is the lower one in {ahead} of the "
-        f"first {min(5 * FIRST, last)} steps"
-    )
-    if framework[top] - framework[end] > 2 * (by_hand[1] - min(by_hand.values())):
-        return f"{told}: its steep drop is one from a height that figure 1 never climbs."
-    return f"{told}."
-
-
-def _scale(by_hand: dict[int, float], he: dict[int, float], framework: dict[int, float]) -> str:
-    """Whether large weights without biases do the same."""
-    means = [statistics.fmean(run[step] for step in run if step <= FIRST) for run in (by_hand, he, framework)]
-    enough = means[1] - means[0] >= 0.5 * (means[2] - means[0])
-    so = "the weights' scale alone does it" if enough else "the weights' scale alone does not do it"
-    return (
-        f"Large weights with zero biases (He's) average {means[1]:.3g} over the first {FIRST} steps, figure "
-        f"1 {means[0]:.3g}, figure 2 {means[2]:.3g}: {so}."
-    )
-
-
-def _series(label: str, losses: dict[int, float]) -> Series:
-    steps = sorted(step for step in losses if step <= 5 * FIRST)
-    return Series(label, [float(step) for step in steps], [losses[step] for step in steps])

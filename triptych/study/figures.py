@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from triptych.show.pages import STYLES
 from triptych.show.plots import BLUE, GREEN, ORANGE, bound
-from triptych.study.answers import Answer
+from triptych.study.evidence import Answer
 from triptych.study.plan import Planned
 from triptych.study.results import Result
 
@@ -86,7 +86,7 @@ def _lines(axes: Axes, results: Sequence[Result], quantity: str) -> list[float]:
 
 def evaluations(results: Sequence[Result]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Steps (E,) at which all of these runs were evaluated, and each quantity there, (runs, E)."""
-    by_step = [{r["step"]: r for r in result.records if r["kind"] == "eval"} for result in results]
+    by_step = [{record["step"]: record for record in result.evaluations} for result in results]
     steps = sorted(set.intersection(*(set(records) for records in by_step)))
     values = {
         quantity: np.array([[records[step][quantity] for step in steps] for records in by_step], float)

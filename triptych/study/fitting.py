@@ -86,16 +86,16 @@ def alike(own: Sequence[Result], theirs: Sequence[float]) -> bool:
 
 def _tests(own: Sequence[Result], theirs: Sequence[float]) -> tuple[Difference, Difference]:
     """By the last evaluations, and by the best."""
-    last = [result.summary["test_accuracy"] for result in own]
-    best = [result.summary["best_test_accuracy"] for result in own]
+    last = [result.test_accuracy for result in own]
+    best = [result.best_test_accuracy for result in own]
     return welch(last, theirs), welch(best, theirs)
 
 
 def _fit(key: str, place: Place, own: Sequence[Result]) -> Fit | None:
-    own = [result for result in own if result.summary["data"]["source"] != "generated"]
+    own = [result for result in own if result.source != "generated"]
     if len(own) < 2:
         return None
     theirs, _ = reported_at(*place)
-    last = spread([result.summary["test_accuracy"] for result in own])
-    best = spread([result.summary["best_test_accuracy"] for result in own])
+    last = spread([result.test_accuracy for result in own])
+    best = spread([result.best_test_accuracy for result in own])
     return Fit(key, place, spread(theirs), last, best, *_tests(own, theirs))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 
 from triptych.describe.catalogue import TABLE_1
-from triptych.study.sections import Row, reported
+from triptych.study.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Scale:
         return (accuracy - self.low) / (self.high - self.low)
 
 
-def heat_maps(comparisons: Sequence[Row]) -> list[HeatMap]:
+def heat_maps(comparisons: Sequence[Comparison]) -> list[HeatMap]:
     """One for each backend that ran any of Table 1; all accuracies on one scale of colours."""
     table = [row for row in comparisons if row.planned.group == "table1"]
-    found = {(row.found.name, row.found.backend): row.found.ours.mean for row in table}
+    found = {(row.name, row.backend): row.ours.mean for row in table}
     accuracies = [value for pair in TABLE_1.values() for value in pair] + list(found.values())
-    apart = [abs(row.found.ours.mean - reported(row.planned)) for row in table]
+    apart = [abs(row.ours.mean - (row.reported or 0.0)) for row in table]
     scale = Scale(min(accuracies), max(accuracies), max(apart, default=0.0) or 1.0)
     maps = []
     for backend in dict.fromkeys(backend for _, backend in found):

@@ -1,84 +1,72 @@
-"""The study's page, as HTML that needs no network and no script, and as Markdown with pictures beside it."""
+"""The study's page, as HTML that needs no network and no script, and as Markdown with pictures beside it.
+
+page.md.jinja has the words; what they are filled with is computed here and in the modules imported here.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from triptych.describe.catalogue import CATALOGUE
 from triptych.errors import UserError
 from triptych.show import pages
 from triptych.store.checkpoint import write_atomically
-from triptych.study import figures, results, sections
-from triptych.study.answers import Answer
-from triptych.study.evidence import figure as mean_and_sd
-from triptych.study.evidence import p_value
+from triptych.study import faster_loss, figures, html, missing
+from triptych.study.comparison import LAST_STEPS, comparisons, findings, headline
+from triptych.study.evidence import Answer
 from triptych.study.facts import costs, facts
 from triptych.study.heat import heat_maps
-from triptych.study.plan import PLAN
+from triptych.study.plan import BACKEND, PLAN
 from triptych.study.questions import answers
 from triptych.study.rates import by_rate
-from triptych.study.results import Result
-from triptych.study.sections import Row
-from triptych.study.statistics import Interval
-
-HERE = Path(__file__).parent
-UNJUDGED = ("one run", "other data")
-"""Verdicts that say nothing for or against the report."""
+from triptych.study.results import ROOT, Result
+from triptych.study.statistics import Interval, Spread
+from triptych.study.table import Table
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure in both forms."""
+    """One figure of the page, drawn when it is written."""
 
     file: str
     """Its name in figures/."""
     label: str
     """What it shows, for those who cannot see it."""
-    svgs: list[str]
-    """Its parts from left to right."""
-    png: bytes
+    whole: Callable[[], Figure]
+    parts: Callable[[], list[Figure]]
+    """From left to right, for a page that may put them below one another."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """One figure of the report: picture and comparisons; or the command that makes its runs."""
-
-    title: str
-    note: str
-    picture: Picture | None
-    rows: list[Row]
-    command: str
-
-
-def write(root: Path, out: Path) -> list[Path]:
+def write(runs: Table, root: Path, out: Path) -> list[Path]:
     """Write study.html, study.md and figures/*.png into `out`; their paths.
 
-    `root` is the study's folder, in which any part of the runs may be there. Raises UserError where there
-    is no such folder or no run in it, a run's files are not a run's, or `out` cannot be written.
+    Any part of the plan's runs may be there; `root` is the study's folder, for the commands that the page
+    names and for runs that were begun. Raises UserError where there is no run, or `out` cannot be written.
     """
-    if not root.is_dir() or not any(any((root / name).glob("*-seed*/*.json")) for name in PLAN):
-        found = f"no run of the study in {root}" if root.is_dir() else f"no folder {root}"
+    if not runs.by_key() and not any(root.glob("*/*-seed*/config.json")):
         raise UserError(
-            f"root: {found}; train something first ({sections.command(root, 'fig1')}), take the published "
-            f"runs (python -m triptych study unpack --root {shlex.quote(str(root))}), or name the study's "
-            "folder with --root"
+            f"root: no run of the study in {root}, and no published table; train something first "
+            f"({missing.command(root, 'fig1')}), or name the folders with --root and --published"
         )
-    content = gather(root)
-    pictures = [section.picture for section in content["figures"]]
-    pictures += [picture for _, picture, _ in content["questions"]]
-    drawn = [picture for picture in pictures if picture is not None]
+    content = gather(runs, root)
+    drawn: dict[str, Picture] = {picture.file: picture for picture in content["pictures"].values()}
+    # Each picture has ids of its own: in one page, equal ids would take each other's shapes.
+    shapes = {
+        file: (one.label, [pages.svg(part, f"{file}-{i}") for i, part in enumerate(one.parts())])
+        for file, one in drawn.items()
+    }
     files = {
-        "study.html": render("page.html.jinja", content).encode(),
-        "study.md": render("page.md.jinja", content).encode(),
-        **{f"figures/{picture.file}": picture.png for picture in drawn},
+        "study.html": html.page(render(content | {"html": True}), shapes).encode(),
+        "study.md": render(content).encode(),
+        **{f"figures/{file}": pages.png(picture.whole()) for file, picture in drawn.items()},
     }
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -89,138 +77,88 @@ def write(root: Path, out: Path) -> list[Path]:
     return [out / name for name in files]
 
 
-def render(template: str, content: dict[str, Any]) -> str:
-    """One form of the page."""
-    environment = pages.environment(HERE, escape=".html." in template)
-    environment.filters |= {
-        "md": markdown,
-        "interval": interval,
-        "decimals": decimals,
-        "seconds": seconds,
-        "shade": shade,
-        "mean_and_sd": mean_and_sd,
-        "p_value": p_value,
-    }
-    return environment.get_template(template).render(content)
+def render(content: Mapping[str, Any]) -> str:
+    """The page in Markdown."""
+    environment = pages.environment(Path(__file__).parent, escape=False)
+    environment.filters |= FILTERS
+    text = environment.get_template("page.md.jinja").render(content)
+    blocks = [block for block in re.split(r"\n\s*\n", text.strip()) if block.strip()]
+    return "\n\n".join(one_line(block) if block[0].isalnum() else block for block in blocks) + "\n"
 
 
-def gather(root: Path) -> dict[str, Any]:
-    """What both templates show."""
-    found = results.load(root, PLAN)
-    failed = results.failures(root, PLAN)
-    comparisons = sections.rows(found)
+def gather(runs: Table, root: Path) -> dict[str, Any]:
+    """What the template shows."""
+    found = runs.results
+    rows = [row for row in comparisons(PLAN, found) if row.reported is not None]
+    answered = answers(found)
     return {
-        "css": Markup(pages.css()),
-        "root": root,
+        "html": False,
+        "plan": PLAN,
+        "plan_backend": BACKEND,
+        "notes": {name: entry.note for name, entry in CATALOGUE.items()},
+        "runs": runs,
         "facts": facts(found),
-        "headline": headline(comparisons),
-        "counts": {"runs": len(found), "failed": len(failed)},
-        "figures": [_figure(root, name, found, comparisons) for name in _names("figure")],
-        "search": [row for row in comparisons if row.planned.group == "search"],
-        "not_searched": _not_run(root, "search", comparisons),
-        "maps": [
-            (drawn, sections.command(root, "table1", drawn.backend)) for drawn in heat_maps(comparisons)
-        ],
-        "rates": by_rate(found),
-        "no_table": sections.command(root, "table1"),
-        "findings": sections.findings(comparisons),
-        "questions": [
-            (answer, _evidence(n, answer), _needed(root, answer))
-            for n, answer in enumerate(answers(found), start=1)
-        ],
+        "rows": rows,
+        "headline": headline(rows),
+        "maps": heat_maps(rows),
+        "by_rate": by_rate(found),
+        "findings": findings(rows),
+        "answers": answered,
+        "pictures": _figures(found) | _evidence(answered),
         "costs": costs(found),
-        "progress": sections.progress(found),
-        "gaps": sections.gaps(root, found, failed),
-        "commands": [sections.command(root, group) for group in ("figures", "search", "table1", "questions")]
-        + [
-            sections.command(root, "all", "all"),
-            f"python -m triptych study report --root {shlex.quote(str(root))}",
-        ],
+        "progress": missing.progress(found),
+        "gaps": missing.gaps(root, found, runs.failures),
+        "command": lambda *words: missing.command(root, *words),
+        "at_root": "" if root == ROOT else f" --root {shlex.quote(str(root))}",
+        "first": faster_loss.FIRST,
+        "last_steps": LAST_STEPS,
     }
 
 
-@dataclass(frozen=True)
-class Headline:
-    """How many of the report's numbers our runs bear out, in a sentence or two."""
-
-    text: str
-    good: bool
-    """Whether all that can be judged do."""
-
-
-def headline(comparisons: Sequence[Row]) -> Headline:
-    """Counted by reported number: one lies inside where it does in every backend with two runs or more."""
-    verdicts: dict[str, list[str]] = {}
-    for row in comparisons:
-        verdicts.setdefault(row.found.name, []).append(row.found.verdict)
-    all_of = sum(planned.reported is not None for planned in PLAN.values())
-    verdicts_known = [{word for word in said if word not in UNJUDGED} for said in verdicts.values()]
-    judged = sum(bool(known) for known in verdicts_known)
-    inside = sum(known == {"inside"} for known in verdicts_known)
-    text = f"{inside} of the {judged} reported numbers that can be judged lie inside our spread."
-    if judged < len(verdicts):
-        text += f" {len(verdicts) - judged} more were run once only, or not on CIFAR-10."
-    if len(verdicts) < all_of:
-        text += f" {all_of - len(verdicts)} of all {all_of} were not run."
-    return Headline(text, 0 < inside == judged)
+def _figures(found: Iterable[Result]) -> dict[str, Picture]:
+    """The report's figures, by name, of which there are runs."""
+    drawn = {}
+    for name, planned in PLAN.items():
+        own = [result for result in found if result.name == name]
+        if planned.group == "figure" and own:
+            backends = [result.backend for result in own]
+            runs = ", ".join(f"{backend} {backends.count(backend)}" for backend in dict.fromkeys(backends))
+            label = (
+                f"{planned.title}: loss and accuracy, train and test, over the training steps; mean of the "
+                f"seeds and band from lowest to highest (runs: {runs})"
+            )
+            whole, parts = partial(figures.curves, planned, own), partial(figures.panels, planned, own)
+            drawn[name] = Picture(f"{name}.png", label, whole, parts)
+    return drawn
 
 
-def _names(group: str) -> list[str]:
-    return [name for name, planned in PLAN.items() if planned.group == group]
+def _evidence(answered: Mapping[str, object]) -> dict[str, Picture]:
+    """The questions' plots, by key."""
+    drawn = {}
+    for number, (key, answer) in enumerate(answered.items(), start=1):
+        if isinstance(answer, Answer) and answer.plot:
+            series = ", ".join(series.label for series in answer.plot)
+            label = f"{answer.y_label} over {answer.x_label}: {series}"
+            whole = partial(figures.plot, answer)
+            drawn[key] = Picture(f"question-{number}.png", label, whole, partial(_alone, whole))
+    return drawn
 
 
-def _figure(root: Path, name: str, found: Sequence[Result], comparisons: Sequence[Row]) -> Section:
-    planned, own = PLAN[name], [result for result in found if result.name == name]
-    picture = None
-    if own:
-        runs = ", ".join(
-            f"{backend} {sum(result.backend == backend for result in own)}"
-            for backend in dict.fromkeys(result.backend for result in own)
-        )
-        label = (
-            f"{planned.title}: loss and accuracy, train and test, over the training steps; mean of the seeds "
-            f"and band from lowest to highest (runs: {runs})"
-        )
-        parts = figures.panels(planned, own)
-        picture = _picture(f"{name}.png", label, figures.curves(planned, own), parts)
-    rows = [row for row in comparisons if row.found.name == name]
-    return Section(planned.title, CATALOGUE[name].note, picture, rows, sections.command(root, name))
+def _alone(draw: Callable[[], Figure]) -> list[Figure]:
+    return [draw()]
 
 
-def _evidence(number: int, answer: Answer) -> Picture | None:
-    if not answer.plot:
-        return None
-    label = f"{answer.y_label} over {answer.x_label}: " + ", ".join(series.label for series in answer.plot)
-    return _picture(f"question-{number}.png", label, figures.plot(answer))
-
-
-def _needed(root: Path, answer: Answer) -> str:
-    """The command that makes the runs which an answer waits for."""
-    if answer.missing is None:
-        return ""
-    needed = answer.missing
-    return sections.command(root, " ".join(needed.names), needed.backend, needed.seeds)
-
-
-def _picture(file: str, label: str, figure: Figure, parts: Sequence[Figure] = ()) -> Picture:
-    """The whole as PNG; as SVG the parts, where it has any."""
-    # Every picture gets ids of its own: in one page, equal ids would take each other's shapes.
-    svgs = [pages.svg(part, f"{file}-{i}") for i, part in enumerate(parts or [figure])]
-    return Picture(file, label, svgs, pages.png(figure))
-
-
-def _not_run(root: Path, group: str, comparisons: Sequence[Row]) -> list[str]:
-    """Commands for the names of a group that nobody ran."""
-    there = {row.found.name for row in comparisons}
-    return [sections.command(root, name) for name in _names(group) if name not in there]
-
-
-# --- words of the templates ----------------------------------------------------------------------
+# --- words of the template -----------------------------------------------------------------------
 
 
 def markdown(text: object) -> str:
     """As plain words inside Markdown, in a table too."""
-    return re.sub(r"([\\\\`*\[\]<>|#])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", one_line(text))
+
+
+def one_line(text: object) -> str:
+    """With single spaces only."""
+    return " ".join(str(text).split())
 
 
 def interval(found: Interval | None) -> str:
@@ -233,9 +171,14 @@ def decimals(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def shade(verdict: str) -> str:
-    """The class of a verdict's cell."""
-    return "yes" if verdict == "inside" else "none" if verdict in UNJUDGED else "miss"
+def mean_and_sd(values: Spread) -> str:
+    """Mean, and in brackets the standard deviation."""
+    return f"{values.mean:.4f}" + ("" if values.sd is None else f" ({values.sd:.4f})")
+
+
+def p_value(p: float) -> str:
+    """Two digits, or "< 0.0001"."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def seconds(value: float) -> str:
@@ -244,3 +187,22 @@ def seconds(value: float) -> str:
         return "under 0.01 s"
     text = f"{value:,.0f} s" if value >= 10 else f"{value:.2g} s"
     return f"{text} ({value / 3600:.1f} h)" if value >= 1000 else text
+
+
+def and_list(words: Iterable[str]) -> str:
+    """Such as numpy, jax and torch."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+FILTERS = {
+    "md": markdown,
+    "line": one_line,
+    "interval": interval,
+    "decimals": decimals,
+    "mean_and_sd": mean_and_sd,
+    "p_value": p_value,
+    "seconds": seconds,
+    "and_list": and_list,
+    "rates_with": lambda near, like: [rate for rate, found in near.items() if found is like],
+}

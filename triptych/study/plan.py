@@ -34,6 +34,8 @@ class Planned:
     """What the reported number was evaluated by, where there is batch norm."""
     question: str = ""
     """The question of `triptych.study.questions` that it was added for; the report's runs serve several."""
+    single_steps: int = 0
+    """Steps from the first whose losses of seed 0 the page draws one by one."""
     always: tuple[BackendName, ...] = ()
     """Backends that its seed 0 is run with too, whatever was asked for, where they are installed."""
 
@@ -74,14 +76,18 @@ def _of_the_report(name: str, group: Group, seeds: int) -> Planned:
     entry = CATALOGUE[name]
     by: Statistics = "batch" if name in ("fig4", "fig5") else "running"
     always: tuple[BackendName, ...] = ("numpy", "jax", "torch") if name == "fig1" else ()
-    return Planned(entry.title, group, entry.experiment, name, seeds, entry.reported, by, always=always)
+    single = 500 if name in ("fig1", "fig2") else 0
+    return Planned(entry.title, group, entry.experiment, name, seeds, entry.reported, by, "", single, always)
 
 
 def _departing(entry: str, question: str, seeds: int, title: str, **changes: Mapping[str, Any]) -> Planned:
     """A run that differs from the catalogue's in the given settings, by group."""
     base = CATALOGUE[entry].experiment
     groups = {group: replace(getattr(base, group), **values) for group, values in changes.items()}
-    return Planned(title, "question", replace(base, **groups), entry, seeds, question=question)
+    single = 500 if question == "faster-loss" else 0
+    return Planned(
+        title, "question", replace(base, **groups), entry, seeds, question=question, single_steps=single
+    )
 
 
 def _title(entry: str, reading: readings.Reading) -> str:

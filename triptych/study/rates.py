@@ -41,7 +41,7 @@ def by_rate(results: Sequence[Result]) -> list[Rate]:
     """In the table's order, for each backend with two runs or more of a rate."""
     gathered: dict[tuple[str, int, str], list[Result]] = {}
     for result in results:
-        if PLAN[result.name].group != "table1" or result.summary["data"]["source"] == "generated":
+        if PLAN[result.name].group != "table1" or result.source == "generated":
             continue
         key = result.backend, *setting(result.name)
         gathered.setdefault(key, []).append(result)
@@ -52,7 +52,7 @@ def by_rate(results: Sequence[Result]) -> list[Rate]:
     ):
         if len(own) > 1:
             theirs, ours = reported_at(size, rate)[0], [accuracy(result, "running") for result in own]
-            best = spread([result.summary["best_test_accuracy"] for result in own])
+            best = spread([result.best_test_accuracy for result in own])
             difference = welch(ours, theirs)
             found.append(Rate(backend, size, rate, spread(theirs), spread(ours), best, difference))
     return found

@@ -27,9 +27,10 @@ from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import command, tables
 from triptych.train.diagnose import NonFiniteError
-from triptych.train.launch import RunOptions, launch
+from triptych.train.launch import launch
+from triptych.train.options import RunOptions
 from triptych.train.resume import settings_of
-from triptych.train.sweep_command import sweep
+from triptych.train.sweep import sweep
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from triptych.describe.protocol import Backend, State, Steps
+from triptych.describe.protocol import Backend, Steps
 from triptych.describe.spec import Experiment
+from triptych.describe.state import State
 
 PlanSteps = Callable[[int, int], Steps]
 """(first, count) to the inputs of those steps."""
@@ -66,9 +67,10 @@ def _describe(key: str, array: np.ndarray) -> str:
 
 
 def _parameter(state: State) -> str | None:
-    for key, array in state.items():
+    for key, array in state.arrays().items():
         if not np.isfinite(array).all():
-            kind, _, name = key.partition("/")
+            kind = "optimizer" if key.slot else key.group
+            name = f"{key.slot}/{key.name}" if key.slot else key.name
             return f"first non-finite value in {kind} {name} after the update"
     return None
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from triptych.describe.catalogue import CATALOGUE
 from triptych.describe.layers import initial_statistics, parameter_shapes
 from triptych.describe.plain import from_dict
-from triptych.describe.protocol import saved_optimizer
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
+from triptych.show.progress import Reporter
 from triptych.store import checkpoint, records
 from triptych.store.run_dir import RunDirectory
 from triptych.train.loop import Start
@@ -28,18 +26,18 @@ def settings_of(path: Path) -> tuple[str, Experiment]:
     return config["name"], from_dict(config["experiment"], str(path / "config.json"))
 
 
-def own_start(folder: RunDirectory, experiment: Experiment) -> Start | None:
+def own_start(folder: RunDirectory, experiment: Experiment, reporter: Reporter) -> Start | None:
     """A run's own last good checkpoint, or None where it has none yet."""
-    return _read(folder, experiment, "an older one serves, or a start anew")
+    return _read(folder, experiment, reporter, "an older one serves, or a start anew")
 
 
-def other_start(path: Path, experiment: Experiment) -> tuple[Start, dict[str, Any]]:
+def other_start(path: Path, experiment: Experiment, reporter: Reporter) -> tuple[Start, dict[str, Any]]:
     """Another run's last good checkpoint, and what config.json says of it.
 
     Raises UserError when there is none, or it has gone as far as is asked for.
     """
     folder = RunDirectory(path)
-    start = _read(folder, experiment, "an older one serves")
+    start = _read(folder, experiment, reporter, "an older one serves")
     if start is None:
         raise UserError(f"resume {path}: no checkpoint that can be read in {folder.checkpoints}")
     found, steps = start.checkpoint, experiment.training.steps
@@ -48,8 +46,8 @@ def other_start(path: Path, experiment: Experiment) -> tuple[Start, dict[str, An
             f"resume {path}: it is at step {found.step} already, of {steps} asked for; "
             f"give more, for example --steps {found.step + experiment.training.eval_every}"
         )
-    if saved_optimizer(experiment, found.state) is None:
-        print(
+    if found.state.slots_of(experiment.optimization) is None:
+        reporter.notice(
             f"notice: the checkpoint holds no state of {experiment.optimization.optimizer}; it starts fresh"
         )
     digest = checkpoint.parameters_sha256(found.state)
@@ -66,10 +64,10 @@ def check_data(start: Start, fingerprint: str) -> None:
         )
 
 
-def _read(folder: RunDirectory, experiment: Experiment, then: str) -> Start | None:
+def _read(folder: RunDirectory, experiment: Experiment, reporter: Reporter, then: str) -> Start | None:
     found, damaged = checkpoint.load_latest(folder.checkpoints)
     for line in damaged:
-        print(f"notice: {line}; {then}")
+        reporter.notice(f"notice: {line}; {then}")
     if found is None:
         return None
     _check_state(found, folder, experiment)
@@ -91,26 +89,19 @@ def _read(folder: RunDirectory, experiment: Experiment, then: str) -> Start | No
 
 def _check_state(found: checkpoint.Checkpoint, folder: RunDirectory, experiment: Experiment) -> None:
     """Raises UserError unless the checkpoint is one of this network: anybody can write a sound file."""
-    shapes = parameter_shapes(experiment.layers())
-    wanted = {f"parameters/{name}": shape for name, shape in shapes.items()}
-    present = {name: array.shape for name, array in found.state.items() if name.startswith("parameters/")}
+    wanted = parameter_shapes(experiment.layers())
+    present = {name: array.shape for name, array in found.state.parameters.items()}
     if wanted != present:
         raise UserError(
             f"resume {folder.path}: its parameters {_shapes(present)} do not fit this network's "
             f"{_shapes(wanted)}; leave out --hidden"
         )
-    for slot in ("momentum", "first_moment", "second_moment", "largest_second_moment"):
-        wanted |= {f"optimizer/{slot}/{name}": shape for name, shape in shapes.items()}
     statistics = initial_statistics(experiment.layers())
-    wanted |= {f"statistics/{name}": array.shape for name, array in statistics.items()}
-    for name, array in found.state.items():
-        updates = name == "optimizer/updates"
-        fits = array.shape == () and array.dtype == np.int64 and array >= 0
-        if not (
-            fits if updates else array.dtype.kind == "f" and array.shape == wanted.get(name, array.shape)
-        ):
+    wanted |= {name: array.shape for name, array in statistics.items()}
+    for key, array in found.state.arrays().items():
+        if array.dtype.kind != "f" or array.shape != wanted.get(key.name, array.shape):
             raise UserError(
-                f"resume {folder.path}: {name} is {array.dtype} {array.shape} in its checkpoint, which no "
+                f"resume {folder.path}: {key} is {array.dtype} {array.shape} in its checkpoint, which no "
                 "run of this network writes; take another run's folder"
             )
     _check_info(found, folder)
@@ -121,12 +112,12 @@ def _check_info(found: checkpoint.Checkpoint, folder: RunDirectory) -> None:
     info = found.info
     wrong = [name for name in texts if not isinstance(info.get(name), str)]
     wrong += [name for name in numbers if not records.is_number(info.get(name))]
-    if wrong or "optimizer/updates" not in found.state:
+    if wrong:
         raise UserError(
             f"resume {folder.path}: the checkpoint of step {found.step} does not say "
-            f"{', '.join(wrong or ['optimizer/updates'])} as a run's does; take another run's folder"
+            f"{', '.join(wrong)} as a run's does; take another run's folder"
         )
 
 
 def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name.removeprefix('parameters/')} {shape}" for name, shape in shapes.items())
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())

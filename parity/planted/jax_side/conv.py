@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_models import conv, dense
-from jax_models.windows import at, collect, pad, places
+from jax_models import conv, precision
+from jax_models.cpu.windows import at, collect, pad, places
 from parity.planted import Patch, Plantings
 from parity.planted.jax_side.dense import tf32, with_backward
 from triptych.describe.layers import Window
@@ -20,7 +20,7 @@ RIGHT = conv.vendor_conv2d
 
 
 def _convolution(function: Callable[[Array, Array, Window], Array]) -> list[Patch]:
-    return [Patch(conv, "conv2d", function)]
+    return [Patch(conv, "_conv2d", function)]
 
 
 def _reordered(order: Callable[[Array], Array]) -> list[Patch]:
@@ -161,7 +161,7 @@ PLANTINGS: Plantings = {
     "conv-dx-not-flipped": _gradients(_not_flipped),
     "conv-channels-swapped": _reordered(_channels),
     "conv-same-padding": _convolution(_same),
-    "conv-bias-gradient-averages-width": [Patch(dense, "add_bias", _add_bias)],
+    "conv-bias-gradient-averages-width": [Patch(precision, "add_bias", _add_bias)],
     "conv-dw-last-image": _gradients(_last_image),
     "conv-dx-overwritten": _gradients(_overwritten),
     "conv-tf32": _convolution(lambda x, W, window: RIGHT(tf32(x), tf32(W), window)),

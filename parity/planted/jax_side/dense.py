@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_models import dense, model
+from jax_models import conv, dense, precision
 from parity.planted import Patch, Plantings
 
 Array = jax.Array
-DROPOUT = dense.Dropout.__call__
+DROPOUT = dense.dropout
 
 
 def with_backward(forward: Callable[..., Array], backward: Callable[..., Any]) -> Callable[..., Array]:
@@ -42,10 +42,10 @@ def tf32(array: Array) -> Array:
 
 
 def _linear(function: Callable[[Array, Array, Array], Array]) -> list[Patch]:
-    def call(self: Any, x: Array) -> Array:
-        return function(x, self.weight[...].astype(x.dtype), self.bias[...].astype(x.dtype))
+    def linear(x: Array, W: Array, b: Array) -> Array:
+        return function(x, W.astype(x.dtype), b.astype(x.dtype))
 
-    return [Patch(dense.Linear, "__call__", call)]
+    return [Patch(dense, "linear", linear)]
 
 
 def _right(x: Array, W: Array, b: Array) -> Array:
@@ -59,11 +59,10 @@ def _gradients(dW: Callable[..., Array], db: Callable[[Array], Array]) -> list[P
 def _activation(forward: Callable[..., Array], backward: Callable[..., Array]) -> list[Patch]:
     """From x and the slope; dx from dy, x and the slope."""
 
-    def call(self: Any, x: Array) -> Array:
-        slope = self.slope
+    def leaky_relu(x: Array, slope: float) -> Array:
         return with_backward(lambda x: forward(x, slope), lambda dy, x: (backward(dy, x, slope),))(x)
 
-    return [Patch(dense.LeakyReLU, "__call__", call)]
+    return [Patch(dense, "leaky_relu", leaky_relu)]
 
 
 def _leaky(x: Array, slope: float) -> Array:
@@ -74,8 +73,8 @@ def _from_output(dy: Array, x: Array, slope: float) -> Array:
     return jnp.where(_leaky(x, slope) >= 0, dy, slope * dy)
 
 
-def _unmasked_backward(self: Any, x: Array, keep: Array) -> Array:
-    factor = 1.0 / (1.0 - self.rate)
+def _unmasked_backward(x: Array, keep: Array, rate: float) -> Array:
+    factor = 1.0 / (1.0 - rate)
     forward = with_backward(lambda x: jnp.where(keep, x * factor, 0), lambda dy, x: (dy * factor,))
     return forward(x)
 
@@ -88,17 +87,13 @@ PLANTINGS: Plantings = {
     "linear-bias-gradient-averaged": _gradients(lambda dy, x, W: dy.T @ x, lambda dy: dy.mean(0)),
     "linear-tf32": _linear(lambda x, W, b: tf32(x) @ tf32(W).T + b),
     "linear-float16": _linear(lambda x, W, b: _right(x.astype(jnp.float16).astype(x.dtype), W, b)),
-    "bfloat16-sums": [Patch(dense, "add_bias", lambda y, b: y + b.astype(y.dtype))],
-    "leaky-relu-slope-1-at-zero": [
-        Patch(dense.LeakyReLU, "__call__", lambda self, x: jax.nn.leaky_relu(x, self.slope))
-    ],
-    "leaky-relu-slope-forgotten": [Patch(dense.LeakyReLU, "__call__", lambda self, x: jax.nn.relu(x))],
+    "bfloat16-sums": [Patch(precision, "add_bias", lambda y, b: y + b.astype(y.dtype))],
+    "leaky-relu-slope-1-at-zero": [Patch(dense, "leaky_relu", jax.nn.leaky_relu)],
+    "leaky-relu-slope-forgotten": [Patch(dense, "leaky_relu", lambda x, slope: jax.nn.relu(x))],
     "leaky-relu-derivative-from-output": _activation(_leaky, _from_output),
     "activation-derivative-skipped": _activation(_leaky, lambda dy, x, slope: dy),
-    "dropout-unscaled": [Patch(dense.Dropout, "__call__", lambda self, x, keep: jnp.where(keep, x, 0))],
-    "dropout-mask-inverted": [
-        Patch(dense.Dropout, "__call__", lambda self, x, keep: DROPOUT(self, x, ~keep))
-    ],
-    "dropout-mask-not-in-backward": [Patch(dense.Dropout, "__call__", _unmasked_backward)],
-    "flatten-channels-last": [Patch(model._Flatten, "__call__", lambda self, x: x.reshape(len(x), -1))],
+    "dropout-unscaled": [Patch(dense, "dropout", lambda x, keep, rate: jnp.where(keep, x, 0))],
+    "dropout-mask-inverted": [Patch(dense, "dropout", lambda x, keep, rate: DROPOUT(x, ~keep, rate))],
+    "dropout-mask-not-in-backward": [Patch(dense, "dropout", _unmasked_backward)],
+    "flatten-channels-last": [Patch(conv, "flatten", lambda x: x.reshape(len(x), -1))],
 }

@@ -91,11 +91,7 @@ PLANTINGS: Plantings = {
         Patch(norm, "unbiased", lambda variance, n: jnp.sqrt(variance * (n / (n - 1))))
     ],
     "norm-momentum-reversed": [
-        Patch(
-            norm.BatchNorm,
-            "update",
-            lambda self, running, now: self.momentum * running + (1.0 - self.momentum) * now,
-        )
+        Patch(norm, "running_update", lambda running, now, m: m * running + (1.0 - m) * now)
     ],
     "norm-without-xhat-term": _manual(_dx(lambda dy, xhat, scale, mean, inner: scale * (dy - mean))),
     "norm-without-mean-term": _manual(_dx(lambda dy, xhat, scale, mean, inner: scale * (dy - xhat * inner))),

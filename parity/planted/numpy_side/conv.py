@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numpy_ref import conv
+from numpy_ref import fast
+from numpy_ref.windows import pad, padded_shape, places, unpad
 from parity.planted import Patch, Plantings
 from parity.planted.numpy_side.dense import tf32
 from triptych.describe.layers import Window
 
 Array = np.ndarray[Any, Any]
-FORWARD, BACKWARD = conv.conv2d_forward, conv.conv2d_backward
-POOL, POOL_BACKWARD = conv.max_pool2d_forward, conv.max_pool2d_backward
+FORWARD, BACKWARD = fast.conv2d, fast.conv2d_backward
+POOL, POOL_BACKWARD = fast.max_pool2d, fast.max_pool2d_backward
 
 
 # --- the kernel, read in another order ---
@@ -30,7 +31,7 @@ def _reordered(order: Callable[[Array], Array]) -> list[Patch]:
         dx, dW, db = BACKWARD(dy, cache, order(W), need_dx)
         return dx, order(dW), db
 
-    return [Patch(conv, "conv2d_forward", forward), Patch(conv, "conv2d_backward", backward)]
+    return [Patch(fast, "conv2d", forward), Patch(fast, "conv2d_backward", backward)]
 
 
 def _flipped(W: Array) -> Array:
@@ -67,12 +68,12 @@ def _last_image(dy: Array, cache: Any, W: Array, need_dx: bool = True) -> Any:
 
 def _overwritten(dy: Array, cache: Any, W: Array, need_dx: bool = True) -> Any:
     _, dW, db = BACKWARD(dy, cache, W, False)
-    dP = dy.transpose(0, 2, 3, 1).reshape(-1, len(W)) @ conv._matrix(W)
+    dP = dy.transpose(0, 2, 3, 1).reshape(-1, len(W)) @ fast._matrix(W)
     dP = dP.reshape(len(dy), *dy.shape[2:], *W.shape[2:], W.shape[1])
-    dxp = np.zeros(conv._padded_shape(cache.image, cache.window), dy.dtype)
-    for (k, l), place in conv._places(cache.window, dy.shape[2:]):
+    dxp = np.zeros(padded_shape(cache.image, cache.window), dy.dtype)
+    for (k, l), place in places(cache.window, dy.shape[2:]):
         dxp[place] = dP[:, :, :, k, l]
-    return conv._unpad(dxp, cache), dW, db
+    return unpad(dxp, cache.image, cache.window), dW, db
 
 
 # --- padding ---
@@ -136,7 +137,7 @@ def _pool_with(border: Any, value: float) -> list[Patch]:
     def backward(dy: Array, bordered: Bordered) -> Any:
         return bordered.cut(POOL_BACKWARD(dy, bordered.cache))
 
-    return [Patch(conv, "max_pool2d_forward", forward), Patch(conv, "max_pool2d_backward", backward)]
+    return [Patch(fast, "max_pool2d", forward), Patch(fast, "max_pool2d_backward", backward)]
 
 
 # --- ties ---
@@ -160,24 +161,24 @@ def _ties(split: bool) -> list[Patch]:
     """Every maximum of a window gets the gradient: an equal share of it, or all."""
 
     def backward(dy: Array, cache: Any) -> Any:
-        padded, size = conv._pad(cache.x, cache.window, -np.inf), dy.shape[2:]
+        padded, size = pad(cache.x, cache.window, -np.inf), dy.shape[2:]
         upstream, y = dy.transpose(0, 2, 3, 1), cache.y.transpose(0, 2, 3, 1)
-        places = list(conv._places(cache.window, size))
-        count = sum((padded[place] == y).astype(dy.dtype) for _, place in places)
+        all_places = list(places(cache.window, size))
+        count = sum((padded[place] == y).astype(dy.dtype) for _, place in all_places)
         dxp = np.zeros(padded.shape, dy.dtype)
-        for _, place in places:
+        for _, place in all_places:
             dxp[place] += np.where(padded[place] == y, upstream / count if split else upstream, 0)
-        return conv._unpad(dxp, cache)
+        return unpad(dxp, cache.image, cache.window)
 
-    return [Patch(conv, "max_pool2d_forward", _remembering), Patch(conv, "max_pool2d_backward", backward)]
+    return [Patch(fast, "max_pool2d", _remembering), Patch(fast, "max_pool2d_backward", backward)]
 
 
 def _last_maximum(x: Array, window: Window) -> Any:
     """>= for > in the search."""
     y, cache = POOL(x, window)
-    padded, size = conv._pad(x, window, -np.inf), window.output(*x.shape[2:])
+    padded, size = pad(x, window, -np.inf), window.output(*x.shape[2:])
     last = cache.first.transpose(0, 2, 3, 1).copy()
-    for (k, l), place in conv._places(window, size):
+    for (k, l), place in places(window, size):
         last[padded[place] >= y.transpose(0, 2, 3, 1)] = k * window.kernel[1] + l
     return y, cache._replace(first=last.transpose(0, 3, 1, 2))
 
@@ -185,21 +186,19 @@ def _last_maximum(x: Array, window: Window) -> Any:
 PLANTINGS: Plantings = {
     "conv-rows-columns-swapped": _reordered(_rows_columns),
     "conv-flipped": _reordered(_flipped),
-    "conv-dx-not-flipped": [Patch(conv, "conv2d_backward", _not_flipped)],
+    "conv-dx-not-flipped": [Patch(fast, "conv2d_backward", _not_flipped)],
     "conv-channels-swapped": _reordered(_channels),
     "conv-same-padding": [
-        Patch(conv, "conv2d_forward", _conv_same),
-        Patch(conv, "conv2d_backward", _conv_same_backward),
+        Patch(fast, "conv2d", _conv_same),
+        Patch(fast, "conv2d_backward", _conv_same_backward),
     ],
-    "conv-bias-gradient-averages-width": [Patch(conv, "conv2d_backward", _averages_width)],
-    "conv-dw-last-image": [Patch(conv, "conv2d_backward", _last_image)],
-    "conv-dx-overwritten": [Patch(conv, "conv2d_backward", _overwritten)],
-    "conv-tf32": [
-        Patch(conv, "conv2d_forward", lambda x, W, b, window: FORWARD(tf32(x), tf32(W), b, window))
-    ],
+    "conv-bias-gradient-averages-width": [Patch(fast, "conv2d_backward", _averages_width)],
+    "conv-dw-last-image": [Patch(fast, "conv2d_backward", _last_image)],
+    "conv-dx-overwritten": [Patch(fast, "conv2d_backward", _overwritten)],
+    "conv-tf32": [Patch(fast, "conv2d", lambda x, W, b, window: FORWARD(tf32(x), tf32(W), b, window))],
     "pool-splits-ties": _ties(split=True),
     "pool-counts-ties": _ties(split=False),
-    "pool-last-maximum": [Patch(conv, "max_pool2d_forward", _last_maximum)],
+    "pool-last-maximum": [Patch(fast, "max_pool2d", _last_maximum)],
     "pool-padding-wins": _pool_with(symmetric, 0),
     "pool-same-padding": _pool_with(same_border, -np.inf),
 }

@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from numpy_ref import dense, model
+from numpy_ref import conv, dense, fast
 from parity.planted import Patch, Plantings
-from triptych.describe.layers import Flatten
 
 Array = np.ndarray[Any, Any]
-FORWARD, BACKWARD = dense.linear_forward, dense.linear_backward
-DROPOUT = dense.dropout_forward
-LAYER_FORWARD, LAYER_BACKWARD = model.Network._layer_forward, model.Network._layer_backward
+FORWARD, BACKWARD = dense.linear, dense.linear_backward
+DROPOUT = dense.dropout
 
 
 def tf32(array: Array) -> Array:
@@ -50,45 +48,40 @@ def _cache_output(x: Array, slope: float) -> tuple[Array, Array]:
     return y, y
 
 
-def _flatten_pixels(self: Any, layer: Any, x: Array, masks: Any, cache: Any) -> Array:
-    if not isinstance(layer, Flatten):
-        return LAYER_FORWARD(self, layer, x, masks, cache)
+def _flatten_pixels(self: Any, x: Array, theta: Any, given: Any) -> Any:
     last = x.transpose(0, 2, 3, 1)
-    cache[layer.name] = last.shape
-    return last.reshape(len(x), -1)
+    return last.reshape(len(x), -1), last.shape
 
 
-def _unflatten_pixels(self: Any, layer: Any, dy: Array, cache: Any, gradients: Any, need_dx: bool) -> Any:
-    if not isinstance(layer, Flatten):
-        return LAYER_BACKWARD(self, layer, dy, cache, gradients, need_dx)
-    return dy.reshape(cache[layer.name]).transpose(0, 3, 1, 2)
+def _unflatten_pixels(self: Any, dy: Array, theta: Any, cache: Any, need_dx: bool = True) -> Any:
+    return dy.reshape(cache).transpose(0, 3, 1, 2), {}
 
 
 PLANTINGS: Plantings = {
-    "linear-weight-transposed": [Patch(dense, "linear_forward", _transposed)],
+    "linear-weight-transposed": [Patch(dense, "linear", _transposed)],
     "linear-weight-gradient-transposed": [Patch(dense, "linear_backward", _gradient_transposed)],
     "linear-bias-gradient-averaged": [Patch(dense, "linear_backward", _averaged)],
-    "linear-tf32": [Patch(dense, "linear_forward", _in_tf32)],
-    "linear-float16": [Patch(dense, "linear_forward", _in_float16)],
+    "linear-tf32": [Patch(dense, "linear", _in_tf32)],
+    "linear-float16": [Patch(dense, "linear", _in_float16)],
     "leaky-relu-slope-1-at-zero": [
-        Patch(dense, "leaky_relu_backward", lambda dy, x, slope: np.where(x >= 0, dy, slope * dy))
+        Patch(fast, "leaky_relu_backward", lambda dy, x, slope: np.where(x >= 0, dy, slope * dy))
     ],
     "leaky-relu-slope-forgotten": [
-        Patch(dense, "leaky_relu_forward", lambda x, slope: (np.maximum(x, 0), x)),
-        Patch(dense, "leaky_relu_backward", lambda dy, x, slope: dy * (x > 0)),
+        Patch(fast, "leaky_relu", lambda x, slope: (np.maximum(x, 0), x)),
+        Patch(fast, "leaky_relu_backward", lambda dy, x, slope: dy * (x > 0)),
     ],
     "leaky-relu-derivative-from-output": [
-        Patch(dense, "leaky_relu_forward", _cache_output),
-        Patch(dense, "leaky_relu_backward", lambda dy, y, slope: np.where(y >= 0, dy, slope * dy)),
+        Patch(fast, "leaky_relu", _cache_output),
+        Patch(fast, "leaky_relu_backward", lambda dy, y, slope: np.where(y >= 0, dy, slope * dy)),
     ],
-    "activation-derivative-skipped": [Patch(dense, "leaky_relu_backward", lambda dy, x, slope: dy)],
-    "dropout-unscaled": [Patch(dense, "dropout_forward", lambda x, keep, rate: np.where(keep, x, 0))],
-    "dropout-mask-inverted": [Patch(dense, "dropout_forward", lambda x, keep, rate: DROPOUT(x, ~keep, rate))],
+    "activation-derivative-skipped": [Patch(fast, "leaky_relu_backward", lambda dy, x, slope: dy)],
+    "dropout-unscaled": [Patch(dense, "dropout", lambda x, keep, rate: np.where(keep, x, 0))],
+    "dropout-mask-inverted": [Patch(dense, "dropout", lambda x, keep, rate: DROPOUT(x, ~keep, rate))],
     "dropout-mask-not-in-backward": [
         Patch(dense, "dropout_backward", lambda dy, keep, rate: dy * (1.0 / (1.0 - rate)))
     ],
     "flatten-channels-last": [
-        Patch(model.Network, "_layer_forward", _flatten_pixels),
-        Patch(model.Network, "_layer_backward", _unflatten_pixels),
+        Patch(conv.Flatten, "forward", _flatten_pixels),
+        Patch(conv.Flatten, "backward", _unflatten_pixels),
     ],
 }

@@ -10,7 +10,7 @@ from numpy_ref import loss
 from parity.planted import Patch, Plantings
 
 Array = np.ndarray[Any, Any]
-FORWARD, BACKWARD, MARGINS = loss.loss_forward, loss.loss_backward, loss._margins
+FORWARD, BACKWARD, MARGINS = loss.per_sample, loss.per_sample_backward, loss._margins
 
 
 def _to_others(labels: Array, classes: int, smoothing: float, dtype: Any) -> Array:
@@ -42,16 +42,16 @@ def _shifted(function: Any) -> Any:
 
 PLANTINGS: Plantings = {
     "loss-sum-for-mean": [
-        Patch(loss, "loss_backward", lambda kind, s, *rest: len(s) * BACKWARD(kind, s, *rest))
+        Patch(loss, "per_sample_backward", lambda kind, s, *rest: len(s) * BACKWARD(kind, s, *rest))
     ],
     "loss-labels-shifted": [
-        Patch(loss, "loss_forward", _shifted(FORWARD)),
-        Patch(loss, "loss_backward", _shifted(BACKWARD)),
+        Patch(loss, "per_sample", _shifted(FORWARD)),
+        Patch(loss, "per_sample_backward", _shifted(BACKWARD)),
     ],
     "loss-smoothing-over-others": [Patch(loss, "targets", _to_others)],
     "softmax-without-maximum": [
-        Patch(loss, "softmax_forward", _softmax),
-        Patch(loss, "softmax_cross_entropy_forward", _log_sum),
+        Patch(loss, "softmax", _softmax),
+        Patch(loss, "softmax_cross_entropy", _log_sum),
     ],
     "softmax-jacobian-sign": [
         Patch(
@@ -64,7 +64,7 @@ PLANTINGS: Plantings = {
     "softmax-jacobian-diagonal": [Patch(loss, "softmax_backward", lambda dp, p: dp * p * (1 - p))],
     "hinge-counts-zero-margins": [Patch(loss, "hinge_backward", _zero_margins)],
     "l2-without-half": [
-        Patch(loss, "l2_forward", lambda weights, l2: l2 * sum(float(np.vdot(W, W)) for W in weights)),
-        Patch(loss, "l2_backward", lambda W, l2: 2 * l2 * W),
+        Patch(loss, "l2_penalty", lambda weights, l2: l2 * sum(float(np.vdot(W, W)) for W in weights)),
+        Patch(loss, "l2_penalty_backward", lambda W, l2: 2 * l2 * W),
     ],
 }

@@ -40,7 +40,7 @@ def _forward(
         y = gamma.reshape(along) * xhat + beta.reshape(along)
         return y, (xhat, i, gamma.reshape(along)), mu.reshape(-1), sigma2.reshape(-1)
 
-    return [Patch(norm, "batch_norm_forward", forward)]
+    return [Patch(norm, "batch_norm", forward)]
 
 
 def _dx(formula: Callable[..., Array]) -> list[Patch]:
@@ -83,7 +83,7 @@ PLANTINGS: Plantings = {
         Patch(
             norm,
             "normalize",
-            lambda x, gamma, beta, mean, variance, eps: norm.batch_norm_forward(x, gamma, beta, eps)[0],
+            lambda x, gamma, beta, mean, variance, eps: norm.batch_norm(x, gamma, beta, eps)[0],
         )
     ],
 }

@@ -70,7 +70,7 @@ def swapped(o: Optimization) -> Optimization:
     return replace(o, beta1=o.beta2, beta2=o.beta1)
 
 
-def _dampened(theta: Array, g: Array, slots: Any, o: Optimization, eta: float) -> None:
+def _dampened(theta: Array, g: Array, slots: Any, o: Optimization, eta: float, t: int) -> None:
     if o.weight_decay:
         g = g + o.weight_decay * theta
     if o.momentum:
@@ -86,15 +86,15 @@ def renamed(old: str, new: str) -> Callable[[Optimization], Optimization]:
 
 
 PLANTINGS: Plantings = {
-    "adam-counts-from-2": [Patch(optim, "_adam", adam(lambda beta, t: exact(beta, t + 1)))],
-    "adam-uncorrected": [Patch(optim, "_adam", adam(lambda beta, t: 1.0))],
-    "adam-float32-correction": [Patch(optim, "_adam", adam(in_float32))],
-    "adam-eps-inside-root": [Patch(optim, "_adam", adam(eps_inside=True))],
+    "adam-counts-from-2": [Patch(optim, "adam", adam(lambda beta, t: exact(beta, t + 1)))],
+    "adam-uncorrected": [Patch(optim, "adam", adam(lambda beta, t: 1.0))],
+    "adam-float32-correction": [Patch(optim, "adam", adam(in_float32))],
+    "adam-eps-inside-root": [Patch(optim, "adam", adam(eps_inside=True))],
     "adam-betas-swapped": described(swapped),
     "adam-decoupled": described(renamed("adam", "adamw")),
     "adamw-coupled": described(renamed("adamw", "adam")),
-    "adamw-decay-after": [Patch(optim, "_adam", adam(decay_after=True))],
-    "amsgrad-corrected-first": [Patch(optim, "_adam", adam(corrected_first=True))],
-    "sgd-dampened": [Patch(optim, "_sgd", _dampened)],
+    "adamw-decay-after": [Patch(optim, "adam", adam(decay_after=True))],
+    "amsgrad-corrected-first": [Patch(optim, "adam", adam(corrected_first=True))],
+    "sgd-dampened": [Patch(optim, "sgd", _dampened)],
     "sgd-nesterov-left-out": described(lambda o: replace(o, nesterov=False)),
 }

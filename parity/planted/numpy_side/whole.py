@@ -26,15 +26,17 @@ def _one_row_late(self: Any, experiment: Any, data: Any) -> None:
     self.labels = self.labels | {"train": np.roll(self.labels["train"], 1)}
 
 
-def _in_training_mode(self: Any, layer: Any, x: Array, masks: Any, batch_statistics: bool, cache: Any) -> Any:
-    return APPLY(self, layer, x, masks, True, cache)
+def _in_training_mode(self: Any, name: str, x: Array, masks: Any, batch_statistics: bool, cache: Any) -> Any:
+    return APPLY(self, name, x, masks, True, cache)
 
 
-def _behind(self: Any, layer: Any, dy: Array, cache: Any, gradients: Any, need_dx: bool) -> Any:
+def _behind(self: Any, name: str, dy: Array, cache: Any, gradients: Any, need_dx: bool) -> Any:
     """Dropout, which stands behind batch norm, hands on what it was handed."""
-    if isinstance(layer, Dropout) and any(isinstance(other, BatchNorm) for other in self.layers):
+    if isinstance(self.code[name].layer, Dropout) and any(
+        isinstance(other, BatchNorm) for other in self.layers
+    ):
         return dy
-    return BACKWARD(self, layer, dy, cache, gradients, need_dx)
+    return BACKWARD(self, name, dy, cache, gradients, need_dx)
 
 
 PLANTINGS: Plantings = {

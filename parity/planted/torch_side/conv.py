@@ -20,12 +20,12 @@ from triptych.describe.layers import Window
 def _convolution(function: Callable[..., Tensor]) -> list[Patch]:
     """From x, W, b (or None), stride and padding."""
 
-    def forward(self: Any, input: Tensor) -> Tensor:
-        x = conv._wide_on_cpu(input)
-        W, b = self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
-        return function(x, W, b, self.stride, self.padding).to(input.dtype)
+    def conv2d(x: Tensor, W: Tensor, b: Tensor | None, window: Window) -> Tensor:
+        wide = conv._wide_on_cpu(x)
+        offset = None if b is None else b.to(wide.dtype)
+        return function(wide, W.to(wide.dtype), offset, window.stride, window.padding).to(x.dtype)
 
-    return [Patch(conv.Conv2d, "forward", forward)]
+    return [Patch(conv, "conv2d", conv2d)]
 
 
 def _reordered(order: Callable[[Tensor], Tensor]) -> list[Patch]:
@@ -99,11 +99,11 @@ def _conv_same(x: Tensor, W: Tensor, b: Any, stride: Any, padding: Any) -> Tenso
 def _pool(function: Callable[..., Tensor]) -> list[Patch]:
     """From x, kernel, stride and padding."""
 
-    def forward(self: Any, input: Tensor) -> Tensor:
-        x = conv._wide_on_cpu(input)
-        return function(x, self.kernel_size, self.stride, self.padding).to(input.dtype)
+    def max_pool2d(x: Tensor, window: Window) -> Tensor:
+        wide = conv._wide_on_cpu(x)
+        return function(wide, window.kernel, window.stride, window.padding).to(x.dtype)
 
-    return [Patch(conv.MaxPool2d, "forward", forward)]
+    return [Patch(conv, "max_pool2d", max_pool2d)]
 
 
 def _windows(x: Tensor, kernel: Any, stride: Any, padding: Any, value: float = -torch.inf) -> Tensor:

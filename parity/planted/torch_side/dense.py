@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from parity.planted import Patch, Plantings
 from torch_models import conv, dense
 
-DROPOUT = dense.Dropout.forward
+DROPOUT = dense.dropout
 
 
 class _WithBackward(torch.autograd.Function):
@@ -43,10 +43,10 @@ def tf32(tensor: Tensor) -> Tensor:
 
 
 def _linear(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[Patch]:
-    def forward(self: Any, input: Tensor) -> Tensor:
-        return function(input, self.weight.to(input.dtype), self.bias.to(input.dtype))
+    def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+        return function(x, W.to(x.dtype), b.to(x.dtype))
 
-    return [Patch(dense.Linear, "forward", forward)]
+    return [Patch(dense, "linear", linear)]
 
 
 def _gradients(dW: Callable[..., Tensor], db: Callable[[Tensor], Tensor]) -> list[Patch]:
@@ -59,19 +59,18 @@ def _gradients(dW: Callable[..., Tensor], db: Callable[[Tensor], Tensor]) -> lis
 def _activation(forward: Callable[..., Tensor], backward: Callable[..., Tensor]) -> list[Patch]:
     """From x and the slope; dx from dy, x and the slope."""
 
-    def call(self: Any, x: Tensor) -> Tensor:
-        slope = self.negative_slope
+    def leaky_relu(x: Tensor, slope: float) -> Tensor:
         return with_backward(lambda x: forward(x, slope), lambda dy, x: (backward(dy, x, slope),), x)
 
-    return [Patch(dense.LeakyReLU, "forward", call)]
+    return [Patch(dense, "leaky_relu", leaky_relu)]
 
 
 def _from_output(dy: Tensor, x: Tensor, slope: float) -> Tensor:
     return torch.where(functional.leaky_relu(x, slope) >= 0, dy, slope * dy)
 
 
-def _unmasked_backward(self: Any, x: Tensor, keep: Tensor) -> Tensor:
-    factor = 1.0 / (1.0 - self.rate)
+def _unmasked_backward(x: Tensor, keep: Tensor, rate: float) -> Tensor:
+    factor = 1.0 / (1.0 - rate)
     return with_backward(lambda x: torch.where(keep, x * factor, 0), lambda dy, x: (dy * factor,), x)
 
 
@@ -87,15 +86,13 @@ PLANTINGS: Plantings = {
     "linear-float16": _linear(lambda x, W, b: functional.linear(x.half().to(x.dtype), W, b)),
     "bfloat16-sums": [Patch(conv, "_wide_on_cpu", lambda x: x)],
     "leaky-relu-slope-1-at-zero": [
-        Patch(dense.LeakyReLU, "forward", lambda self, x: torch.where(x >= 0, x, self.negative_slope * x))
+        Patch(dense, "leaky_relu", lambda x, slope: torch.where(x >= 0, x, slope * x))
     ],
-    "leaky-relu-slope-forgotten": [Patch(dense.LeakyReLU, "forward", lambda self, x: functional.relu(x))],
+    "leaky-relu-slope-forgotten": [Patch(dense, "leaky_relu", lambda x, slope: functional.relu(x))],
     "leaky-relu-derivative-from-output": _activation(functional.leaky_relu, _from_output),
     "activation-derivative-skipped": _activation(functional.leaky_relu, lambda dy, x, slope: dy),
-    "dropout-unscaled": [Patch(dense.Dropout, "forward", lambda self, x, keep: torch.where(keep, x, 0))],
-    "dropout-mask-inverted": [Patch(dense.Dropout, "forward", lambda self, x, keep: DROPOUT(self, x, ~keep))],
-    "dropout-mask-not-in-backward": [Patch(dense.Dropout, "forward", _unmasked_backward)],
-    "flatten-channels-last": [
-        Patch(nn.Flatten, "forward", lambda self, x: x.permute(0, 2, 3, 1).reshape(len(x), -1))
-    ],
+    "dropout-unscaled": [Patch(dense, "dropout", lambda x, keep, rate: torch.where(keep, x, 0))],
+    "dropout-mask-inverted": [Patch(dense, "dropout", lambda x, keep, rate: DROPOUT(x, ~keep, rate))],
+    "dropout-mask-not-in-backward": [Patch(dense, "dropout", _unmasked_backward)],
+    "flatten-channels-last": [Patch(conv, "flatten", lambda x: x.permute(0, 2, 3, 1).reshape(len(x), -1))],
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from parity.planted import Patch, Plantings
 from torch_models import norm
 
-MANUAL = norm.BatchNormManual
+MANUAL = norm._Manual
 
 
 def _two_pass(x: Tensor, mu: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -56,7 +56,7 @@ def _forward(
             ctx.mark_non_differentiable(*statistics)
             return gamma.view(along) * xhat + beta.view(along), *statistics
 
-    return [Patch(norm, "batch_norm_autodiff", autodiff), Patch(norm, "BatchNormManual", Manual)]
+    return [Patch(norm, "batch_norm", autodiff), Patch(norm, "_Manual", Manual)]
 
 
 def _manual(formula: Callable[..., Tensor]) -> list[Patch]:
@@ -72,7 +72,7 @@ def _manual(formula: Callable[..., Tensor]) -> list[Patch]:
             scale = (gamma * inverse).view(along)
             return formula(d[0], xhat, scale, *means, inverse.view(along)), dgamma, dbeta, None
 
-    return [Patch(norm, "BatchNormManual", Manual)]
+    return [Patch(norm, "_Manual", Manual)]
 
 
 def _detached(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Any:
@@ -90,16 +90,12 @@ PLANTINGS: Plantings = {
         Patch(norm, "unbiased", lambda variance, n: (variance * (n / (n - 1))).sqrt())
     ],
     "norm-momentum-reversed": [
-        Patch(
-            norm.BatchNorm,
-            "update",
-            lambda self, running, now: self.momentum * running + (1.0 - self.momentum) * now,
-        )
+        Patch(norm, "running_update", lambda running, now, m: m * running + (1.0 - m) * now)
     ],
     "norm-without-xhat-term": _manual(lambda dy, xhat, scale, mean, inner, i: scale * (dy - mean)),
     "norm-without-mean-term": _manual(lambda dy, xhat, scale, mean, inner, i: scale * (dy - xhat * inner)),
     "norm-statistics-detached": [
-        Patch(norm, "batch_norm_autodiff", _detached),
+        Patch(norm, "batch_norm", _detached),
         *_manual(lambda dy, xhat, scale, mean, inner, i: scale * dy),
     ],
     "norm-zero-gradient": _manual(lambda dy, xhat, scale, mean, inner, i: 0 * dy),
@@ -112,7 +108,7 @@ PLANTINGS: Plantings = {
         Patch(
             norm,
             "normalize",
-            lambda x, gamma, beta, mean, variance, eps: norm.batch_norm_autodiff(x, gamma, beta, eps)[0],
+            lambda x, gamma, beta, mean, variance, eps: norm.batch_norm(x, gamma, beta, eps)[0],
         )
     ],
 }

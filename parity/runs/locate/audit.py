@@ -11,15 +11,19 @@ from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding
 from parity.runs.locate.findings import Finding, Kind
 from parity.runs.locate.side import Outcome, Reference, Side
-from parity.suite.model import MODEL, STATISTICS, trace_truths, traced
-from parity.suite.truth import network, optim
+from parity.suite import network, optim
+from parity.suite.model import MODEL, expected_trace, traced
+from parity.suite.registry import in_network
 from parity.verification.case import Case
 from parity.verification.judge import Label, judge
-from triptych.describe.layers import BatchNorm, initial_statistics
-from triptych.describe.protocol import State, Steps, optimizer_slots
+from triptych.describe import state as states
+from triptych.describe.protocol import Steps
+from triptych.describe.state import Key, State
 
 STATE, DATA, FORWARD, LOSS, BACKWARD, SLOTS, PARAMETERS, RUNNING, COMPILED = range(9)
 """Stages in the order of computation."""
+LOSS_KEY = Key("loss", "")
+"""The loss among a step's outcomes."""
 PARTS = ("dW", "db", "dgamma", "dbeta", "dx")
 """Of one layer's backward pass; nothing but dx reaches the layer before."""
 
@@ -30,7 +34,7 @@ class Step:
 
     side: Side
     reference: Reference
-    state: Mapping[str, Array]
+    state: State
     """LEFT's state before it."""
     first: int
     """Steps taken before."""
@@ -67,15 +71,14 @@ def audit(step: Step) -> list[Finding]:
     after = side.step_unfused(steps)
     wanted = reference.plan(step.first)
     findings = [*_restored(step, own), *_data(step, trace, wanted)]
-    parameters, statistics = _part(own, "parameters/"), _part(own, "statistics/")
-    statistics = initial_statistics(reference.experiment.layers()) | dict(statistics)
+    statistics = own.statistics_of(reference.experiment.layers())
     winograd_too = side.backend.name == "jax" and side.place.device == "cpu"
     absent = [name for name in reference.names if f"activation/{name}" not in trace]
     if absent:
         return [*findings, step.missing((FORWARD, 0), "forward", absent[0], "y")]
-    truths, keys = trace_truths(
+    truths, keys = expected_trace(
         reference.experiment,
-        parameters,
+        own.parameters,
         statistics,
         trace,
         reference.labels(wanted),
@@ -97,18 +100,18 @@ def audit(step: Step) -> list[Finding]:
 def _restored(step: Step, own: State) -> Iterable[Finding]:
     """What was put in comes out again, rounded to the side's numbers."""
     r = step.r.wide
+    given, arrays = step.state.arrays(), own.arrays()
     for position, key in enumerate(_ordered(own, step.reference)):
-        if key not in step.state or key == "optimizer/updates":
+        if key not in given:
             continue
-        put = step.state[key]
-        exactly = Bounded(r.nearest(put).astype(r.truth), np.zeros(put.shape), r)
-        yield step.judge((STATE, position), "state", _layer_of(key), key, exactly, own[key])
-    yield _count(step, (STATE, len(own)), "state", own, int(step.state.get("optimizer/updates", 0)))
+        exactly = Bounded(r.nearest(given[key]).astype(r.truth), np.zeros(given[key].shape), r)
+        yield step.judge((STATE, position), "state", key.layer, str(key), exactly, arrays[key])
+    yield _count(step, (STATE, len(arrays)), "state", own, step.state.updates)
 
 
 def _count(step: Step, order: tuple[int, ...], kind: Kind, state: State, wanted: int) -> Finding:
     exactly = Bounded(np.asarray(float(wanted), step.r.wide.truth), np.zeros(()), step.r.wide)
-    found = np.asarray(float(state["optimizer/updates"]), step.r.wide.stored)
+    found = np.asarray(float(state.updates), step.r.wide.stored)
     return step.judge(order, kind, "", "updates", exactly, found)
 
 
@@ -159,21 +162,20 @@ def _updated(
 ) -> Iterable[Finding]:
     """Optimizer state from the traced gradients, then parameters from the state stored with them."""
     spec, r = step.reference.experiment, step.r.wide
-    names, updates = optimizer_slots(spec.optimization), int(own["optimizer/updates"])
+    names, updates = spec.optimization.slots, own.updates
     yield _count(step, (SLOTS, -1), "optimizer state", after.state, updates + 1)
-    for position, key in enumerate(_part(own, "parameters/")):
+    for position, key in enumerate(own.parameters):
         layer, _, parameter = key.rpartition(".")
         gradient = trace.get(f"gradient/{key}")
-        present = all(f"optimizer/{slot}/{key}" in after.state for slot in names)
+        present = all(key in after.state.slots.get(slot, {}) for slot in names)
         if gradient is None or not present:
             yield step.missing((SLOTS, position), "optimizer state", layer, parameter)
             continue
         slots, stored = (
-            {slot: Bounded.exact(state[f"optimizer/{slot}/{key}"], r) for slot in names}
-            for state in (own, after.state)
+            {slot: Bounded.exact(state.slots[slot][key], r) for slot in names} for state in (own, after.state)
         )
         theta, moved = optim.one_step(
-            Bounded.exact(own[f"parameters/{key}"], r),
+            Bounded.exact(own.parameters[key], r),
             Bounded.exact(gradient, r),
             slots,
             spec.optimization,
@@ -183,23 +185,22 @@ def _updated(
         )
         for number, slot in enumerate(names):
             what = f"{slot} of {parameter}"
-            found = after.state[f"optimizer/{slot}/{key}"]
+            found = after.state.slots[slot][key]
             yield step.judge((SLOTS, position, number), "optimizer state", layer, what, moved[slot], found)
-        found = after.state[f"parameters/{key}"]
+        found = after.state.parameters[key]
         yield step.judge((PARAMETERS, position), "parameters", layer, parameter, theta, found)
 
 
 def _running(step: Step, after: Outcome, truths: Mapping[str, Bounded]) -> Iterable[Finding]:
     for position, layer in enumerate(step.reference.experiment.layers()):
-        if isinstance(layer, BatchNorm):
-            for number, which in enumerate(STATISTICS):
-                order, name = (RUNNING, position, number), layer.name
-                key = f"statistics/{name}.{which}"
-                if key not in after.state:
-                    yield step.missing(order, "running statistics", name, which)
-                else:
-                    truth, found = truths[f"{name} {which}"], after.state[key]
-                    yield step.judge(order, "running statistics", name, which, truth, found)
+        for number, which in enumerate(in_network(layer).statistics):
+            order, name = (RUNNING, position, number), layer.name
+            found = after.state.statistics.get(f"{name}.{which}")
+            if found is None:
+                yield step.missing(order, "running statistics", name, which)
+            else:
+                truth = truths[f"{name} {which}"]
+                yield step.judge(order, "running statistics", name, which, truth, found)
 
 
 # --- the step as one program ---
@@ -209,37 +210,28 @@ def compiled(step: Step, own: State, after: Outcome, wanted: Steps) -> Iterable[
     """The outcome of a compiled step, by the limits of everything that the step may do."""
     truths = outcome_truths(step, own, wanted)
     value = step.r.wide.nearest(np.asarray(after.loss))
-    found = [step.judge((COMPILED, 0), "loss", "", "reported loss", _finite(truths["loss"]), value)]
-    updates = int(own["optimizer/updates"])
-    found.append(_count(step, (COMPILED, 1), "optimizer state", after.state, updates + 1))
+    found = [step.judge((COMPILED, 0), "loss", "", "reported loss", _finite(truths[LOSS_KEY]), value)]
+    found.append(_count(step, (COMPILED, 1), "optimizer state", after.state, own.updates + 1))
+    arrays = after.state.arrays()
     for position, key in enumerate(_ordered(after.state, step.reference), start=2):
         if key not in truths:
             continue
-        group, _, name = key.partition("/")
-        slot, _, parameter = name.rpartition("/") if group == "optimizer" else ("", "", name)
-        kind: Kind = {
-            "optimizer": "optimizer state", "parameters": "parameters"
-        }.get(group, "running statistics")  # type: ignore[assignment]  # fmt: skip
-        own_name = parameter.rpartition(".")[2]
-        what = f"{slot} of {own_name}" if slot else own_name
-        truth = _finite(truths[key])
-        order = (COMPILED, position)
-        found.append(step.judge(order, kind, _layer_of(key), what, truth, after.state[key]))
+        truth, order = _finite(truths[key]), (COMPILED, position)
+        found.append(step.judge(order, kind_of(key), key.layer, quantity_of(key), truth, arrays[key]))
     for finding in found:
         yield Finding(**{**vars(finding), "compiled": True})
 
 
-def outcome_truths(step: Step, own: State, wanted: Steps) -> dict[str, Bounded]:
-    """`loss` and a state's keys to what the whole step may make of them, errors carried all the way."""
+def outcome_truths(step: Step, own: State, wanted: Steps) -> dict[Key, Bounded]:
+    """`LOSS_KEY` and a state's keys to what the whole step may make of them, errors carried all the way."""
     spec, reference, r = step.reference.experiment, step.reference, step.r
-    parameters = _part(own, "parameters/")
-    statistics = initial_statistics(spec.layers()) | dict(_part(own, "statistics/"))
+    statistics = own.statistics_of(spec.layers())
     masks = {name: mask[0] for name, mask in wanted.masks.items()}
     winograd_too = step.side.backend.name == "jax" and step.side.place.device == "cpu"
     with np.errstate(all="ignore"):
         found = network.one_step(
             spec,
-            parameters,
+            own.parameters,
             statistics,
             reference.input(wanted, r),
             reference.labels(wanted),
@@ -247,22 +239,20 @@ def outcome_truths(step: Step, own: State, wanted: Steps) -> dict[str, Bounded]:
             r,
             winograd_too,
         )
-        truths = {key: value for key, value in found.items() if not key.startswith("gradient/")}
-        for key in parameters:
-            slots = {
-                slot: Bounded.exact(own[f"optimizer/{slot}/{key}"], r.wide)
-                for slot in optimizer_slots(spec.optimization)
-            }
+        truths = {LOSS_KEY: found["loss"]}
+        truths |= {Key(states.STATISTICS, name): found[f"statistics/{name}"] for name in statistics}
+        for key, theta_before in own.parameters.items():
+            slots = {slot: Bounded.exact(own.slots[slot][key], r.wide) for slot in spec.optimization.slots}
             theta, moved = optim.one_step(
-                Bounded.exact(parameters[key], r.wide),
+                Bounded.exact(theta_before, r.wide),
                 found[f"gradient/{key}"],
                 slots,
                 spec.optimization,
                 float(wanted.learning_rates[0]),
-                int(own["optimizer/updates"]) + 1,
+                own.updates + 1,
             )
-            truths[f"parameters/{key}"] = theta
-            truths |= {f"optimizer/{slot}/{key}": value for slot, value in moved.items()}
+            truths[Key(states.PARAMETERS, key)] = theta
+            truths |= {Key(slot, key): value for slot, value in moved.items()}
     return truths
 
 
@@ -276,20 +266,26 @@ def _finite(truth: Bounded) -> Bounded:
 # --- names ---
 
 
-def _part(state: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    return {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}
+def kind_of(key: Key) -> Kind:
+    """What the array is, in a report's words."""
+    if key.slot:
+        return "optimizer state"
+    return "parameters" if key.group == states.PARAMETERS else "running statistics"
 
 
-def _layer_of(key: str) -> str:
-    return key.rpartition("/")[2].rpartition(".")[0]
+def quantity_of(key: Key) -> str:
+    """Which of its layer's arrays it is, in a report's words."""
+    return f"{key.slot} of {key.last}" if key.slot else key.last
 
 
-def _ordered(state: Mapping[str, Array], reference: Reference) -> list[str]:
-    """A state's keys: optimizer, parameters, statistics; by layer."""
-    groups = ("optimizer", "parameters", "statistics")
-    keys = [key for key in state if key != "optimizer/updates"]
+KINDS: tuple[Kind, ...] = ("optimizer state", "parameters", "running statistics")
+"""Of a state's arrays, in the order of computation."""
+
+
+def _ordered(state: State, reference: Reference) -> list[Key]:
+    """A state's keys by kind, then by layer."""
     place = {name: i for i, name in enumerate(reference.names)}
-    return sorted(keys, key=lambda key: (groups.index(key.partition("/")[0]), place.get(_layer_of(key), -1)))
+    return sorted(state.arrays(), key=lambda key: (KINDS.index(kind_of(key)), place.get(key.layer, -1)))
 
 
 def failed(findings: Iterable[Finding]) -> list[Finding]:

@@ -16,7 +16,7 @@ from parity.runs.locate.search import EVERY, Progress, begin
 from parity.runs.locate.search import locate as search
 from parity.runs.locate.settings import CALL
 from parity.runs.locate.side import Side
-from parity.suite.subjects import BACKENDS
+from parity.suite.backends import BACKENDS
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
 from triptych.describe.catalogue import find

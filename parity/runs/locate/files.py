@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from parity.bounds.rounding import ROUNDINGS, Array
 from parity.runs.difference import relative
-from parity.runs.locate.findings import Divergence, Kind, Report
+from parity.runs.locate.audit import KINDS, kind_of, quantity_of
+from parity.runs.locate.findings import Divergence, Report
 from parity.runs.locate.hints import bits
 from triptych.describe.layers import parameter_shapes
 from triptych.describe.plain import from_dict
+from triptych.describe.state import Key, State
 from triptych.errors import UserError
 from triptych.store import checkpoint
 from triptych.store.run_dir import RunDirectory, flat
-
-GROUPS: dict[str, Kind] = {
-    "optimizer": "optimizer state",
-    "parameters": "parameters",
-    "statistics": "running statistics",
-}
 
 
 def compare_files(left: Path, right: Path) -> Report:
@@ -51,24 +47,31 @@ def compare_files(left: Path, right: Path) -> Report:
     return Report(str(left), str(right), steps[1] - 1, steps[1], first, settings, notes=notes)
 
 
-def differences(
-    left: Mapping[str, Array], right: Mapping[str, Array], step: int, order: list[str] | None = None
-) -> list[Divergence]:
+def differences(left: State, right: State, step: int, order: list[str] | None = None) -> list[Divergence]:
     """Every array that differs by more than a cast's rounding, in order; raises UserError where shapes do."""
-    found = []
-    for key in ordered({**left, **right}, order or []):
-        divergence = _one(key, left.get(key), right.get(key), step)
-        if divergence is not None:
-            found.append(divergence)
-    return found
+    ours, theirs = left.arrays(), right.arrays()
+    found = [_updates(left.updates, right.updates, step)]
+    for key in ordered(ours | theirs, order or []):
+        found.append(_one(key, ours.get(key), theirs.get(key), step))
+    return [divergence for divergence in found if divergence is not None]
 
 
-def table(left: Mapping[str, Array], right: Mapping[str, Array], order: list[str]) -> list[str]:
+def _updates(left: int, right: int, step: int) -> Divergence | None:
+    if left == right:
+        return None
+    return Divergence(
+        step, "optimizer state", "", "updates", "right", float("inf"), (), float(right), float(left), 0.0,
+        relative(np.array(float(left)), np.array(float(right))), note="1 of 1 elements differ",
+    )  # fmt: skip
+
+
+def table(left: State, right: State, order: list[str]) -> list[str]:
     """One line for each array that differs: how much, and where most."""
-    lines = []
-    for key in ordered({**left, **right}, order):
-        if key in left and key in right and left[key].shape == right[key].shape:
-            pair = left[key].astype(np.float64), right[key].astype(np.float64)
+    ours, theirs = left.arrays(), right.arrays()
+    lines = [] if left.updates == right.updates else [f"updates: {left.updates}, {right.updates}"]
+    for key in ordered(ours | theirs, order):
+        if key in ours and key in theirs and ours[key].shape == theirs[key].shape:
+            pair = ours[key].astype(np.float64), theirs[key].astype(np.float64)
             gap = np.abs(pair[0] - pair[1])
             if gap.any():
                 index = [int(i) for i in np.unravel_index(int(np.argmax(gap)), gap.shape)]
@@ -79,25 +82,19 @@ def table(left: Mapping[str, Array], right: Mapping[str, Array], order: list[str
     return lines
 
 
-def ordered(state: Mapping[str, Array], order: list[str]) -> list[str]:
-    """Keys by kind (optimizer, parameters, statistics), then by layer, the count of updates first."""
-    groups = list(GROUPS)
+def ordered(keys: Iterable[Key], order: list[str]) -> list[Key]:
+    """By kind, then by layer."""
     layers = [name.rpartition(".")[0] for name in order]
 
-    def place(key: str) -> tuple[int, bool, int, str]:
-        layer = key.rpartition("/")[2].rpartition(".")[0]
-        where = layers.index(layer) if layer in layers else len(layers)
-        return groups.index(key.partition("/")[0]), key != "optimizer/updates", where, key
+    def place(key: Key) -> tuple[int, int, str]:
+        where = layers.index(key.layer) if key.layer in layers else len(layers)
+        return KINDS.index(kind_of(key)), where, str(key)
 
-    return sorted(state, key=place)
+    return sorted(keys, key=place)
 
 
-def _one(key: str, left: Array | None, right: Array | None, step: int) -> Divergence | None:
-    group, _, rest = key.partition("/")
-    slot, _, name = rest.rpartition("/")
-    layer, _, parameter = name.rpartition(".")
-    what = f"{slot} of {parameter}" if slot else parameter
-    kind = GROUPS[group]
+def _one(key: Key, left: Array | None, right: Array | None, step: int) -> Divergence | None:
+    layer, what, kind = key.layer, quantity_of(key), kind_of(key)
     if left is None or right is None:
         side = "right" if right is None else "left"
         return Divergence(step, kind, layer, what, side, float("inf"), note=f"missing on the {side}")  # type: ignore[arg-type]

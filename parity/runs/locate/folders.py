@@ -17,8 +17,9 @@ from parity.runs.locate.search import EVERY, Progress, begin, locate, one_step_l
 from parity.runs.locate.settings import differing_settings
 from parity.runs.locate.side import Side
 from triptych.describe.plain import from_dict
-from triptych.describe.protocol import State, TrainingData
+from triptych.describe.protocol import TrainingData
 from triptych.describe.spec import BackendName, Experiment
+from triptych.describe.state import State
 from triptych.errors import UserError
 from triptych.store import checkpoint
 from triptych.store.run_dir import RunDirectory
@@ -146,11 +147,11 @@ def _ends(left: Recorded, right: Recorded) -> list[str]:
     pair, last = (left, right), left.experiment.training.steps
     if right.experiment.training.steps != last or any(last not in run.checkpoints for run in pair):
         return []
-    ours, theirs = (run.state(last) for run in pair)
+    ours, theirs = (run.state(last).parameters for run in pair)
     gaps = {
-        key.removeprefix("parameters/"): relative(ours[key], theirs[key])
-        for key in ours
-        if key.startswith("parameters/") and key in theirs and theirs[key].shape == ours[key].shape
+        key: relative(array, theirs[key])
+        for key, array in ours.items()
+        if key in theirs and theirs[key].shape == array.shape
     }
     worst = max(gaps, key=lambda key: gaps[key])
     line = f"at the end weights are at most {gaps[worst]:.1e} apart ({worst}, relative)"
@@ -190,14 +191,15 @@ def _common(
 
 
 def _agree(ours: State, theirs: State, side: Side, step: int) -> bool:
-    if ours.keys() != theirs.keys() or any(ours[key].shape != theirs[key].shape for key in ours):
+    left, right = ours.arrays(), theirs.arrays()
+    if left.keys() != right.keys() or any(left[key].shape != right[key].shape for key in left):
         return False
-    if all(np.array_equal(ours[key], theirs[key]) for key in ours):
+    if ours.updates == theirs.updates and all(np.array_equal(left[key], right[key]) for key in left):
         return True
     limits = one_step_limits(side, ours, step)
     return all(
-        (np.abs(ours[key].astype(np.float64) - theirs[key]) <= limits[key].error).all()
-        for key in ours
+        (np.abs(left[key].astype(np.float64) - right[key]) <= limits[key].error).all()
+        for key in left
         if key in limits
     )
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array
-from parity.runs.locate.audit import Step
+from parity.runs.locate.audit import Step, kind_of, quantity_of
 from parity.runs.locate.findings import Finding
-from parity.suite.truth import augment as augment_truth
-from parity.suite.truth import data as data_truth
-from parity.suite.truth import network
+from parity.suite import network
+from parity.suite.images import moved, prepared
 from triptych.describe.protocol import Steps
+from triptych.describe.state import State
 
 
 def hint(finding: Finding, step: Step, trace: Mapping[str, Array], wanted: Steps) -> str:
@@ -26,16 +26,15 @@ def hint(finding: Finding, step: Step, trace: Mapping[str, Array], wanted: Steps
         return _labels(finding, step, trace, wanted) or _array(finding.actual, finding.expected, None)
     if finding.kind == "forward" and finding.layer in wanted.masks:
         return _mask(finding, trace, wanted, step)
-    before = step.state.get(_key(finding))
+    before = _before(finding, step.state)
     return _array(finding.actual, finding.expected, before)
 
 
-def _key(finding: Finding) -> str:
-    if finding.kind == "optimizer state" and " of " in finding.quantity:
-        slot, _, parameter = finding.quantity.partition(" of ")
-        return f"optimizer/{slot}/{finding.layer}.{parameter}"
-    group = {"parameters": "parameters", "running statistics": "statistics"}.get(finding.kind, "")
-    return f"{group}/{finding.layer}.{finding.quantity}"
+def _before(finding: Finding, state: State) -> Array | None:
+    """The array that was found, as it was before the step."""
+    wanted = finding.kind, finding.layer, finding.quantity
+    found = (a for key, a in state.arrays().items() if (kind_of(key), key.layer, quantity_of(key)) == wanted)
+    return next(found, None)
 
 
 def _images(finding: Finding, step: Step, wanted: Steps) -> str:
@@ -51,8 +50,8 @@ def _images(finding: Finding, step: Step, wanted: Steps) -> str:
     shifts, flips = (None if a is None else a[0] for a in (wanted.shifts, wanted.flips))
     border = step.reference.experiment.data.random_crop
     mirrored = np.ones(len(raw), bool) if flips is None else ~flips
-    flipped = augment_truth.moved(raw, shifts, mirrored, border)
-    turned = data_truth.prepared(flipped, *step.reference.map, r)
+    flipped = moved(raw, shifts, mirrored, border)
+    turned = prepared(flipped, *step.reference.map, r)
     words = []
     for row in wrong[:4]:
         others = [i for i in range(len(raw)) if i != row and _close(finding.actual[row], finding.expected[i])]
@@ -80,11 +79,8 @@ def _labels(finding: Finding, step: Step, trace: Mapping[str, Array], wanted: St
     labels = step.reference.labels(wanted)
 
     def fits(labels: Array) -> Array:
-        inputs = {"s": logits, "labels": labels}
         with np.errstate(all="ignore"):
-            truth = network.LOSSES[spec.objective.loss](
-                inputs, {"smoothing": spec.objective.label_smoothing}, r
-            )["ds"]
+            truth = network.loss(spec.objective, logits, labels, r)["ds"]
         return np.asarray(
             (np.abs(ds.astype(np.float64) - truth.value.astype(np.float64)) <= truth.error).all(axis=1)
         )

@@ -9,16 +9,18 @@ run recorded must lie no farther from the undisturbed repetition than these do.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from parity.bounds.rounding import Array
+from parity.runs.locate.audit import LOSS_KEY, quantity_of
 from parity.runs.locate.files import differences
 from parity.runs.locate.findings import Divergence
 from parity.runs.locate.search import one_step_limits
 from parity.runs.locate.settings import CALL
 from parity.runs.locate.side import Side
-from triptych.describe.protocol import State
+from triptych.describe.state import Key, State
 
 REPETITIONS = 2
 
@@ -49,7 +51,7 @@ def differs_beyond_rounding(segment: Segment, wanted: State) -> tuple[Divergence
     spread, arrays = _disturbed(segment, losses, end)
     for divergence in found:
         key = _key(divergence, wanted)
-        gap = float(np.abs(end[key].astype(np.float64) - wanted[key]).max())
+        gap = float(np.abs(end.arrays()[key].astype(np.float64) - wanted.arrays()[key]).max())
         if not gap <= arrays.get(key, 0.0):
             return _explained(divergence, segment, losses, recorded, spread), False
     apart = _first_apart(losses, recorded, spread)
@@ -79,11 +81,9 @@ def _first_apart(losses: Array, recorded: Array, spread: Array) -> int | None:
     return int(np.argmax(beyond)) if beyond.any() else None
 
 
-def _key(divergence: Divergence, state: State) -> str:
-    slot, _, parameter = divergence.quantity.rpartition(" of ")
-    name = f"{divergence.layer}.{parameter}"
-    wanted = [f"optimizer/{slot}/{name}"] if slot else [f"parameters/{name}", f"statistics/{name}"]
-    return next(key for key in wanted if key in state)
+def _key(divergence: Divergence, state: State) -> Key:
+    wanted = divergence.layer, divergence.quantity
+    return next(key for key in state.arrays() if (key.layer, quantity_of(key)) == wanted)
 
 
 def _again(segment: Segment) -> tuple[Array, State]:
@@ -94,12 +94,12 @@ def _again(segment: Segment) -> tuple[Array, State]:
     return np.concatenate(losses), side.backend.export_state()
 
 
-def _disturbed(segment: Segment, losses: Array, end: State) -> tuple[Array, dict[str, float]]:
+def _disturbed(segment: Segment, losses: Array, end: State) -> tuple[Array, dict[Key, float]]:
     """How far disturbed repetitions get from the undisturbed: the loss so far, and each array at the end."""
-    spread, arrays = np.zeros(len(losses)), dict.fromkeys(end, 0.0)
+    spread, arrays = np.zeros(len(losses)), dict.fromkeys(end.arrays(), 0.0)
     for seed in range(REPETITIONS):
         rng = np.random.Generator(np.random.PCG64(seed))
-        state, limits, largest = segment.state, dict[str, Array](), 0.0
+        state, limits, largest = segment.state, dict[Key, Array](), 0.0
         for step in range(segment.first, segment.last):
             if (step - segment.first) % segment.every == 0:
                 limits = {key: b.error for key, b in one_step_limits(segment.side, state, step).items()}
@@ -107,19 +107,17 @@ def _disturbed(segment: Segment, losses: Array, end: State) -> tuple[Array, dict
             outcome = segment.side.step(segment.side.plan(step))
             at = step - segment.first
             largest = max(largest, abs(outcome.loss - losses[at]))
-            spread[at] = max(spread[at], largest + float(limits["loss"]))
-            state = {key: _moved(key, array, limits, rng) for key, array in outcome.state.items()}
-        for key, array in state.items():
-            arrays[key] = max(arrays[key], float(np.abs(array.astype(np.float64) - end[key]).max()))
+            spread[at] = max(spread[at], largest + float(limits[LOSS_KEY]))
+            state = outcome.state.map(partial(_moved, limits, rng))
+        for key, array in state.arrays().items():
+            arrays[key] = max(arrays[key], float(np.abs(array.astype(np.float64) - end.arrays()[key]).max()))
     return spread, arrays
 
 
-def _moved(key: str, array: Array, limits: dict[str, Array], rng: np.random.Generator) -> Array:
+def _moved(limits: dict[Key, Array], rng: np.random.Generator, key: Key, array: Array) -> Array:
     """An array moved at random within one step's limits (not where there is none)."""
     if key not in limits:
         return array
     by = np.where(np.isfinite(limits[key]), limits[key], 0.0) * rng.uniform(-1, 1, array.shape)
     moved = (array + by).astype(array.dtype)
-    return (
-        np.maximum(moved, 0) if key.startswith("optimizer/second_moment") or "running_var" in key else moved
-    )
+    return np.maximum(moved, 0) if key.group == "second_moment" or key.last == "running_var" else moved

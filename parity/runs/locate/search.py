@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from parity.bounds.bounded import Bounded
-from parity.bounds.rounding import Array, at_blas_speed
+from parity.bounds.rounding import at_blas_speed
 from parity.runs.difference import relative
-from parity.runs.locate.audit import Step, audit, failed, outcome_truths, shares
+from parity.runs.locate.audit import LOSS_KEY, Step, audit, failed, outcome_truths, shares
 from parity.runs.locate.findings import Divergence, Finding, Report
 from parity.runs.locate.hints import hint
 from parity.runs.locate.settings import (
@@ -28,7 +28,7 @@ from parity.runs.locate.settings import (
 )
 from parity.runs.locate.side import Outcome, Reference, Side
 from triptych.describe.init import initial_parameters
-from triptych.describe.protocol import State
+from triptych.describe.state import Key, State
 
 EVERY = 25
 Progress = Callable[[str], None]
@@ -48,8 +48,8 @@ class Search:
     share_at: str = ""
     screens: bool = True
     """Whether steps are skipped between two that are judged."""
-    screen: dict[str, float] = field(default_factory=dict)
-    """State's key to how far apart two outcomes may be, by the last judged step's limits."""
+    screen: dict[Key, float] = field(default_factory=dict)
+    """`LOSS_KEY` and a state's keys to how far apart two outcomes may be by the last judged step."""
 
     def run(self, state: State, first: int, last: int, every: int) -> Divergence | None:
         """Steps first + 1 .. last from LEFT's `state`."""
@@ -115,7 +115,7 @@ class Search:
 
     def _set_screen(self, state: State, step: int) -> None:
         """Each array's largest limit in this step, for both sides together."""
-        self.screen, truths = {}, dict[str, Bounded]()
+        self.screen, truths = {}, dict[Key, Bounded]()
         for side in (self.left, self.right):
             if side is self.left or side.place != self.left.place:
                 truths = one_step_limits(side, state, step, self.reference)
@@ -125,10 +125,11 @@ class Search:
 
     def _apart(self, left: Outcome, right: Outcome) -> bool:
         """Whether two outcomes differ by more than the last judged step's limits."""
-        pairs: list[tuple[str, Array, Array]] = [("loss", np.asarray(left.loss), np.asarray(right.loss))]
-        pairs += [(key, array, right.state[key]) for key, array in left.state.items() if key in right.state]
-        if left.state.keys() != right.state.keys():
+        ours, theirs = left.state.arrays(), right.state.arrays()
+        if ours.keys() != theirs.keys() or left.state.updates != right.state.updates:
             return True
+        pairs = [(LOSS_KEY, np.asarray(left.loss), np.asarray(right.loss))]
+        pairs += [(key, array, theirs[key]) for key, array in ours.items()]
         for key, a, b in pairs:
             with np.errstate(invalid="ignore", over="ignore"):
                 gap = np.abs(a.astype(np.float64) - b).max(initial=0.0)
@@ -222,8 +223,8 @@ def locate(
 
 def one_step_limits(
     side: Side, state: State, step: int, reference: Reference | None = None
-) -> dict[str, Bounded]:
-    """`loss` and a state's keys to their true values after one more step, and how far rounding reaches."""
+) -> dict[Key, Bounded]:
+    """`LOSS_KEY` and a state's keys to their true values after one more step, with limits."""
     reference = reference or side.reference
     side.put(state)
     judged = Step(side, reference, state, step, at_blas_speed(side.rounding))
@@ -242,12 +243,12 @@ def _begun(left: Side, right: Side, begun: State) -> Divergence | None:
     states: dict[Where, tuple[Side, State]] = {"left": (left, begun), "right": (right, begin(right))}
     for key, draw in drawn.items():
         for where, (side, state) in states.items():
-            found, wanted = state[f"parameters/{key}"], side.rounding.wide.nearest(draw)
+            found, wanted = state.parameters[key], side.rounding.wide.nearest(draw)
             wrong = found.astype(np.float64) != wanted.astype(np.float64)
             if wrong.any():
                 index = tuple(int(i) for i in np.argwhere(wrong)[0])
                 layer, _, name = key.rpartition(".")
-                apart = relative(*(state[f"parameters/{key}"] for _, state in states.values()))
+                apart = relative(*(state.parameters[key] for _, state in states.values()))
                 return Divergence(
                     0, "start", layer, name, where, float("inf"), index, float(found[index]),
                     float(wanted[index]), 0.0, apart,
@@ -264,11 +265,7 @@ def free_difference(left: Side, right: Side, begun: State, first: int, end: int)
         side.put(begun)
         for step in range(first, end, CALL):
             side.backend.train(side.plan(step, min(CALL, end - step)))
-    states = [side.backend.export_state() for side in (left, right)]
-    gaps = {
-        key.partition("/")[2]: relative(states[0][key], states[1][key])
-        for key in states[0]
-        if key.startswith("parameters/") and states[1][key].shape == states[0][key].shape
-    }
+    ours, theirs = (side.backend.export_state().parameters for side in (left, right))
+    gaps = {key: relative(a, theirs[key]) for key, a in ours.items() if theirs[key].shape == a.shape}
     worst = max(gaps, key=lambda key: gaps[key])
     return gaps[worst], worst

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,13 +9,13 @@ import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
-from parity.suite.subjects import unfused
-from parity.suite.truth import augment as augment_truth
-from parity.suite.truth import data as data_truth
+from parity.suite.backends import unfused
+from parity.suite.images import fitted, moved, prepared
 from parity.verification.place import Place
 from triptych.cifar10.batches import BatchOrder
-from triptych.describe.protocol import Backend, State, Steps, TrainingData, plan_steps
+from triptych.describe.protocol import Backend, Steps, TrainingData, plan_steps
 from triptych.describe.spec import Device, Experiment
+from triptych.describe.state import State
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Side:
         """The inputs of `count` steps after the first `first`, by this side's own settings."""
         return plan_steps(self.experiment, self.order.table(first, count), first)
 
-    def put(self, state: Mapping[str, Array]) -> None:
+    def put(self, state: State) -> None:
         """Continue from a state, this side's own or the other's."""
         self.backend.import_state(state)
 
@@ -102,7 +101,7 @@ class Reference:
     def __init__(self, side: Side) -> None:
         self.experiment, self.data, self._side = side.experiment, side.data, side
         self.names = [layer.name for layer in side.experiment.layers()]
-        self.map = data_truth.fitted(side.data.images["train"], side.experiment.data.preprocess)
+        self.map = fitted(side.data.images["train"], side.experiment.data.preprocess)
 
     def plan(self, first: int) -> Steps:
         """One step's inputs."""
@@ -116,5 +115,5 @@ class Reference:
         """The prepared batch (B, 3, 32, 32)."""
         shifts, flips = (None if a is None else a[0] for a in (steps.shifts, steps.flips))
         raw = self.data.images["train"][steps.indices[0]]
-        images = augment_truth.moved(raw, shifts, flips, self.experiment.data.random_crop)
-        return data_truth.prepared(images, *self.map, r)
+        images = moved(raw, shifts, flips, self.experiment.data.random_crop)
+        return prepared(images, *self.map, r)

@@ -95,6 +95,10 @@ class Implementation:
     pull: Callable[[Inputs, Array, Place], Outputs]
     """The output `y` (of a model: its activations and `output`) and each d<name>, from dy."""
 
+    def formats(self, asked: Sequence[str]) -> list[str]:
+        """Those that it has: NumPy has no bfloat16."""
+        return [dtype for dtype in asked if (self.framework, dtype) != ("numpy", "bfloat16")]
+
 
 def installed(package: str) -> bool:
     """Whether a framework can be imported; looks for the framework alone, and does not import it."""

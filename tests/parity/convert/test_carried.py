@@ -10,11 +10,14 @@ import pytest
 from numpy_ref import conv, dense, norm
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import ROUNDINGS, rounding
-from parity.suite.truth import conv as conv_truth
-from parity.suite.truth import dense as dense_truth
-from parity.suite.truth import loss as loss_truth
-from parity.suite.truth import norm as norm_truth
-from triptych.describe.layers import Window
+from parity.suite import conv as conv_suite
+from parity.suite import dense as dense_suite
+from parity.suite import loss as loss_suite
+from parity.suite import norm as norm_suite
+from parity.suite import pool as pool_suite
+from parity.suite.network import evaluated
+from parity.suite.operator import Held
+from triptych.describe.layers import LeakyReLU, Window
 
 SINGLE = rounding("float32")
 
@@ -61,7 +64,7 @@ def test_a_convolution_of_one_pixel_is_a_product(rng: np.random.Generator) -> No
     x, W, b = carrying(rng, 4, 9), carrying(rng, 3, 9), carrying(rng, 3)
     window = Window((1, 1))
     found, biased = (
-        conv_truth.convolved(x.reshape(4, 9, 1, 1), W.reshape(3, 9, 1, 1), bias, window).reshape(4, 3)
+        conv_suite.convolved(x.reshape(4, 9, 1, 1), W.reshape(3, 9, 1, 1), bias, window).reshape(4, 3)
         for bias in (None, b)
     )
     product = x @ W.T
@@ -91,39 +94,39 @@ def test_what_lies_within_leads_within(name: str, rng: np.random.Generator) -> N
     cases: dict[str, tuple[Bounded, Callable[[Bounded], Bounded], Callable[[np.ndarray], np.ndarray]]] = {
         "affine": (
             carrying(rng, 6, 9),
-            lambda x: dense_truth.affine(x, fixed(W), fixed(b)),
-            lambda x: dense.linear_forward(x, single(W), single(b))[0],
+            lambda x: dense_suite.affine(x, fixed(W), fixed(b)),
+            lambda x: dense.linear(x, single(W), single(b))[0],
         ),
         "convolved": (
             carrying(rng, 2, 3, 5, 4),
-            lambda x: conv_truth.convolved(x, fixed(K), fixed(b[:2]), STUDY),
-            lambda x: conv.conv2d_forward(x, kernel, offset, STUDY)[0],
+            lambda x: conv_suite.convolved(x, fixed(K), fixed(b[:2]), STUDY),
+            lambda x: conv.conv2d(x, kernel, offset, STUDY)[0],
         ),
         "pooled": (
             carrying(rng, 2, 3, 5, 6, error=0.5),
-            lambda x: conv_truth.pooled(x, POOL),
-            lambda x: conv.max_pool2d_forward(x, POOL)[0],
+            lambda x: pool_suite.pooled(x, POOL),
+            lambda x: conv.max_pool2d(x, POOL)[0],
         ),
         "rectified": (
             carrying(rng, 40, 5, error=0.5),
-            lambda x: dense_truth.rectified(x, 1.7),
-            lambda x: dense.leaky_relu_forward(x, 1.7)[0],
+            lambda x: evaluated(LeakyReLU("", 1.7), {}, x),
+            lambda x: dense.leaky_relu(x, 1.7)[0],
         ),
         "by_batch": (
             carrying(rng, 12, 3),
-            lambda x: norm_truth.by_batch(x, fixed(GAMMA), fixed(BETA), 1e-5),
-            lambda x: norm.batch_norm_forward(x, g, beta, 1e-5)[0],
+            lambda x: norm_suite.by_batch(x, fixed(GAMMA), fixed(BETA), 1e-5),
+            lambda x: norm.batch_norm(x, g, beta, 1e-5)[0],
         ),
         "by_running": (
             carrying(rng, 12, 3),
-            lambda x: norm_truth.by_running(
+            lambda x: norm_suite.by_running(
                 x, fixed(GAMMA), fixed(BETA), fixed(mean), fixed(variance), 1e-5
             ),
             lambda x: norm.normalize(x, g, beta, single(mean), single(variance), 1e-5),
         ),
         "loss": (
             carrying(rng, 6, 4, error=0.3),
-            lambda s: loss_truth.cross_entropies(s, labels, 0.0),
+            lambda s: loss_suite.cross_entropies(s, labels, 0.0),
             lambda s: -np.log(np.exp(s - s.max(1, keepdims=True)) / np.exp(
                 s - s.max(1, keepdims=True)).sum(1, keepdims=True))[np.arange(6), labels],
         ),
@@ -141,7 +144,7 @@ def test_what_lies_within_leads_within(name: str, rng: np.random.Generator) -> N
 
 def test_a_bias_of_a_bfloat16_layer_may_be_rounded_or_not() -> None:
     half, b = ROUNDINGS["bfloat16"], np.array([0.1, 0.5, -3.14159])
-    found = dense_truth.bias(b, half)
+    found = Held({"bias": b}, half).bias()
     for held in (single(b), half.nearest(b)):
         assert (np.abs(held - found.value) <= found.error).all()
     assert found.error[1] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from parity.__main__ import main
 from parity.planted.numpy_side import PLANTINGS
 from tests.helpers import tiny
+from triptych.describe.state import State
 from triptych.store import checkpoint
 from triptych.store.sealed import sealed
 
@@ -47,8 +49,7 @@ def rewrite(folder: Path, step: int, change: Any) -> None:
     """Another state in a checkpoint, saved with a right checksum."""
     path = folder / "checkpoints" / f"step-{step:08d}.safetensors"
     found = checkpoint.load(path)
-    change(found.state)
-    checkpoint.save(path.parent, found)
+    checkpoint.save(path.parent, replace(found, state=change(found.state)))
 
 
 def test_backends_on_one_run(runs: Path, capsys: Capture) -> None:
@@ -66,11 +67,12 @@ def test_where_two_runs_end_is_told(runs: Path, capsys: Capture) -> None:
     """One weight and three predictions changed in one run's files: each in its own figure."""
     largest = 0.0
 
-    def change(state: dict[str, np.ndarray]) -> None:
+    def change(state: State) -> State:
         nonlocal largest
-        weight = state["parameters/linear1.weight"]
+        weight = state.parameters["linear1.weight"]
         largest = float(np.abs(weight).max())
         weight[0, 0] += 1.0
+        return state
 
     rewrite(runs / "again", 8, change)
     predictions = np.load(runs / "again" / "predictions.npy")
@@ -84,9 +86,10 @@ def test_where_two_runs_end_is_told(runs: Path, capsys: Capture) -> None:
 def test_one_bit_of_a_checkpoint(runs: Path, capsys: Capture) -> None:
     """Named by its element; the run no longer follows from itself."""
 
-    def flip(state: dict[str, np.ndarray]) -> None:
-        bits = state["parameters/linear1.weight"].view(np.uint64)
+    def flip(state: State) -> State:
+        bits = state.parameters["linear1.weight"].view(np.uint64)
         bits[2, 5] ^= np.uint64(1) << np.uint64(51)
+        return state
 
     rewrite(runs / "again", 4, flip)
     files = [runs / name / "checkpoints" / "step-00000004.safetensors" for name in ("numpy", "again")]
@@ -110,10 +113,7 @@ def test_a_run_made_by_other_code(runs: Path, capsys: Capture, monkeypatch: pyte
 
 
 def test_moments_lost_on_the_way(runs: Path, capsys: Capture) -> None:
-    def lose(state: dict[str, np.ndarray]) -> None:
-        state["optimizer/updates"] = np.array(4)
-
-    rewrite(runs / "again", 8, lose)
+    rewrite(runs / "again", 8, lambda state: replace(state, updates=4))
     printed = say(capsys, 1, runs / "numpy", runs / "again")
     assert "optimizer state, updates: right" in printed
     assert "does not reproduce its own checkpoint of step 8 from that of step 4" in printed
@@ -153,12 +153,7 @@ def test_other_settings(runs: Path, capsys: Capture, change: dict[str, Any], tol
 
 
 def test_checkpoints_of_two_formats_differ_by_a_cast(runs: Path, capsys: Capture) -> None:
-    def narrow(state: dict[str, np.ndarray]) -> None:
-        for key, array in state.items():
-            if array.dtype == np.float64:
-                state[key] = array.astype(np.float32)
-
-    rewrite(runs / "again", 8, narrow)
+    rewrite(runs / "again", 8, lambda state: state.map(lambda _, array: array.astype(np.float32)))
     files = [runs / name / "checkpoints" / "step-00000008.safetensors" for name in ("numpy", "again")]
     assert "no divergence" in say(capsys, 0, *files)
 

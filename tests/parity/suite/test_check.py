@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numpy_ref import dense
+from numpy_ref import fast
 from parity.__main__ import main
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.report.results import write_json
-from parity.suite import cases, check, strategies
+from parity.suite import check, drawn
+from parity.suite.backends import BACKENDS, SHARED, computations
 from parity.suite.check import compare
-from parity.suite.items import ITEMS
-from parity.suite.subjects import subjects
+from parity.suite.registry import FAMILIES, ITEMS, OPERATORS, cases_of
 from parity.verification import judge
 from parity.verification.case import Case
 from parity.verification.judge import Item, Result
 from parity.verification.place import Inputs, Outputs, Place, Settings
+from triptych.describe.layers import Layer
 from triptych.errors import UserError
 
 
@@ -54,20 +55,26 @@ def test_every_case_holds_in_jax() -> None:
     assert failures(check.run(backends=["jax"])) == []
 
 
+def test_every_item_is_computed_by_some_backend_and_every_layer_has_a_record() -> None:
+    assert {item for name in (*BACKENDS, SHARED) for item in computations(name)} == set(ITEMS)
+    kinds = {record.kind for family in FAMILIES for record in getattr(family, "LAYERS", ())}
+    assert kinds == set(get_args(Layer))
+
+
 def test_every_item_has_a_quick_case_or_needs_a_whole_backend() -> None:
-    slow = {item for item in ITEMS if not any(case.quick for case in cases.table_of(item))}
+    slow = {item for item in ITEMS if not any(case.quick for case in cases_of(item))}
     assert slow == {"initial_parameters", "preprocessing"}
 
 
 def test_no_limit_is_infinite() -> None:
-    for case in cases.table():
+    for case in (case for item in ITEMS for case in cases_of(item)):
         for dtype in ITEMS[case.item].dtypes:
             for quantity, bound in judge.truth(ITEMS[case.item], case, dtype).items():
                 limits = bound.error[np.isfinite(bound.value)]
                 assert np.isfinite(limits).all(), f"{case.item} {case.name} {dtype} {quantity}"
 
 
-STRATEGIES = strategies.table()
+STRATEGIES = {name: drawn.strategy(name) for name, o in OPERATORS.items() if o.draw}
 
 
 @pytest.mark.parametrize(
@@ -84,20 +91,20 @@ STRATEGIES = strategies.table()
 def test_drawn_inputs_hold(name: str, backend: str, data: Any) -> None:
     case = data.draw(STRATEGIES[name])
     item = ITEMS[case.item]
-    results = compare(item, {backend: subjects(backend)[case.item]}, [case], ["float64", "float32"])
+    results = compare(item, {backend: computations(backend)[case.item]}, [case], ["float64", "float32"])
     assert failures(results) == []
 
 
 # --- what is no number of the right kind ---
 
 
-def subject_giving(change: Callable[[Outputs], Any]) -> Callable[..., Outputs]:
-    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-        outputs = dict(subjects("numpy")["leaky_relu"](inputs, settings, place))
+def giving(change: Callable[[Outputs], Any]) -> Callable[..., Outputs]:
+    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        outputs = dict(computations("numpy")["leaky_relu"](inputs, settings, place))
         change(outputs)
         return outputs
 
-    return subject
+    return computation
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,7 @@ def subject_giving(change: Callable[[Outputs], Any]) -> Callable[..., Outputs]:
     ],
 )
 def test_what_is_no_number_of_the_right_kind_fails(change: Callable[[Outputs], Any], note: str) -> None:
-    replaced = {("numpy", "leaky_relu"): subject_giving(change)}
+    replaced = {("numpy", "leaky_relu"): giving(change)}
     results = check.run(["leaky_relu"], ["numpy"], ["float32"], quick=True, replaced=replaced)
     (failed,) = [r for r in results if not r.passed]
     assert failed.note == note
@@ -123,12 +130,12 @@ def test_what_is_no_number_of_the_right_kind_fails(change: Callable[[Outputs], A
 
 
 def test_an_input_changed_in_place_fails() -> None:
-    def subject(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-        outputs = subjects("numpy")["leaky_relu"](inputs, settings, place)
+    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        outputs = computations("numpy")["leaky_relu"](inputs, settings, place)
         inputs["dy"][...] = 0
         return outputs
 
-    replaced = {("numpy", "leaky_relu"): subject}
+    replaced = {("numpy", "leaky_relu"): computation}
     results = check.run(["leaky_relu"], ["numpy"], ["float32"], quick=True, replaced=replaced)
     assert [(r.quantity, r.note) for r in results if not r.passed] == [
         ("dy", "the input was changed in place")
@@ -190,7 +197,7 @@ def test_the_command_reports_and_writes(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_command_fails_where_something_is_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(dense, "leaky_relu_backward", lambda dy, x, slope: dy * np.inf)
+    monkeypatch.setattr(fast, "leaky_relu_backward", lambda dy, x, slope: dy * np.inf)
     file = tmp_path / "results.json"
     arguments = ["check", "--quick", "--backend", "numpy", "--item", "leaky_relu", "--json", str(file)]
     assert main(arguments) == 1

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from numpy_ref import augment, dense, norm
+from numpy_ref import augment, fast, norm
 from parity.__main__ import main
 from parity.bounds.rounding import ROUNDINGS, TF32_U, rounding
-from parity.suite import cases, check, drawn, strategies, subjects, ulps
-from parity.suite.items import ITEMS
+from parity.suite import backends, check, drawn, ulps
+from parity.suite.registry import ITEMS, OPERATORS, cases_of
 from parity.verification.case import Case
 from parity.verification.place import Outputs, Place, Settings
 from triptych.describe.layers import Window
@@ -101,14 +101,14 @@ WHERE = {
 
 @pytest.mark.parametrize("item", WHERE)
 def test_every_trap_is_among_the_cases(item: str) -> None:
-    missing = {trap for trap in WHERE[item] if not any(TRAPS[trap](c) for c in cases.table_of(item))}
+    missing = {trap for trap in WHERE[item] if not any(TRAPS[trap](c) for c in cases_of(item))}
     assert missing == set()
 
 
 def test_every_item_with_inputs_has_its_traps_listed() -> None:
     prepared = {"learning_rate", "initial_draws", "initial_parameters", "augmentation_draws", "preprocessing"}
     assert set(WHERE) == set(ITEMS) - prepared
-    assert set(strategies.table()) == set(WHERE) - {"conv2d_winograd"}
+    assert {name for name, operator in OPERATORS.items() if operator.draw} == set(WHERE) - {"conv2d_winograd"}
 
 
 # --- augmentation ---
@@ -150,7 +150,7 @@ def test_wrong_augmentation_fails(item: str, wrong: Any, monkeypatch: pytest.Mon
 
 
 def test_a_planted_bug_is_drawn_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "leaky_relu_backward", lambda dy, x, slope: np.where(x >= 0, dy, slope * dy))
+    monkeypatch.setattr(fast, "leaky_relu_backward", lambda dy, x, slope: np.where(x >= 0, dy, slope * dy))
     results = check.run(["leaky_relu"], ["numpy"], ["float32"], quick=True, drawn=20)
     (smallest,) = [r for r in results if r.case == "drawn and shrunk, seed 0"]
     assert not smallest.passed
@@ -182,7 +182,7 @@ def test_another_seed_draws_other_inputs() -> None:
     assert shapes[0] != shapes[1]
 
 
-@pytest.mark.parametrize("loaded", ["parity.suite.subjects.torch_side", "parity.runs.growth"])
+@pytest.mark.parametrize("loaded", ["parity.suite.backends.torch", "parity.runs.growth"])
 def test_draws_do_not_depend_on_what_is_loaded(loaded: str) -> None:
     """hypothesis reads constants off the source of loaded modules, unless it is kept from it."""
     code = (
@@ -232,13 +232,13 @@ def test_the_full_check_draws_if_it_can(
 
 
 def recording(seen: list[tuple[str, str]]) -> Callable[..., Outputs]:
-    """A subject that computes linear in NumPy, and notes where it was asked to."""
+    """A computation that computes linear in NumPy, and notes where it was asked to."""
 
-    def subject(inputs: Any, settings: Settings, place: Place) -> Outputs:
+    def computation(inputs: Any, settings: Settings, place: Place) -> Outputs:
         seen.append((place.dtype, place.device))
-        return subjects.subjects("numpy")["linear"](inputs, settings, place)
+        return backends.computations("numpy")["linear"](inputs, settings, place)
 
-    return subject
+    return computation
 
 
 @pytest.mark.parametrize(
@@ -262,10 +262,10 @@ def test_an_accelerator_gets_its_reduced_modes(
 
 
 def test_torch_ships_tf32_convolutions_alone() -> None:
-    assert subjects.shipped("torch", "conv2d", "gpu") == "shipped-tf32"
-    assert subjects.shipped("torch", "linear_norm", "gpu") == "shipped-float32"
-    assert subjects.shipped("jax", "conv2d", "cpu") == "shipped-float32"
-    assert subjects.shipped("numpy", "linear", "cpu") is None
+    assert backends.shipped("torch", "conv2d", "gpu") == "shipped-tf32"
+    assert backends.shipped("torch", "linear_norm", "gpu") == "shipped-float32"
+    assert backends.shipped("jax", "conv2d", "cpu") == "shipped-float32"
+    assert backends.shipped("numpy", "linear", "cpu") is None
 
 
 def test_what_a_framework_ships_is_judged_on_a_cpu_if_asked_for() -> None:

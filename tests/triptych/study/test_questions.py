@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
 
-from tests.helpers.made_results import evaluations, losses, made
-from triptych.study.answers import Answer, Needed
+from tests.helpers.made_results import evaluations, losses, made, section
+from triptych.study.evidence import Evidence, Missing
 from triptych.study.plan import PLAN
 from triptych.study.questions import QUESTIONS, answers, jaggedness
 
@@ -18,8 +19,20 @@ JITTER = (0.0004, -0.0002, 0.0001, 0.0003, -0.0006)
 """What it does to one of two runs alone; mean 0."""
 
 
-def answer(key: str, results: list[Any]) -> Answer:
-    return dict(zip(QUESTIONS, answers(results), strict=True))[key]
+HEADINGS = {
+    "faster-loss": "Why did the loss", "jagged": "Are the curves", "early-stopping": "Would early stopping",
+    "dropout": "Would dropout", "low-rates": "Would learning rates", "statistics": "What does it change",
+    "hand-derived": "Does the hand-derived", "head-norm": "Does batch norm before",
+}  # fmt: skip
+
+
+def answer(key: str, results: list[Any]) -> str:
+    """What the page says of a question."""
+    return section(results, HEADINGS[key])
+
+
+def computed(key: str, results: list[Any]) -> Any:
+    return QUESTIONS[key](Evidence(results))
 
 
 def runs(name: str, shift: float, seeds: int, jitter: float = 0.0, **more: Any) -> list[Any]:
@@ -31,48 +44,43 @@ def runs(name: str, shift: float, seeds: int, jitter: float = 0.0, **more: Any) 
 
 
 def test_every_question_without_runs_says_which_runs_are_missing() -> None:
-    found = answers([])
-    assert [item.question for item in found] == list(QUESTIONS.values())
-    for item in found:
-        assert item.answer == ""
-        assert item.missing is not None
-        assert len(item.missing.names) >= 2
-        assert set(item.missing.names) <= set(PLAN)
+    assert {planned.question for planned in PLAN.values()} - {""} < set(QUESTIONS)
+    for item in answers([]).values():
+        assert isinstance(item, Missing)
+        assert len(item.names) >= 2
+        assert set(item.names) <= set(PLAN)
 
 
 def test_a_real_gain_is_seen_through_the_noise_of_seeds() -> None:
     """Pairs share their seed's noise, ten times the gain's own."""
     results = runs("fig3", 0, 3) + runs("dropout-0.2", 0.01, 3, 1) + runs("dropout-0.5", -0.02, 3, 1)
     found = answer("dropout", results)
-    assert found.answer.startswith("Yes: dropout 0.2. But not dropout 0.5.")
-    assert "dropout 0.2: higher by 0.0101 (95% interval [" in found.answer
-    assert "dropout 0.5: lower by 0.0199" in found.answer
-    assert [row[0] for row in found.rows] == ["dropout 0.2", "dropout 0.5"]
-    assert found.rows[0][4] == "+0.0101"
-    assert {len(row) for row in found.rows} == {len(found.columns)}
+    assert found.startswith("Yes: dropout 0.2. But not dropout 0.5.")
+    assert "dropout 0.2: higher by 0.0101 (95% interval [" in found
+    assert "dropout 0.5: lower by 0.0199" in found
+    assert re.search(r"\| dropout 0.2 \| 3 \| 0.5608 \(0.0\d+\) \| 0.5507 \(0.0\d+\) \| \+0.0101 \| ", found)
+    assert "| dropout 0.5 | 3 |" in found
 
 
 def test_no_gain_is_called_none_and_says_what_would_have_been_seen() -> None:
     results = runs("fig3", 0, 3) + runs("dropout-0.2", 0, 3, 1) + runs("dropout-0.5", -0.0001, 3, 1)
     found = answer("dropout", results)
-    assert found.answer.startswith("No gain that stands out of the noise of seeds.")
-    assert "no difference beyond the noise of seeds, mean +0.0001 (95% interval [" in found.answer
-    assert "would have been seen with 80% chance" in found.answer
+    assert found.startswith("No gain that stands out of the noise of seeds.")
+    assert "no difference beyond the noise of seeds, mean +0.0001 (95% interval [" in found
+    assert "would have been seen with 80% chance" in found
 
 
 def test_harm_alone_is_a_no() -> None:
     results = runs("fig3", 0, 3) + runs("dropout-0.2", -0.01, 3, 1) + runs("dropout-0.5", -0.02, 3, 1)
-    assert answer("dropout", results).answer.startswith(
-        "No: accuracy falls with dropout 0.2 and dropout 0.5."
-    )
+    assert answer("dropout", results).startswith("No: accuracy falls with dropout 0.2 and dropout 0.5.")
 
 
 def test_low_rates_with_a_single_longer_run() -> None:
     results = runs("fig3", 0, 5) + runs("lr3e-5", 0.01, 3, 1) + runs("lr1e-5", -0.01, 3, 1)
-    assert "12,000" not in answer("low-rates", results).answer
+    assert "12,000" not in answer("low-rates", results)
     found = answer("low-rates", [*results, made("lr3e-5-long", accuracy=0.574)])
-    assert found.answer.startswith("Yes: rate 3e-5. But not rate 1e-5.")
-    assert "rate 3e-5, 12,000 steps: +0.0200 in one pair of runs, which says nothing of noise" in found.answer
+    assert found.startswith("Yes: rate 3e-5. But not rate 1e-5.")
+    assert "rate 3e-5, 12,000 steps: +0.0200 in one pair of runs, which says nothing of noise" in found
 
 
 @pytest.mark.parametrize(
@@ -80,20 +88,20 @@ def test_low_rates_with_a_single_longer_run() -> None:
 )
 def test_the_hand_derived_backward(shift: float, lead: str) -> None:
     results = runs("fig4", 0, 5) + runs("fig5", shift, 5, 1)
-    assert answer("hand-derived", results).answer.startswith(lead)
-    assert answer("head-norm", results).missing == Needed(("fig7", "fig8"), "jax", None)
+    assert answer("hand-derived", results).startswith(lead)
+    assert computed("head-norm", results) == Missing(("fig7", "fig8"), "jax", None)
 
 
 def test_numpy_says_nothing_of_autodiff() -> None:
     """Its figure 4 is computed by the same code as its figure 5."""
     results = runs("fig4", 0, 5, backend="numpy") + runs("fig5", 0, 5, backend="numpy")
-    assert answer("hand-derived", results).missing == Needed(("fig4", "fig5"), "jax", None)
+    assert computed("hand-derived", results) == Missing(("fig4", "fig5"), "jax", None)
 
 
 def test_one_backend_answers_the_one_with_most_pairs() -> None:
     results = runs("fig4", 0, 2) + runs("fig5", 0.01, 2)
     results += runs("fig4", 0, 5, backend="torch") + runs("fig5", -0.01, 5, 1, backend="torch")
-    text = answer("hand-derived", results).answer
+    text = answer("hand-derived", results)
     assert text.startswith("It ends lower")
     assert "(torch)" in text
     assert "5 pairs" in text
@@ -103,21 +111,21 @@ def test_one_backend_answers_the_one_with_most_pairs() -> None:
     ("shift", "lead"), [(0.0, "Not that these"), (0.01, "Yes, for the b"), (-0.01, "Yes, for the w")]
 )
 def test_the_norm_before_the_last_layer(shift: float, lead: str) -> None:
-    assert answer("head-norm", runs("fig7", 0, 3) + runs("fig8", shift, 3, 1)).answer.startswith(lead)
+    assert answer("head-norm", runs("fig7", 0, 3) + runs("fig8", shift, 3, 1)).startswith(lead)
 
 
 def test_batch_and_running_statistics_of_the_same_runs() -> None:
     def both(name: str, gain: float, jitter: float) -> list[Any]:
         return [
-            made(name, seed=s, test_accuracy_running_statistics=0.5 + NOISE[s],
-                 test_accuracy_batch_statistics=0.5 + NOISE[s] + gain + jitter * JITTER[s])
+            made(name, seed=s, running_accuracy=0.5 + NOISE[s],
+                 batch_accuracy=0.5 + NOISE[s] + gain + jitter * JITTER[s])
             for s in range(3)
         ]  # fmt: skip
 
     found = answer("statistics", both("fig4", 0.0, 1) + both("fig7", 0.02, 1))
-    assert found.answer.startswith("Beyond noise at most 0.0201 (fig7, where batch statistics give more).")
-    assert "fig4: no difference beyond the noise" in found.answer
-    assert answer("statistics", both("fig4", 0.0, 1)).answer.startswith("No difference beyond noise.")
+    assert found.startswith("Beyond noise at most 0.0201 (fig7, where batch statistics give more).")
+    assert "fig4: no difference beyond the noise" in found
+    assert answer("statistics", both("fig4", 0.0, 1)).startswith("No difference beyond noise.")
 
 
 # --- early stopping ---
@@ -138,7 +146,7 @@ def stopped(seed: int, chosen: float, at: int = 1000) -> Any:
 def test_early_stopping_is_judged_by_the_model_it_hands_over(gain: float, lead: str) -> None:
     results = runs("fig3", 0, 3)
     results += [stopped(s, 0.55 + gain + NOISE[s] + JITTER[s], 1000 + 100 * s) for s in range(3)]
-    text = answer("early-stopping", results).answer
+    text = answer("early-stopping", results)
     assert text.startswith(lead)
     assert "ended after 1100 of 4000 steps on average (1000 to 1200)" in text
 
@@ -166,9 +174,11 @@ def test_a_decay_that_smooths_and_one_that_does_not(height: float, lead: str) ->
     results += [zigzag("decay-step", s, 0.02 + NOISE[s] + JITTER[s]) for s in range(4)]
     results += [zigzag("decay-cosine", s, height + NOISE[s] / 9 + JITTER[s]) for s in range(4)]
     found = answer("jagged", results)
-    assert found.answer.startswith(lead)
-    assert {len(row) for row in found.rows} == {len(found.columns)}
-    assert [len(line.x) for line in found.plot] == [75, 75, 75]
+    assert found.startswith(lead)
+    assert "| jaggedness | cosine to 0 | 4 |" in found
+    assert "| test accuracy | halved every 500 steps | 4 |" in found
+    plot = computed("jagged", results).plot
+    assert [len(line.x) for line in plot] == [75, 75, 75]
 
 
 # --- why the framework's loss fell faster ---
@@ -189,27 +199,27 @@ def loss_runs(apart: float, fig2: dict[int, float], he: dict[int, float] | None 
 
 def test_the_initialization_is_the_cause_where_the_backends_agree() -> None:
     found = answer("faster-loss", loss_runs(1e-6, STEEP, shifted(STEEP, 1.0)))
-    assert found.answer.startswith("The initialization, not the framework.")
-    assert "numpy and jax differ by at most 1e-06 over the first 100 steps" in found.answer
-    assert "highest at 30 in step 9" in found.answer
-    assert "a height that figure 1 never climbs" in found.answer
-    assert "the weights' scale alone does it" in found.answer
-    assert [row[0] for row in found.rows] == ["1", "10", "50", "100", "200", "500"]
+    assert found.startswith("The initialization, not the framework.")
+    assert "numpy and jax differ by at most 1e-06 over the first 100 steps" in found
+    assert "highest at 30 in step 9" in found
+    assert "a height that figure 1 never climbs" in found
+    assert "the weights' scale alone does it" in found
+    for step in (1, 10, 50, 100, 200, 500):
+        assert f"| {step} | {CALM[step] + 1e-6:.6g} | {CALM[step]:.6g} | {STEEP[step]:.6g} |" in found
 
 
 def test_the_framework_is_the_cause_where_the_backends_part() -> None:
     found = answer("faster-loss", loss_runs(5.0, STEEP, CALM))
-    assert found.answer.startswith("Not the initialization alone: the backends themselves differ")
-    assert "the weights' scale alone does not do it" in found.answer
+    assert found.startswith("Not the initialization alone: the backends themselves differ")
+    assert "the weights' scale alone does not do it" in found
 
 
 def test_a_start_that_is_no_height_is_not_called_one() -> None:
     found = answer("faster-loss", loss_runs(1e-6, shifted(CALM, -0.5)))
-    assert "never climbs" not in found.answer
-    assert "lower one in 500 of the first 500 steps" in found.answer
+    assert "never climbs" not in found
+    assert "lower one in 500 of the first 500 steps" in found
 
 
 def test_one_backend_alone_cannot_say() -> None:
     results = [made("fig1", records=losses(CALM)), made("fig2", records=losses(STEEP))]
-    found = answer("faster-loss", results)
-    assert found.missing == Needed(("fig1", "fig2", "fig1-he"), "all", 1)
+    assert computed("faster-loss", results) == Missing(("fig1", "fig2", "fig1-he"), "all", 1)

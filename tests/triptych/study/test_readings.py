@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from scipy import stats
 
-from tests.helpers.made_results import made
+from tests.helpers.made_results import made, section
 from triptych.describe.catalogue import TABLE_1
-from triptych.study.answers import Answer
 from triptych.study.comparison import comparisons
+from triptych.study.evidence import Answer, Evidence, Missing
 from triptych.study.fitting import AS_PRINTED, everywhere, fits
+from triptych.study.large_rate import large_rate
 from triptych.study.plan import PLAN
-from triptych.study.questions import QUESTIONS, answers
 from triptych.study.readings import ASKED, DECAYS, READINGS, Place, names, places, reported_at, runs
 
 NOISE = (0.004, -0.003, 0.001, -0.002)
@@ -57,8 +58,9 @@ def everything(**changed: dict[Place, float]) -> list[Any]:
     return found
 
 
-def answer(results: list[Any]) -> Answer:
-    return dict(zip(QUESTIONS, answers(results), strict=True))["large-rate"]
+def answer(results: list[Any]) -> str:
+    """What the page says of the question."""
+    return section(results, "Where do table 1's 0.52")
 
 
 def test_a_place_is_compared_by_welchs_test_of_last_and_best() -> None:
@@ -95,22 +97,24 @@ def test_a_reading_that_fits_everywhere_is_named_and_so_is_one_that_the_other_nu
     seen = everything(he={(7, "1e-4"): -BEYOND})
     assert everywhere(fits(seen, "jax")) == ["amsgrad"]
     found = answer(seen)
-    assert found.answer.startswith(
+    assert found.startswith(
         "AMSGrad in the place of what is printed: at its best evaluation it comes to 0.5192 (0.0046), after"
     )
     there = "size 7 at 1e-2, size 11 at 1e-2, size 7 at 1e-4, size 11 at 1e-4"
     seen_at = f"at 4 places ({there}) no difference is seen by the best evaluations at 4, by the last at 4."
-    assert seen_at in found.answer
-    assert "Ruled out by other numbers of table 1 only: He's weights (size 7 at 1e-4: 0.41" in found.answer
-    assert ", report 0.5155)." in found.answer
+    assert seen_at in found
+    assert "Ruled out by other numbers of table 1 only: He's weights (size 7 at 1e-4: 0.41" in found
+    assert ", report 0.5155)." in found
     assert (
         "Ruled out here: as printed, standardized pixels, AdamW, epsilon 1e-3, a cosine down to 0, plain SGD."
-    ) in found.answer
-    assert "four: 5e-3, 3e-3, 2e-3; these do not: 1.5e-3, 1.25e-3, 1e-3, 1e-4." in found.answer
-    assert "(95% interval [-0.0039, +0.0084], p 0.39), as if the rate had no effect" in found.answer
-    assert {len(row) for row in found.rows} == {len(found.columns)}
-    assert [row[0] for row in found.rows[:5]] == ["as printed"] * 4 + ["standardized pixels"]
-    assert [line.label for line in found.plot] == [
+    ) in found
+    assert "four: 5e-3, 3e-3, 2e-3; these do not: 1.5e-3, 1.25e-3, 1e-3, 1e-4." in found
+    assert "(95% interval [-0.0039, +0.0084], p 0.39), as if the rate had no effect" in found
+    lines = [line.split(" | ")[0] for line in found.split(" | | ")]
+    assert lines[1:5] == ["as printed"] * 3 + ["standardized pixels"]
+    shown = large_rate(Evidence(seen))
+    assert isinstance(shown, Answer)
+    assert [line.label for line in shown.plot] == [
         "as printed", "a cosine down to 0", "He's weights", "plain SGD", "AMSGrad",
     ]  # fmt: skip
 
@@ -118,12 +122,13 @@ def test_a_reading_that_fits_everywhere_is_named_and_so_is_one_that_the_other_nu
 def test_best_evaluations_are_counted_apart_and_a_wide_spread_tells_nothing() -> None:
     results = []
     for result in everything():
+        accuracy = result.test_accuracy
         if result.name.startswith("rate-amsgrad"):  # as the report's at its best, and 0.1 below at the end
-            result.summary["test_accuracy"] -= BEYOND
+            accuracy -= BEYOND
         if result.name == "rate-standardize":
-            result.summary["test_accuracy"] = (0.2, 0.5, 0.8)[result.seed]
-        results.append(result)
-    found = answer(results).answer
+            accuracy = (0.2, 0.5, 0.8)[result.seed]
+        results.append(replace(result, test_accuracy=accuracy))
+    found = answer(results)
     assert "no difference is seen by the best evaluations at 4, by the last at 1." in found  # size 11 at 1e-2
     assert "Too few runs to tell: standardized pixels." in found
 
@@ -137,33 +142,42 @@ def test_a_fit_for_want_of_runs_is_called_one() -> None:
     results += [made(name, seed=seed, accuracy=0.53 + spread) for seed, spread in enumerate((-0.01, 0.01))]
     results += [made(f"table1-size11-lr1e-4-wd{decay}", accuracy=0.531 + NOISE[i] / 4)
                 for i, decay in enumerate(DECAYS)]  # fmt: skip
-    found = answer(results).answer
+    found = answer(results)
     assert "But with size 11 at 1e-4 that may be for want of runs: 4 as printed differ from" in found
     assert "its 2 lie no nearer (best 0.5300 (0.0141))." in found
-    assert "for want of runs" not in answer(everything()).answer
+    assert "for want of runs" not in answer(everything())
 
 
 def test_no_reading_may_fit() -> None:
     found = answer(everything(amsgrad={(11, "1e-2"): -5 * BEYOND}))
-    assert found.answer.startswith("No reading tried gives both these numbers and the report's others.")
-    assert "Ruled out by other numbers of table 1 only: AMSGrad (size 11 at 1e-2: -0.0" in found.answer
-    assert ", report 0.4085)." in found.answer
+    assert found.startswith("No reading tried gives both these numbers and the report's others.")
+    assert "Ruled out by other numbers of table 1 only: AMSGrad (size 11 at 1e-2: -0.0" in found
+    assert ", report 0.4085)." in found
 
 
 def test_the_answer_waits_for_every_reading() -> None:
     for dropped in ("rate-5e-3", "rate-sgd-size11-lr1e-4"):
-        found = answer([result for result in everything() if result.name != dropped])
-        assert found.answer == ""
-        assert found.missing is not None
-        assert dropped in found.missing.names
-        assert set(found.missing.names) <= set(PLAN)
+        found = large_rate(Evidence(result for result in everything() if result.name != dropped))
+        assert isinstance(found, Missing)
+        assert dropped in found.names
+        assert set(found.names) <= set(PLAN)
 
 
 def test_a_reading_that_fits_is_the_reason_of_table_1s_verdicts() -> None:
+    name = "table1-size7-lr1e-2-wd1e-4"
     found = {item.name: item for item in comparisons(PLAN, everything())}
-    one = found["table1-size7-lr1e-2-wd1e-4"]
-    assert one.verdict == "below"
-    assert one.reason.startswith("not by the settings as printed. AMSGrad in their place ends at 0.51")
-    assert "the report's 4 end at 0.5192 (sd 0.0042, n 4)" in one.reason
+    reason = found[name].reason
+    assert found[name].verdict == "below"
+    assert reason is not None
+    assert (reason.kind, reason.fit and reason.fit.key, reason.theirs and reason.theirs.n) == (
+        "reading", "amsgrad", 4,
+    )  # fmt: skip
+    assert (
+        "| below | 4 | not by the settings as printed. AMSGrad in their place ends at 0.5192 (sd 0.0046, "
+        "n 8), at its best 0.5192 (sd 0.0046, n 8), with this size and rate; the report's 4 end at "
+        "0.5192 (sd 0.0042"
+    ) in section(everything(), "4. What agrees")
     none = {item.name: item for item in comparisons(PLAN, everything(amsgrad={(7, "1e-4"): -BEYOND}))}
-    assert none["table1-size7-lr1e-2-wd1e-4"].reason.startswith("not explained by our runs.")
+    other = none[name].reason
+    assert other is not None
+    assert other.kind == "like other rates"

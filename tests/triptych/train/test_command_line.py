@@ -18,7 +18,7 @@ from triptych.describe.catalogue import CATALOGUE
 from triptych.describe.spec import Experiment
 from triptych.store.run_dir import RunDirectory
 from triptych.train import command as train
-from triptych.train.launch import RunOptions
+from triptych.train.options import RunOptions
 
 Capture = pytest.CaptureFixture[str]
 

@@ -1,0 +1,131 @@
+"""What comes before the first layer: learning rates and initial parameters.
+
+rates      the formulas of triptych.describe.schedule, in float64
+initial    each backend's start is the float64 draw rounded once to its format
+draws      uniform ones inside +-c; mean and variance of n draws within SIGMAS standard errors
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from parity.bounds.bounded import Bounded, either, stack
+from parity.bounds.rounding import POWER_ULPS, Rounding
+from parity.suite.operator import HOST, NETWORK, Operator
+from parity.verification.case import Case, generator
+from parity.verification.judge import Item
+from parity.verification.place import Inputs, Settings
+from triptych.describe.spec import Schedule
+
+SIGMAS = 6.2
+"""A normal deviate is farther out with probability 6e-10: one false alarm in a billion comparisons. The
+draws are seeded, so that what passes once passes always."""
+
+
+def learning_rates(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """Settings schedule, learning_rate and steps to one rate for each step."""
+    schedule: Schedule = settings["schedule"]
+    peak, steps = Bounded.constant(settings["learning_rate"], r), settings["steps"]
+    return {"rates": stack([_rate(schedule, peak, s, steps) for s in range(steps)])}
+
+
+def _rate(schedule: Schedule, peak: Bounded, s: int, steps: int) -> Bounded:
+    r, warmup = peak.r, schedule.warmup_steps
+    if s < warmup:
+        return peak * (s + 1) / warmup
+    if schedule.schedule == "constant":
+        return peak
+    if schedule.schedule == "step":
+        power = r.truth(schedule.decay_factor) ** ((s - warmup) // schedule.decay_every)
+        return peak * peak.rounded(power, power * 0, POWER_ULPS)
+    final = Bounded.constant(schedule.final_learning_rate, r)
+    pi = Bounded.constant(4 * np.arctan(r.truth(1)), r)
+    cosine = (pi * (Bounded.exact(s - warmup, r) / max(steps - warmup, 1))).cos()
+    return final + either((peak - final) * (1.0 + cosine) / 2.0, (peak - final) * ((1.0 + cosine) * 0.5))
+
+
+def start(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """float64 parameters, as drawn, to each as a backend holds it: the nearest number, and no other."""
+    return {
+        name: Bounded(r.wide.nearest(draw).astype(r.truth), np.zeros(draw.shape), r)
+        for name, draw in inputs.items()
+    }
+
+
+def draws(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """Settings standard_deviation, bound (or None) and count to `mean`, `variance` and `beyond` (1,).
+
+    Of n draws with standard deviation s and kurtosis k the mean has standard error s / sqrt(n) and the mean
+    square s^2 sqrt((k - 1) / n).
+    """
+    kurtosis = 1.8 if settings["bound"] is not None else 3.0
+    return moments(settings["standard_deviation"], kurtosis, settings["count"], r)
+
+
+def moments(deviation: float, kurtosis: float, n: int, r: Rounding) -> dict[str, Bounded]:
+    """Within SIGMAS standard errors of theirs, of n draws."""
+
+    def around(value: float, error: float) -> Bounded:
+        return Bounded(np.array([value], r.truth), np.array([error]), r)
+
+    return {
+        "mean": around(0.0, SIGMAS * deviation / math.sqrt(n)),
+        "variance": around(deviation**2, SIGMAS * deviation**2 * math.sqrt((kurtosis - 1) / n)),
+        "beyond": around(0.0, 0.0),
+    }
+
+
+# --- cases ---
+
+
+def _schedules() -> Iterator[Case]:
+    rows = {
+        "constant": Schedule(),
+        "constant, warm-up": Schedule(warmup_steps=7),
+        "step": Schedule("step", decay_every=4, decay_factor=0.3),
+        "cosine": Schedule("cosine", final_learning_rate=1e-5),
+        "cosine, warm-up": Schedule("cosine", warmup_steps=5),
+        "nothing but warm-up": Schedule("cosine", warmup_steps=23),
+    }
+    for name, schedule in rows.items():
+        settings = {"schedule": schedule, "learning_rate": 2e-3, "steps": 23}
+        yield Case("learning_rate", name, {}, settings, quick=True)
+
+
+def _draws() -> Iterator[Case]:
+    """linear1 is (100, 3072); linear2 (10, 100)."""
+    slope, fan_in, fan_out = 0.5, 3072, 100  # a slope that counts among the limits of a sample
+    rows: dict[str, tuple[float, float | None]] = {
+        "normal": (1e-2, None),
+        "framework": (1 / math.sqrt(3 * fan_in), 1 / math.sqrt(fan_in)),
+        "he": (math.sqrt(2 / ((1 + slope**2) * fan_in)), None),
+        "glorot": (math.sqrt(2 / (fan_in + fan_out)), math.sqrt(6 / (fan_in + fan_out))),
+    }
+    for init, (deviation, bound) in rows.items():
+        settings = {
+            "init": init, "init_std": 1e-2, "hidden": (100,), "slope": slope, "layer": "linear1",
+            "of": "weights", "standard_deviation": deviation, "bound": bound, "count": fan_in * fan_out,
+        }  # fmt: skip
+        yield Case("initial_draws", f"{init}, weights", {}, settings, quick=True)
+        biases = {"of": "biases", "count": fan_out}
+        if init != "framework":
+            biases |= {"standard_deviation": 0.0, "bound": 0.0}
+        yield Case("initial_draws", f"{init}, biases", {}, settings | biases, quick=True)
+
+
+def _starts() -> Iterator[Case]:
+    rng = generator("start")
+    halfway = 1 + 2.0**-24 * (2 * np.arange(30720) + 1)  # between two float32 numbers
+    weight = np.where(rng.random(30720) > 0.5, rng.normal(size=30720), halfway).reshape(10, 3072)
+    parameters = {"linear1.weight": weight, "linear1.bias": rng.normal(size=10)}
+    yield Case("initial_parameters", "rounded once", parameters)
+
+
+OPERATORS = (
+    Operator(Item("learning_rate", learning_rates, HOST, elementwise=True), _schedules),
+    Operator(Item("initial_draws", draws, HOST), _draws),
+    Operator(Item("initial_parameters", start, NETWORK, elementwise=True), _starts),
+)
