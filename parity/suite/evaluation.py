@@ -66,13 +66,18 @@ def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label:
     )
 
 
-def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:
-    rows, first = np.arange(len(found)), s.value.argmax(axis=1)
+def leads(s: Bounded) -> Array:
+    """By how much each row's largest true logit leads beyond both limits; 0 or less where it is not sure."""
+    rows, first = np.arange(len(s)), s.value.argmax(axis=1)
     rivals = s.value.astype(np.float64) + s.error
     rivals[rows, first] = -np.inf
-    lead = (s.value[rows, first] - s.error[rows, first]).astype(np.float64) - rivals.max(axis=1)
-    sure = int(np.count_nonzero(lead > 0))
-    wrong = int(np.count_nonzero((lead > 0) & (first != found)))
+    found: Array = (s.value - s.error)[rows, first].astype(np.float64) - rivals.max(axis=1)
+    return found
+
+
+def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:
+    lead, differ = leads(s), s.value.argmax(axis=1) != found
+    sure, wrong = int(np.count_nonzero(lead > 0)), int(np.count_nonzero((lead > 0) & differ))
     quantity = f"predictions, {statistics} statistics"
     if wrong:
         return [label.failure(quantity, f"{wrong} of {sure} sure ones are wrong")]
