@@ -39,6 +39,8 @@ class Outcome:
     """Usual check to verdict: caught, missed, not applicable, or false alarm: it fails without the bug."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Why not applicable, or what the false alarm says."""
+    diff: str = ""
+    """The bug, as a diff of shipped lines."""
 
     @property
     def as_it_should_be(self) -> bool:

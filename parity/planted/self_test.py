@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from parity.planted import FRAMEWORKS, Bug, catalogue, planted
+from parity.planted.edits import diff
 from parity.planted.kill_matrix import CONTROL, Outcome, document, passed, render
 from parity.planted.usual_checks import CHECKS, Verdicts, usual, verdicts
 from parity.report import saving
@@ -123,6 +124,7 @@ def _outcome(bug: Bug, backend: str, quick: bool, said: Said) -> Outcome:
         by_quick,
         heard.words,
         heard.reasons,
+        diff(bug.edits[backend]),
     )
 
 
@@ -148,10 +150,15 @@ def self_test(
         backend: Only these: numpy, jax, torch, shared (what is computed once for all three).
         quick: NumPy alone unless --backend says otherwise, and without the usual checks.
         json: Also write every outcome to this file.
-        list: Only list the bugs.
+        list: Only list the bugs; those named by --bug with their diffs of shipped lines.
     """
     if list:
-        print("\n".join(f"{found.name:<36}{found.title}" for found in catalogue.find(bug)))
+        for found in catalogue.find(bug):
+            print(f"{found.name:<36}{found.title}")
+            if bug:
+                print(
+                    *(f"\n{name}: {diff(edits)}" for name, edits in found.edits.items()), sep="\n", end="\n\n"
+                )
         return 0
 
     def progress(line: str) -> None:
