@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -82,6 +82,11 @@ def document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Everything, for JSON; infinities as strings."""
     rows = [saving.strict(asdict(outcome)) for outcome in outcomes]
     return {"passed": passed(outcomes), "checks": list(CHECKS), "outcomes": rows}
+
+
+def read(document: Mapping[str, Any]) -> list[Outcome]:
+    """The outcomes of a `document`."""
+    return [Outcome(**row | {"share": float(row["share"])}) for row in document["outcomes"]]
 
 
 def _limits(outcome: Outcome | None) -> str:

@@ -24,6 +24,7 @@ from triptych.errors import UserError
 
 __all__ = ["CHECKS", "Outcome", "document", "passed", "render", "run", "self_test"]
 
+START, END = "<!-- kill matrix -->\n```\n", "\n```\n<!-- end -->"
 Progress = Callable[[str], None]
 Said = dict[tuple[object, ...], dict[str, str]]
 """What the usual checks say with nothing planted, by what they are run on."""
@@ -139,6 +140,7 @@ def self_test(
     backend: tuple[str, ...] = (),
     quick: bool = False,
     json: Path | None = None,
+    page: Path | None = None,
     list: bool = False,
 ) -> int:
     """Plant real bugs, one at a time, and show what catches each: parity's check and the usual ones.
@@ -150,6 +152,7 @@ def self_test(
         backend: Only these: numpy, jax, torch, shared (what is computed once for all three).
         quick: NumPy alone unless --backend says otherwise, and without the usual checks.
         json: Also write every outcome to this file.
+        page: Also put the matrix into this page, between its marks "kill matrix".
         list: Only list the bugs; those named by --bug with their diffs of shipped lines.
     """
     if list:
@@ -172,4 +175,7 @@ def self_test(
     print(render(outcomes))
     if json is not None:
         saving.write_json(json, document(outcomes))
+    if page is not None:
+        before, _, rest = page.read_text(encoding="utf-8").partition(START)
+        page.write_text(before + START + render(outcomes) + END + rest.partition(END)[2], encoding="utf-8")
     return 0 if passed(outcomes) else 1
