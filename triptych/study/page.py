@@ -19,7 +19,7 @@ from triptych.describe.catalogue import CATALOGUE
 from triptych.errors import UserError
 from triptych.show import pages
 from triptych.store.checkpoint import write_atomically
-from triptych.study import faster_loss, figures, html, missing
+from triptych.study import figures, html, missing
 from triptych.study.comparison import LAST_STEPS, comparisons, findings, headline
 from triptych.study.evidence import Answer
 from triptych.study.facts import costs, facts
@@ -110,7 +110,6 @@ def gather(runs: Table, root: Path) -> dict[str, Any]:
         "gaps": missing.gaps(root, found, runs.failures),
         "command": lambda *words: missing.command(root, *words),
         "at_root": "" if root == ROOT else f" --root {shlex.quote(str(root))}",
-        "first": faster_loss.FIRST,
         "last_steps": LAST_STEPS,
     }
 
@@ -204,5 +203,4 @@ FILTERS = {
     "p_value": p_value,
     "seconds": seconds,
     "and_list": and_list,
-    "rates_with": lambda near, like: [rate for rate, found in near.items() if found is like],
 }
