@@ -9,10 +9,11 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from matplotlib.figure import Figure
 
 from triptych.describe.catalogue import CATALOGUE
@@ -79,11 +80,16 @@ def write(runs: Table, root: Path, out: Path) -> list[Path]:
 
 def render(content: Mapping[str, Any]) -> str:
     """The page in Markdown."""
-    environment = pages.environment(Path(__file__).parent, escape=False)
-    environment.filters |= FILTERS
-    text = environment.get_template("page.md.jinja").render(content)
+    text = _template().render(content)
     blocks = [block for block in re.split(r"\n\s*\n", text.strip()) if block.strip()]
     return "\n\n".join(one_line(block) if block[0].isalnum() else block for block in blocks) + "\n"
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = pages.environment(Path(__file__).parent, escape=False)
+    environment.filters |= FILTERS
+    return environment.get_template("page.md.jinja")
 
 
 def gather(runs: Table, root: Path) -> dict[str, Any]:
