@@ -138,5 +138,7 @@ def row_maximum(x: Number, axis: int = -1) -> Number:
 def _shared(g: Bounded, share: Array, sure: Array) -> Bounded:
     """A side's share (0, 1/2 or 1: exact) of the gradient; where rounding decides, anything from 0 to all."""
     size = np.abs(g.value).astype(np.float64) + g.error
-    scaled = g.value * share.astype(g.value.dtype)
-    return Bounded(scaled, np.where(sure, g.error * share, size), g.r)
+    with np.errstate(invalid="ignore"):  # no share of a NaN or an infinity is 0
+        scaled = np.where(share == 0, 0, g.value * share.astype(g.value.dtype))
+        error = np.where(share == 0, 0, g.error * share)
+    return Bounded(scaled, np.where(sure, error, size), g.r)

@@ -83,6 +83,15 @@ def test_the_documented_example_runs_with_numpy_alone(stranger: Path) -> None:
         assert "ModuleNotFoundError" in run(stranger, "env/bin/python", "-c", f"import {package}").stderr
 
 
+def test_a_framework_that_is_missing_is_named(stranger: Path) -> None:
+    (stranger / "jax_only.py").write_text(
+        "from parity import verify\nverify('twice', inputs={'x': (3, 4)}, truth=lambda x: 2 * x, jax=abs)\n"
+    )
+    result = run(stranger, "env/bin/python", "jax_only.py")
+    last = "parity.errors.UsageError: jax: the package 'jax' is not installed; install it, or leave jax out"
+    assert result.stderr.splitlines()[-1] == last
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -75,6 +75,14 @@ class Bounded:
             error = inherited * (1 + u) + relative * _size(value) + self.r.tiny
         return Bounded(value, error * UP, self.r)
 
+    def _zero(self) -> Array:
+        """Where every backend has exactly 0."""
+        return (self.value == 0) & (self.error == 0)
+
+    def _unless(self, exact: Array) -> Bounded:
+        """Without an error where the outcome is exact: 0 times or over a number."""
+        return Bounded(self.value, np.where(exact, 0.0, self.error), self.r)
+
     # --- arithmetic ---
 
     def __add__(self, other: Operand) -> Bounded:
@@ -97,7 +105,7 @@ class Bounded:
         b = self._lift(other)
         with np.errstate(all="ignore"):
             p = _size(self.value) * b.error + self.error * _size(b.value) + self.error * b.error
-            return self.rounded(self.value * b.value, p)
+            return self.rounded(self.value * b.value, p)._unless((self._zero() | b._zero()) & (p == 0))
 
     __rmul__ = __mul__
 
@@ -108,7 +116,7 @@ class Bounded:
             value = self.value / b.value
             room = _size(b.value) - b.error
             p = np.where(room > 0, (self.error + _size(value) * b.error) / room, np.inf)
-            return self.rounded(value, p, self.r.division_ulps)
+            return self.rounded(value, p, self.r.division_ulps)._unless(self._zero() & (p == 0))
 
     def over(self, other: Bounded, least: float) -> Bounded:
         """self / other, of a divisor known to be at least `least` > 0 whatever its error."""

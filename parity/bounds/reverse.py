@@ -91,6 +91,8 @@ class Number:
     ) -> None:
         with np.errstate(invalid="ignore"):
             room = np.abs(bounded.value).astype(np.float64) + bounded.error <= bounded.r.largest
+        if followed:  # an input is what it is, infinite too
+            room = np.ones_like(room)
         self.bounded = Bounded(bounded.value, np.where(room, bounded.error, np.inf), bounded.r)
         self.parents = tuple((parent, pull) for parent, pull in parents if parent.followed)
         self.followed: bool = followed or bool(self.parents)
@@ -280,10 +282,13 @@ def gradients(y: Number, dy: Bounded, inputs: Sequence[Number]) -> list[Bounded]
 
 
 def _together(parts: list[Bounded]) -> Bounded:
-    """k parts added in any order: k - 1 roundings of at most the sum of their sizes."""
+    """k parts added in any order: k - 1 roundings of at most the sum of their sizes. A part that is exactly
+    0, as on the other side of a `where`, counts for none.
+    """
     if len(parts) == 1:
         return parts[0]
-    r, roundings = parts[0].r, len(parts) - 1
+    r, present = parts[0].r, np.sum([(part.value != 0) | (part.error != 0) for part in parts], axis=0)
+    roundings = np.maximum(present - 1, 0)
     value = np.sum([part.value for part in parts], axis=0)
     inherited = np.sum([part.error for part in parts], axis=0)
     size = np.sum([np.abs(part.value).astype(np.float64) for part in parts], axis=0)

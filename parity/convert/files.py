@@ -14,15 +14,12 @@ under `module.` (DataParallel) or `_orig_mod.` (torch.compile): both are seen th
 from __future__ import annotations
 
 import importlib
-import io
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from parity.convert import pickle_size, safe
-from parity.convert.api import canonical_of
-from parity.convert.source import About, Source, floating, stripped
+from parity.convert import safe
+from parity.convert.api import canonical_of, flax_arrays
+from parity.convert.source import About, Source, floating
 from parity.convert.units import CONVENTIONS, Array, Arrays, Convention
 from triptych.describe.plain import from_dict
 from triptych.describe.spec import Experiment
@@ -36,7 +33,6 @@ SUFFIXES: dict[str, tuple[Convention, ...]] = {
     ".pth": ("torch",),
     ".msgpack": ("flax-nnx", "flax-linen"),
 }
-WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 def read(path: Path, convention: Convention | None = None) -> Source:
@@ -57,7 +53,9 @@ def read(path: Path, convention: Convention | None = None) -> Source:
             return _checkpoint(path)
         return safe.read(content, path, convention)
     if content[:2] == b"PK" or content[:1] == b"\x80":
-        return _torch(content, path, convention)
+        _require(convention, ("torch",), f"{path}: a torch file")
+        found: Source = _import("parity.convert.torch_file", path).read(content, path)
+        return found
     if content[:1] and (0x81 <= content[0] <= 0x8F or content[0] in (0xDE, 0xDF)):
         return _msgpack(content, path, convention)
     raise UserError(
@@ -105,79 +103,15 @@ def _of_state(
     return Source(what, "canonical", arrays, False, spec, None, found.step, run, notes)
 
 
-# --- torch and Flax ---
-
-
-def _torch(content: bytes, path: Path, convention: Convention | None) -> Source:
-    _require(convention, ("torch",), f"{path}: a torch file")
-    torch, tensors = _import("torch", path), _import("parity.convert.tensors", path)
-    if content[:2] == b"PK":
-        _require_stored(content, path)
-    elif pickle_size.is_bomb(content):
-        raise _bomb(path)
-    try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling what is not a state_dict can raise anything
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{path}: not a state_dict that torch.load reads with weights_only=True ({reason[0][:200]}); "
-            "save model.state_dict(), not the model"
-        ) from None
-    state, notes = _unwrapped(loaded, path)
-    wrong = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if wrong or not state:
-        raise UserError(
-            f"{path}: expected a state_dict of tensors, found {', '.join(map(str, wrong[:5])) or 'nothing'} "
-            "in it; save model.state_dict()"
-        )
-    # A tensor may claim to be an enormous view of a few numbers, which only a copy makes real.
-    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > 4 * len(content):
-        raise _bomb(path)
-    arrays, more = stripped({str(name): tensors.to_array(tensor) for name, tensor in state.items()})
-    return Source("torch state_dict", "torch", floating(arrays, path), True, notes=(*notes, *more))
-
-
-def _bomb(path: Path) -> UserError:
-    return UserError(f"{path}: unpacks to many times its size, as no state_dict does; do not trust it")
-
-
-def _require_stored(content: bytes, path: Path) -> None:
-    """torch writes its archives uncompressed; a compressed one may unpack to any size."""
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(content))
-        entries = archive.infolist()
-        pickled = [
-            archive.read(entry)
-            for entry in entries
-            if entry.filename.endswith(".pkl") and entry.compress_type == zipfile.ZIP_STORED
-        ]
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path}: a damaged archive ({error}); copy it again, or save it anew") from None
-    if any(name.endswith(".npy") for name in (entry.filename for entry in entries)):
-        raise UserError(f"{path}: a NumPy .npz archive; save its arrays as safetensors instead")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise UserError(f"{path}: a compressed archive, which torch does not write; save it with torch.save")
-    if any(map(pickle_size.is_bomb, pickled)):
-        raise _bomb(path)
-
-
-def _unwrapped(loaded: Any, path: Path) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
-    if not isinstance(loaded, Mapping):
-        raise UserError(
-            f"{path}: expected a state_dict, found {type(loaded).__name__}; save model.state_dict()"
-        )
-    for key in WRAPPERS:
-        if isinstance(loaded.get(key), Mapping):
-            return loaded[key], (f"the state_dict is what the file holds under {key!r}",)
-    return loaded, ()
+# --- Flax ---
 
 
 def _msgpack(content: bytes, path: Path, convention: Convention | None) -> Source:
     _require(convention, ("flax-nnx", "flax-linen"), f"{path}: Flax msgpack")
-    serialization, api = _import("flax.serialization", path), _import("parity.convert.api", path)
+    serialization = _import("flax.serialization", path)
     try:
         tree = serialization.msgpack_restore(content)
-        found, arrays = api.flax_arrays(tree)
+        found, arrays = flax_arrays(tree)
     except UserError:
         raise
     except Exception as error:  # damaged bytes can fail anywhere in msgpack, NumPy or Flax
@@ -214,17 +148,18 @@ def encode(path: Path, arrays: Arrays, about: About) -> bytes:
     if path.suffix == ".safetensors":
         return safe.encode(arrays, about)
     if path.suffix == ".msgpack":
-        serialization, flax = _import("flax.serialization", path), _import("parity.convert.flax_side", path)
+        serialization, flax = _import("flax.serialization", path), _import("parity.convert.plain_flax", path)
         content: bytes = serialization.msgpack_serialize(flax.nested(arrays))
-        return content
-    torch, tensors = _import("torch", path), _import("parity.convert.tensors", path)
-    buffer = io.BytesIO()
-    torch.save({name: tensors.to_tensor(array) for name, array in arrays.items()}, buffer)
-    return buffer.getvalue()
+    else:
+        content = _import("parity.convert.torch_file", path).encode(arrays)
+    return content
 
 
 def decode(path: Path, content: bytes, convention: Convention) -> dict[str, Array]:
     """The flat arrays in what `encode` made, to be held against what went in."""
     if path.suffix == ".safetensors":
         return safe.read(content, path, convention).arrays
-    return (_torch if path.suffix in (".pt", ".pth") else _msgpack)(content, path, convention).arrays
+    if path.suffix == ".msgpack":
+        return _msgpack(content, path, convention).arrays
+    found: Source = _import("parity.convert.torch_file", path).read(content, path)
+    return found.arrays

@@ -72,8 +72,7 @@ def pair(
 
 def _key(unit: Unit) -> tuple[Kind, Shape]:
     """What must be equal: kind, and the shape of the weight or the scale."""
-    first = next(role for role in ROLES[unit.kind] if role in unit.shapes)
-    return unit.kind, unit.shapes[first]
+    return unit.kind, next(iter(unit.shapes.values()))
 
 
 def _members(units: list[Unit], key: tuple[Kind, Shape]) -> list[Unit]:
@@ -81,8 +80,7 @@ def _members(units: list[Unit], key: tuple[Kind, Shape]) -> list[Unit]:
 
 
 def _sequences(units: list[Unit]) -> dict[Kind, list[Shape]]:
-    kinds: tuple[Kind, ...] = ("linear", "conv", "norm")
-    return {kind: [_key(unit)[1] for unit in units if unit.kind == kind] for kind in kinds}
+    return {kind: [_key(unit)[1] for unit in units if unit.kind == kind] for kind in ROLES}
 
 
 def _by_number(units: list[Unit]) -> list[Unit]:
@@ -95,16 +93,19 @@ def _by_number(units: list[Unit]) -> list[Unit]:
 
 
 def _both_sides(problem: str, ours: list[Unit], theirs: list[Unit], marked: list[Unit]) -> str:
+    stars = {id(unit) for unit in marked}
+
     def lines(units: list[Unit]) -> str:
-        return "".join(
-            f"\n    {'*' if any(unit is m for m in marked) else ' '} {unit.describe()}" for unit in units
-        )
+        return "".join(f"\n    {'*' if id(unit) in stars else ' '} {unit.describe()}" for unit in units)
 
     return (
         f"convert: {problem} (marked *).\n  ours:{lines(ours)}\n  theirs:{lines(theirs)}\n"
         "say which is which with --map THEIR.NAME=OUR.NAME, for layers or single parameters, or "
         "--map FILE.json; check that both are the same network"
     )
+
+
+# --- as the caller says ---
 
 
 def explicit_pairs(
@@ -115,18 +116,16 @@ def explicit_pairs(
     `shapes` are their flat names with their own layouts. Raises UserError for a name that is not there, or
     a shape that does not fit.
     """
-    roles = _by_layer(explicit, ours, shapes, convention)
-    by_path, pairs, used = {unit.path: unit for unit in ours}, [], set()
-    for layer, names in roles.items():
-        unit = by_path[layer]
+    pairs, used = [], set[str]()
+    for layer, names in _by_layer(explicit, ours, shapes, convention).items():
+        unit = next(unit for unit in ours if unit.path == layer)
         first = next(iter(unit.names))
         if first not in names:
             raise UserError(
                 f"map: expected {layer}'s {first} among the mapped, got {', '.join(names)}; map it too, or "
                 "the whole layer"
             )
-        path = next(iter(names.values())).rpartition(separator(convention))[0]
-        theirs = _as_unit(path, unit.kind, names, shapes, convention)
+        theirs = _as_unit(unit.kind, names, shapes, convention)
         for role, shape in theirs.shapes.items():
             if shape != unit.shapes.get(role, shape):
                 raise UserError(
@@ -143,7 +142,7 @@ def _by_layer(
 ) -> dict[str, dict[str, str]]:
     """Our layer to role to their name."""
     own = {name: (unit, role) for unit in ours for role, name in unit.names.items()}
-    layers = {unit.path: unit for unit in ours}
+    layers = [unit.path for unit in ours]
     roles: dict[str, dict[str, str]] = {}
     for theirs, name in explicit.items():
         if name in layers:
@@ -154,22 +153,21 @@ def _by_layer(
         elif name in own and theirs in shapes:
             unit, role = own[name]
             roles.setdefault(unit.path, {})[role] = theirs
+        elif name in own:
+            raise UserError(f"map: their side has no {theirs!r}; it has {', '.join(shapes)}")
         else:
-            side, known = ("our", (*layers, *own)) if name not in own else ("their", tuple(shapes))
-            missing = name if side == "our" else theirs
-            raise UserError(f"map: {side} side has no {missing!r}; it has {', '.join(known)}")
+            raise UserError(f"map: our side has no {name!r}; it has {', '.join([*layers, *own])}")
     return roles
 
 
 def _below(shapes: Shapes, path: str, convention: Convention) -> dict[str, Shape]:
-    prefixes = {
-        "flax-linen": (f"params/{path}/", f"batch_stats/{path}/"),
-        "flax-nnx": (f"{path}/",),
-    }.get(convention, (f"{path}.",))
+    below = f"{path}{separator(convention)}"
+    prefixes = (f"params/{below}", f"batch_stats/{below}") if convention == "flax-linen" else below
     return {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
 
 
-def _as_unit(path: str, kind: Kind, names: dict[str, str], shapes: Shapes, convention: Convention) -> Unit:
+def _as_unit(kind: Kind, names: dict[str, str], shapes: Shapes, convention: Convention) -> Unit:
+    path = next(iter(names.values())).rpartition(separator(convention))[0]
     found = {role: canonical_shape(shapes[name], kind, role, convention) for role, name in names.items()}
     tracked = f"{path}.{TRACKED}"
     return Unit(path, kind, names, found, (tracked,) if tracked in shapes else ())

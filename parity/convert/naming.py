@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from parity.convert.plain import FLAX
 from parity.convert.units import (
     ROLES,
+    TRACKED,
     Convention,
     Layers,
     Shape,
@@ -36,7 +38,8 @@ def in_order(units: list[Unit], ordered: bool) -> tuple[list[Unit], bool]:
     Names made of a number (`0`, `layers.3`) or of a class and its number (linen's `Dense_0`) tell the order.
     """
     numbered = [re.fullmatch(r"(?:(.*)[./])?(\d+)", unit.path) for unit in units]
-    counted = [re.fullmatch(r"(?:Dense|Conv|BatchNorm)_\d+", unit.path) for unit in units]
+    classes = "|".join(layer.linen for layer in FLAX.values())
+    counted = [re.fullmatch(rf"(?:{classes})_\d+", unit.path) for unit in units]
     same = all(numbered) and len({one[1] for one in numbered if one}) <= 1
     if same or all(counted):
         return sorted(units, key=lambda unit: natural(unit.path)), True
@@ -50,8 +53,8 @@ def default_theirs(names: Mapping[str, str], ours: list[Unit], convention: Conve
         path = names.get(unit.path, unit.path)
         for role, shape in unit.shapes.items():
             found[full_name(path, role, convention)] = own_shape(shape, unit.kind, role, convention)
-        if convention == "torch" and unit.kind == "norm":
-            found[f"{path}.num_batches_tracked"] = ()
+        if convention == "torch" and "running_mean" in unit.shapes:
+            found[f"{path}.{TRACKED}"] = ()
     return found
 
 
@@ -77,13 +80,14 @@ def named(theirs: list[Unit], ordered: bool) -> dict[str, Shape]:
         elif unit.kind == "linear":
             linears += 1
             name = f"linear{linears}"
+        elif re.fullmatch(r"conv\d+", previous):
+            name = f"{previous}_norm"
         else:
             name = f"norm{linears}" if linears else "head_norm"
-            name = f"{previous}_norm" if previous.startswith("conv") and "norm" not in previous else name
         _require_following(unit, name, width)
         width = unit.shapes[ROLES[unit.kind][0]][0]
         previous = name
-        found |= {f"{name}.{role}": unit.shapes[role] for role in ROLES[unit.kind] if role in unit.shapes}
+        found |= {f"{name}.{role}": shape for role, shape in unit.shapes.items()}
     return found
 
 

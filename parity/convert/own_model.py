@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import sys
 from collections.abc import Callable
@@ -12,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from parity.convert import api
+from parity.convert import plain
+from parity.convert.api import flax_arrays
 from parity.convert.source import Source
-from parity.convert.units import Array, Arrays, Convention, Shape
-from parity.verification.place import Place
+from parity.convert.units import Array, Arrays, Convention, Shape, shapes_of
 from triptych.errors import UserError
 from triptych.store.sealed import read_json
 
@@ -58,25 +57,14 @@ def load(name: str, convention: Convention) -> Any:
         made = make()
     except TypeError as error:
         raise UserError(f"model: {name}() cannot be called without arguments ({error})") from None
-    _, kind = _framework(convention)
-    if not isinstance(made, kind):
+    if not isinstance(made, plain.framework(convention).Module):
         raise UserError(f"model: expected {name}() to be a {convention} Module, got {type(made).__name__}")
     return made
 
 
-def _framework(convention: Convention) -> tuple[Any, type]:
-    if convention == "torch":
-        torch = importlib.import_module("torch")
-        return torch, torch.nn.Module
-    nnx = importlib.import_module("flax.nnx")
-    return nnx, nnx.Module
-
-
 def shapes(module: Any, convention: Convention) -> dict[str, Shape]:
     """Flat names and own shapes of a module."""
-    if convention == "torch":
-        return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    return {name: tuple(array.shape) for name, array in api.flax_arrays(module)[1].items()}
+    return shapes_of(module.state_dict() if convention == "torch" else flax_arrays(module)[1])
 
 
 def in_its_order(found: Source, module: Any) -> Source:
@@ -93,50 +81,17 @@ def runner(module: Any, convention: Convention, arrays: Arrays) -> Callable[[Arr
     """Its logits with these weights, in evaluation on the CPU and, unless it insists on another dtype, in
     float64: prepared images (B, 3, 32, 32) in, whatever the framework's own layout.
     """
-    wide = {
-        name: array if array.dtype.kind == "i" else array.astype(np.float64) for name, array in arrays.items()
-    }
-    run = (_torch_runner if convention == "torch" else _nnx_runner)(module, wide)
+    wide = plain.widened(arrays, np.float64)
 
-    def guarded(x: Array) -> Array:
+    def run(x: Array) -> Array:
         try:
-            return run(x)
+            logits: Array = plain.framework(convention).logits(module, wide, x)
+            return logits
         except (RuntimeError, TypeError, ValueError) as error:
             layout = "(B, 3, 32, 32)" if convention == "torch" else "(B, 32, 32, 3)"
             raise UserError(
                 f"model: expected one that takes images {layout} and nothing else, got {error}; change "
                 "--model, or leave it out and name a file of its weights with --like"
             ) from None
-
-    return guarded
-
-
-def _torch_runner(module: Any, arrays: Arrays) -> Callable[[Array], Array]:
-    torch = importlib.import_module("torch")
-    to_tensor = importlib.import_module("parity.convert.tensors").to_tensor
-    model = copy.deepcopy(module).to("cpu", torch.float64).eval()
-    model.load_state_dict({name: to_tensor(array) for name, array in arrays.items()}, strict=True)
-
-    def run(x: Array) -> Array:
-        with torch.no_grad():
-            return np.array(model(to_tensor(x)).numpy())
-
-    return run
-
-
-def _nnx_runner(module: Any, arrays: Arrays) -> Callable[[Array], Array]:
-    nnx = importlib.import_module("flax.nnx")
-    jnp = importlib.import_module("jax.numpy")
-    side = importlib.import_module("parity.convert.flax_side")
-    precision = importlib.import_module("parity.verification.adapters.jax").precision
-
-    def run(x: Array) -> Array:
-        with precision(Place(x.dtype.name)):
-            model = copy.deepcopy(module)
-            state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-            nnx.replace_by_pure_dict(state, side.nested(side.on_device(arrays)))
-            nnx.update(model, state)
-            model.eval()
-            return np.array(model(jnp.asarray(x.transpose(0, 2, 3, 1))))
 
     return run

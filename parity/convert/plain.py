@@ -9,47 +9,67 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from parity.convert.plan import Order
-from parity.convert.units import Array, Arrays, Convention, Layers
+from parity.convert.units import Array, Arrays, Convention, Layers, Order
 from triptych.describe.layers import BatchNorm, Conv2d, Flatten, Layer, Linear
 from triptych.describe.network import shapes
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 
 
-class Runner(Protocol):
-    """What each framework's module of plain models offers."""
+@dataclass(frozen=True)
+class FlaxLayer:
+    """One of our layers with parameters as Flax's."""
 
-    def __call__(self, layers: Layers, weights: Arrays, x: Array, flatten: Order) -> list[Array]:
-        """Every layer's output on prepared images x (B, 3, H, W), as canonical arrays.
-
-        `weights` are flat names to arrays as the plain model has them; each must be there, and no other.
-        Computes in x's dtype.
-        """
-
-
-_MODULES: dict[Convention, str] = {
-    "torch": "plain_torch",
-    "flax-nnx": "plain_nnx",
-    "flax-linen": "plain_linen",
-}
-_LINEN = {Conv2d: "Conv", Linear: "Dense", BatchNorm: "BatchNorm"}
+    nnx: str
+    linen: str
+    inputs: Callable[[Any], int]
+    """Of the description; linen finds it out by itself."""
+    outputs: Callable[[Any], int] | None = None
+    settings: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
-def runner(convention: Convention) -> Runner:
-    """The plain models of a framework; raises UserError where it is not installed."""
-    try:
-        found: Runner = importlib.import_module(f"parity.convert.{_MODULES[convention]}").outputs
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{convention}: the package {error.name!r} is not installed; install it "
-            "(pip install -r requirements.txt), or say --no-check"
-        ) from None
+FLAX: dict[type[Layer], FlaxLayer] = {
+    Linear: FlaxLayer("Linear", "Dense", lambda d: d.in_features, lambda d: d.out_features),
+    Conv2d: FlaxLayer(
+        "Conv", "Conv", lambda d: d.in_channels, lambda d: d.out_channels,
+        lambda d: {
+            "kernel_size": d.window.kernel, "strides": d.window.stride,
+            "padding": tuple((p, p) for p in d.window.padding), "use_bias": d.bias,
+        },
+    ),
+    BatchNorm: FlaxLayer(
+        "BatchNorm", "BatchNorm", lambda d: d.features,
+        settings=lambda d: {
+            "use_running_average": True, "momentum": 1 - d.momentum, "epsilon": d.eps
+        },
+    ),
+}  # fmt: skip
+"""A layer without parameters is a function in plain_flax."""
+
+
+def outputs(convention: Convention, layers: Layers, weights: Arrays, x: Array, flatten: Order) -> list[Array]:
+    """Every layer's output on prepared images x (B, 3, H, W), as canonical arrays, computed in x's dtype.
+
+    `weights` are flat names to arrays as the plain model has them; each must be there, and no other. Raises
+    UserError where the framework is not installed.
+    """
+    found: list[Array] = framework(convention).outputs(convention, layers, weights, x, flatten)
     return found
+
+
+def framework(convention: Convention) -> ModuleType:
+    """The module here that knows the framework: its `outputs` runs a plain model, `logits` a stranger's."""
+    name = "plain_torch" if convention == "torch" else "plain_flax"
+    try:
+        return importlib.import_module(f"parity.convert.{name}")
+    except ModuleNotFoundError as error:
+        raise UserError(f"{convention}: {missing(error)}, or say --no-check") from None
 
 
 def names(layers: Sequence[Layer], convention: Convention) -> dict[str, str]:
@@ -58,15 +78,16 @@ def names(layers: Sequence[Layer], convention: Convention) -> dict[str, str]:
     """
     if convention == "torch":
         return {layer.name: str(place) for place, layer in enumerate(layers)}
-    if convention == "flax-linen":
-        counts: Counter[str] = Counter()
-        found = {}
-        for layer in layers:
-            if (kind := _LINEN.get(type(layer))) is not None:
-                found[layer.name] = f"{kind}_{counts[kind]}"
-                counts[kind] += 1
-        return found
-    return {layer.name: layer.name for layer in layers}
+    if convention == "flax-nnx":
+        return {layer.name: layer.name for layer in layers}
+    counts: Counter[str] = Counter()
+    found = {}
+    for layer in layers:
+        if type(layer) in FLAX:
+            kind = FLAX[type(layer)].linen
+            found[layer.name] = f"{kind}_{counts[kind]}"
+            counts[kind] += 1
+    return found
 
 
 def in_our_order(layers: Layers, outputs: list[Array], flatten: Order) -> list[Array]:
@@ -83,3 +104,8 @@ def in_our_order(layers: Layers, outputs: list[Array], flatten: Order) -> list[A
             y = y.reshape(len(y), -1, channels).swapaxes(1, 2).reshape(len(y), -1)
         found.append(np.array(y, order="C"))
     return found
+
+
+def widened(weights: Arrays, dtype: Any) -> dict[str, Array]:
+    """The same in another dtype, counters as they are."""
+    return {name: a if a.dtype.kind == "i" else a.astype(dtype) for name, a in weights.items()}

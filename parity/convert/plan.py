@@ -13,30 +13,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from parity.convert import match
 from parity.convert.match import Explicit, Pair
 from parity.convert.naming import in_order, our_units
+from parity.convert.plain import names as plain_names
 from parity.convert.units import (
+    TRACKED,
     Array,
     Arrays,
     Convention,
     Layers,
+    Order,
     Shapes,
     Unit,
+    full_name,
     group,
     is_flax,
     to_canonical,
     to_own,
 )
-from triptych.describe.layers import BatchNorm, Flatten, Linear
+from triptych.describe.layers import Flatten, Linear, parameter_shapes
 from triptych.describe.network import IMAGE_SHAPE, shapes
 from triptych.errors import UserError
 
-Order = Literal["channels-first", "channels-last"]
 NEUTRAL = {"bias": 0.0, "beta": 0.0, "gamma": 1.0}
 
 
@@ -91,36 +93,25 @@ def make(
     used |= {extra for one in chosen for extra in one.theirs.extras}
     others, follows = in_order(group(theirs, convention, used), ordered)
     pairs = tuple(match.pair(units, others, (known, follows), chosen))
-    order = flatten or default_flatten(convention)
-    channels, notes = _channels(units, known, layers, order)
-    return Plan(convention, order, pairs, channels, tuple(notes))
-
-
-def default_flatten(convention: Convention) -> Order:
-    """How models of that framework usually flatten images."""
-    return "channels-last" if is_flax(convention) else "channels-first"
-
-
-def _channels(
-    units: list[Unit], known: bool, layers: Layers | None, order: Order
-) -> tuple[dict[str, int], list[str]]:
-    """Which of our layers have features flattened from images of more than one place."""
+    order: Order = flatten or ("channels-last" if is_flax(convention) else "channels-first")
     if order == "channels-first":
-        return {}, []
-    found = _by_description(layers) if layers is not None else _by_shapes(units, known)
-    if found is None:
-        return {}, [
+        return Plan(convention, order, pairs, {}, ())
+    channels = _by_description(layers) if layers is not None else _by_shapes(units, known)
+    if channels is None:
+        note = (
             "the first Linear takes no 3x32x32 image and follows no convolution: its inputs keep their order"
-        ]
-    return found, []
+        )
+        return Plan(convention, order, pairs, {}, (note,))
+    return Plan(convention, order, pairs, channels, ())
 
 
 def _by_description(layers: Layers) -> dict[str, int]:
+    """Which of our layers have features flattened from images of more than one place."""
     found, flattened = {}, 0
     for layer, shape in zip(layers, shapes(layers), strict=False):
         if isinstance(layer, Flatten) and len(shape) == 3 and shape[1] * shape[2] > 1:
             flattened = shape[0]
-        elif flattened and isinstance(layer, BatchNorm | Linear):
+        elif flattened and parameter_shapes((layer,)):
             found[layer.name] = flattened
             flattened = 0 if isinstance(layer, Linear) else flattened
     return found
@@ -148,13 +139,39 @@ def _by_shapes(units: list[Unit], known: bool) -> dict[str, int] | None:
     return {unit.path: channels for unit in (*between, linears[0])}
 
 
+@dataclass(frozen=True)
+class Side:
+    """One foreign side of a conversion: how it belongs to ours, and its arrays by its own flat names."""
+
+    plan: Plan
+    arrays: dict[str, Array]
+
+    def plain_weights(self, layers: Layers) -> dict[str, Array]:
+        """The same arrays, not touched, under the names of the plain model.
+
+        What only our side has is neutral, and the plain model is given it; what only theirs has is left out.
+        """
+        convention = self.plan.convention
+        names = plain_names(layers, convention)
+        weights = {}
+        for pair in self.plan.pairs:
+            path = names[pair.ours.path]
+            for role, shape in pair.ours.shapes.items():
+                theirs = pair.theirs.names.get(role)
+                array = np.full(shape, NEUTRAL[role]) if theirs is None else self.arrays[theirs]
+                weights[full_name(path, role, convention)] = array
+            if convention == "torch" and "running_mean" in pair.ours.shapes:
+                weights[f"{path}.{TRACKED}"] = np.array(0)
+        return weights
+
+
 # --- arrays ---
 
 
-def to_theirs(plan: Plan, canonical: Arrays, updates: int = 0) -> tuple[dict[str, Array], list[str]]:
+def to_theirs(plan: Plan, canonical: Arrays, steps: int = 0) -> tuple[dict[str, Array], list[str]]:
     """Their arrays under their names, and what should be said about them.
 
-    `updates` goes into torch's num_batches_tracked. Raises UserError where they have no place for an array
+    `steps` goes into torch's num_batches_tracked. Raises UserError where they have no place for an array
     that matters.
     """
     found: dict[str, Array] = {}
@@ -167,7 +184,7 @@ def to_theirs(plan: Plan, canonical: Arrays, updates: int = 0) -> tuple[dict[str
             array = to_own(array, pair.theirs.kind, role, plan.convention)
             _require_shape(name, array, pair.theirs, role)
             found[name] = np.ascontiguousarray(array)
-        found |= {extra: np.array(updates, np.int64) for extra in pair.theirs.extras}
+        found |= {extra: np.array(steps, np.int64) for extra in pair.theirs.extras}
     return found, notes
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from parity.bounds.bounded import Bounded
-from parity.bounds.rounding import Rounding
 from parity.convert import plain, verify
-from parity.convert.plan import Order
-from parity.convert.units import Array, Arrays, Convention
+from parity.convert.plan import Side
+from parity.convert.source import Source
+from parity.convert.units import Array, Arrays
+from triptych import cifar10
+from triptych.cifar10.preprocess import prepare
+from triptych.describe.layers import initial_statistics
 from triptych.describe.protocol import TrainingData
 from triptych.describe.spec import Experiment
+from triptych.errors import UserError
+from triptych.store.run_dir import RunDirectory
 
 CHUNK = 500
 
@@ -23,12 +29,12 @@ class Outcome:
 
     accuracy: float
     images: int
-    differing: int
-    beyond: int
+    differing: int = 0
+    beyond: int = 0
     """How many of these differ by more than rounding can explain."""
-    largest_lead: float
+    largest_lead: float = 0.0
     """Among the differing, the largest distance of the two classes' true logits."""
-    limit: float
+    limit: float = 0.0
     """How far rounding may move that distance, there."""
 
     @property
@@ -50,32 +56,54 @@ class Outcome:
         return text
 
 
+def of_run(
+    found: Source, spec: Experiment | None, canonical: Arrays, side: Side | None, data_dir: Path | None
+) -> tuple[Outcome, float]:
+    """The plain model's predictions of a run's test images against the run's, and the run's accuracy.
+
+    Raises UserError where the source is no finished run or the data is not its own.
+    """
+    if found.run is None or spec is None or side is None:
+        raise UserError("test_set: expected a run folder as the source and a target that is not canonical")
+    if initial_statistics(spec.layers()) and spec.model.norm_statistics == "batch":
+        raise UserError(
+            "test_set: the run's predictions are by the statistics of the test images, a converted model's "
+            "by running ones; leave --test-set out"
+        )
+    folder = RunDirectory(found.run)
+    summary = folder.read_summary()
+    if found.step != summary["steps"]:
+        raise UserError(f"{found.run}: no checkpoint of its last step {summary['steps']}; repeat its command")
+    dataset = cifar10.load(spec.data.dataset, data_dir)
+    if dataset.fingerprint != summary["data"]["fingerprint"]:
+        raise UserError(
+            f"test_set: the run's data is {summary['data']['fingerprint'][:23]}..., found "
+            f"{dataset.fingerprint[:23]}... ({dataset.source}); name the run's --data-dir"
+        )
+    data = prepare(dataset, spec.data.preprocess, spec.data.validation)
+    predictions = np.load(folder.predictions, allow_pickle=False)
+    return compare(spec, canonical, side, data, predictions), summary["test_accuracy"]
+
+
 def compare(
-    spec: Experiment,
-    canonical: Arrays,
-    weights: Arrays,
-    convention: Convention,
-    flatten: Order,
-    data: TrainingData,
-    predictions: Array,
+    spec: Experiment, canonical: Arrays, side: Side, data: TrainingData, predictions: Array
 ) -> Outcome:
     """Predictions of the plain model in the run's precision against uint8 `predictions` (N,)."""
-    run, layers = plain.runner(convention), spec.layers()
+    layers, convention = spec.layers(), side.plan.convention
     r = verify.fast("float64" if spec.training.dtype == "float64" else "float32")
-    own = {
-        name: array if array.dtype.kind == "i" else array.astype(r.stored) for name, array in weights.items()
-    }
+    weights = plain.widened(side.plain_weights(layers), r.stored)
     parts = []
     for first in range(0, len(predictions), CHUNK):
-        x = prepared(data, slice(first, first + CHUNK), r)
-        parts.append(run(layers, own, x, flatten)[-1].argmax(axis=1))
+        x = data.images["test"][first : first + CHUNK].astype(r.stored) - data.mean.astype(r.stored)
+        x = x if data.scale is None else x * data.scale.astype(r.stored)
+        logits = plain.outputs(convention, layers, weights, x, side.plan.flatten)[-1]
+        parts.append(logits.argmax(axis=1))
     found = np.concatenate(parts)
     rows = np.flatnonzero(found != predictions)
     accuracy = float((found == data.labels["test"]).mean())
     if not rows.size:
-        return Outcome(accuracy, len(found), 0, 0, 0.0, 0.0)
-    mean = Bounded.constant(data.mean, r)
-    images = Bounded.exact(data.images["test"][rows], r) - mean
+        return Outcome(accuracy, len(found))
+    images = Bounded.exact(data.images["test"][rows], r) - Bounded.constant(data.mean, r)
     if data.scale is not None:
         images = images * Bounded.constant(data.scale, r)
     truth = verify.true_logits(layers, canonical, images)
@@ -83,12 +111,5 @@ def compare(
     lead = np.abs(truth.value[at, one] - truth.value[at, other]).astype(np.float64)
     # Two right computations may each be off by the limit.
     limit = 2 * (truth.error[at, one] + truth.error[at, other])
-    worst = int(np.argmax(lead))
-    beyond = int(np.count_nonzero(lead > limit))
+    worst, beyond = int(np.argmax(lead)), int(np.count_nonzero(lead > limit))
     return Outcome(accuracy, len(found), len(rows), beyond, float(lead[worst]), float(limit[worst]))
-
-
-def prepared(data: TrainingData, rows: slice, r: Rounding) -> Array:
-    """Test images as a backend prepares them in that format."""
-    x = data.images["test"][rows].astype(r.stored) - data.mean.astype(r.stored)
-    return x if data.scale is None else x * data.scale.astype(r.stored)

@@ -18,8 +18,6 @@ import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from parity.convert.bfloat import bfloat16
-from parity.convert.plan import Order
 from parity.convert.source import FLOATING, About, Source, stripped
 from parity.convert.units import (
     BATCH_STATS,
@@ -29,8 +27,12 @@ from parity.convert.units import (
     Array,
     Arrays,
     Convention,
+    Order,
+    bfloat16,
     canonical_order,
     group,
+    is_flax,
+    shapes_of,
 )
 from triptych.describe.plain import from_dict, to_dict
 from triptych.errors import UserError
@@ -61,7 +63,9 @@ def read(content: bytes, path: Path, convention: Convention | None) -> Source:
     if about is None or convention not in (None, about.convention):
         found = convention or _guess(arrays, path)
         arrays, notes = stripped(arrays) if found == "torch" else (arrays, ())
-        return Source(f"safetensors with {found} names", found, _slashed(arrays, found), notes=notes)
+        if is_flax(found) and not any("/" in name for name in arrays):
+            arrays = {name.replace(".", "/"): array for name, array in arrays.items()}
+        return Source(f"safetensors with {found} names", found, arrays, notes=notes)
     order = [*about.names, *(name for name in arrays if name not in about.names)]
     what = f"safetensors with {about.convention} names, written by this command"
     ordered = {name: arrays[name] for name in order if name in arrays}
@@ -121,23 +125,15 @@ def _guess(arrays: Arrays, path: Path) -> Convention:
         return "canonical"
     if leaves & {"kernel", "scale"}:
         return "flax-linen" if tops <= {PARAMS, BATCH_STATS} else "flax-nnx"
-    if vectors or "num_batches_tracked" in leaves or leaves & {"running_mean", "running_var"}:
+    if vectors or leaves & {TRACKED, "running_mean", "running_var"}:
         return "torch"
     if leaves <= {"weight", "bias"} and leaves:
         # Without batch norm torch's form is ours; what differs is whether the names are.
-        shapes = {name: array.shape for name, array in arrays.items()}
-        return "canonical" if canonical_order(group(shapes, "torch"))[1] else "torch"
+        return "canonical" if canonical_order(group(shapes_of(arrays), "torch"))[1] else "torch"
     raise UserError(
         f"{path}: names that belong to no convention ({', '.join(list(arrays)[:6])}...); expected canonical, "
         "torch or Flax names; say --from, and --map for names of your own"
     )
-
-
-def _slashed(arrays: dict[str, Array], convention: Convention) -> dict[str, Array]:
-    """Flax's names with slashes between their parts, whichever the file has."""
-    if not convention.startswith("flax") or any("/" in name for name in arrays):
-        return arrays
-    return {name.replace(".", "/"): array for name, array in arrays.items()}
 
 
 def encode(arrays: Arrays, about: About) -> bytes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parity.convert.plan import Order
-from parity.convert.units import TRACKED, Array, Convention
+from parity.convert.units import TRACKED, Array, Convention, Order
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 

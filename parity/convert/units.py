@@ -1,17 +1,17 @@
 """Parameters grouped into layers, however a framework names them, with every shape in canonical layout.
 
-A unit is one layer that has parameters: a linear map, a convolution or a batch norm. Its roles are the
-canonical names' last parts. What each side calls a role, and how it lays a weight out:
+A unit is one layer that has parameters. Its roles are the last parts of our canonical names. What each side
+calls a role, and how it lays a weight out:
 
-    role           canonical      torch           Flax (NNX, linen)
-    weight         (out, in)      the same        kernel (in, out)
-    weight         (out, in, kh, kw)  the same    kernel (kh, kw, in, out)
-    bias           bias           bias            bias
-    gamma, beta    gamma, beta    weight, bias    scale, bias
-    running_mean   running_mean   running_mean    mean
-    running_var    running_var    running_var     var
+    role           canonical          torch           Flax (NNX, linen)
+    weight         (out, in)          the same        kernel (in, out)
+    weight         (out, in, kh, kw)  the same        kernel (kh, kw, in, out)
+    bias           bias               bias            bias
+    gamma, beta    gamma, beta        weight, bias    scale, bias
+    running_mean   running_mean       running_mean    mean
+    running_var    running_var        running_var     var
 
-torch counts a batch norm's updates in num_batches_tracked, which nothing here needs: it is an extra.
+torch counts a batch norm's updates in num_batches_tracked, which is no parameter: it is an extra.
 linen keeps parameters and running statistics in two collections, `params` and `batch_stats`.
 """
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -34,21 +34,22 @@ Arrays = Mapping[str, Array]
 Layers = tuple[Layer, ...]
 
 Convention = Literal["canonical", "torch", "flax-nnx", "flax-linen"]
-CONVENTIONS: tuple[Convention, ...] = ("canonical", "torch", "flax-nnx", "flax-linen")
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+Order = Literal["channels-first", "channels-last"]
+"""In which images are flattened."""
 Kind = Literal["linear", "conv", "norm"]
 ROLES: dict[Kind, tuple[str, ...]] = {
     "linear": ("weight", "bias"),
     "conv": ("weight", "bias"),
     "norm": ("gamma", "beta", "running_mean", "running_var"),
 }
+"""Every role but the first may be missing."""
 STATISTICS = ("running_mean", "running_var")
 TRACKED = "num_batches_tracked"
 PARAMS, BATCH_STATS = "params", "batch_stats"
-_RANDOM = ("count", "key", "tag")
-"""Leaves of an NNX random stream, such as a dropout's."""
 
-_AS_CANONICAL = {role: role for roles in ROLES.values() for role in roles}
-_IN_FLAX = {
+_TORCH = {role: role for roles in ROLES.values() for role in roles} | {"gamma": "weight", "beta": "bias"}
+_FLAX = {
     "weight": "kernel",
     "bias": "bias",
     "gamma": "scale",
@@ -57,11 +58,13 @@ _IN_FLAX = {
     "running_var": "var",
 }
 _NAMES: dict[Convention, dict[str, str]] = {
-    "canonical": _AS_CANONICAL,
-    "torch": _AS_CANONICAL | {"gamma": "weight", "beta": "bias"},
-    "flax-nnx": _IN_FLAX,
-    "flax-linen": _IN_FLAX,
+    "canonical": {role: role for role in _TORCH},
+    "torch": _TORCH,
+    "flax-nnx": _FLAX,
+    "flax-linen": _FLAX,
 }
+_FLAX_AXES: dict[Kind, tuple[int, ...]] = {"linear": (1, 0), "conv": (2, 3, 1, 0)}
+"""Where a weight's axes in Flax come from in ours."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Unit:
 
 
 def is_flax(convention: Convention) -> bool:
-    """Kernels are (..., in, out) and images channels-last."""
+    """Whether kernels are (..., in, out) and images channels-last."""
     return convention in ("flax-nnx", "flax-linen")
 
 
@@ -93,47 +96,67 @@ def separator(convention: Convention) -> str:
     return "/" if is_flax(convention) else "."
 
 
+def shapes_of(arrays: Mapping[str, Any]) -> dict[str, Shape]:
+    """Name to shape; of anything that has one."""
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
 def full_name(path: str, role: str, convention: Convention) -> str:
     """A role's flat name in the unit at `path`."""
-    own = _NAMES[convention][role]
-    name = separator(convention).join(filter(None, (path, own)))
+    name = separator(convention).join(filter(None, (path, _NAMES[convention][role])))
     if convention == "flax-linen":
         return f"{BATCH_STATS if role in STATISTICS else PARAMS}/{name}"
     return name
 
 
-def canonical_shape(shape: Shape, kind: Kind, role: str, convention: Convention) -> Shape:
-    """A foreign array's shape once it is laid out as ours."""
-    if role != "weight" or not is_flax(convention):
-        return shape
-    return shape[::-1] if kind == "linear" else (shape[3], shape[2], shape[0], shape[1])
+def bfloat16() -> np.dtype[Any]:
+    """NumPy's, from ml_dtypes, which comes with JAX; raises UserError where it is not installed."""
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise UserError(
+            "bfloat16: NumPy has it only with the package ml_dtypes; pip install ml_dtypes (JAX brings it), "
+            "or convert the source to float32, which is exact"
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+# --- layouts ---
+
+
+def _axes(kind: Kind, role: str, convention: Convention, rank: int) -> tuple[int, ...]:
+    if role == "weight" and is_flax(convention) and rank == len(_FLAX_AXES[kind]):
+        return _FLAX_AXES[kind]
+    return tuple(range(rank))
 
 
 def own_shape(shape: Shape, kind: Kind, role: str, convention: Convention) -> Shape:
-    """The inverse of `canonical_shape`."""
-    if role != "weight" or not is_flax(convention):
-        return shape
-    return shape[::-1] if kind == "linear" else (shape[2], shape[3], shape[1], shape[0])
+    """A canonical shape as the convention lays it out."""
+    return tuple(shape[axis] for axis in _axes(kind, role, convention, len(shape)))
+
+
+def canonical_shape(shape: Shape, kind: Kind, role: str, convention: Convention) -> Shape:
+    """The inverse of `own_shape`."""
+    return tuple(shape[axis] for axis in np.argsort(_axes(kind, role, convention, len(shape))))
 
 
 def to_own(array: Array, kind: Kind, role: str, convention: Convention) -> Array:
-    """A canonical array laid out as the convention has it; a copy where anything moves."""
-    if role != "weight" or not is_flax(convention):
-        return array
-    return np.ascontiguousarray(array.T if kind == "linear" else array.transpose(2, 3, 1, 0))
+    """A canonical array as the convention lays it out."""
+    return np.ascontiguousarray(array.transpose(_axes(kind, role, convention, array.ndim)))
 
 
 def to_canonical(array: Array, kind: Kind, role: str, convention: Convention) -> Array:
     """The inverse of `to_own`."""
-    if role != "weight" or not is_flax(convention):
-        return array
-    return np.ascontiguousarray(array.T if kind == "linear" else array.transpose(3, 2, 0, 1))
+    return np.ascontiguousarray(array.transpose(np.argsort(_axes(kind, role, convention, array.ndim))))
+
+
+# --- grouping ---
 
 
 def group(shapes: Shapes, convention: Convention, ignored: Iterable[str] = ()) -> list[Unit]:
     """Flat names and shapes as units, in the order of their first names.
 
-    Raises UserError for what belongs to no linear map, convolution or batch norm.
+    Raises UserError for what belongs to no linear map, convolution or norm.
     """
     ignored = set(ignored)
     leaves: dict[str, dict[str, str]] = {}
@@ -155,8 +178,7 @@ def _unit(path: str, leaves: dict[str, str], shapes: Shapes, convention: Convent
             f"({', '.join(sorted(set(_NAMES[convention].values())))}), found {listed}; if they are one, say "
             "which with --map NAME=LAYER.PARAMETER"
         )
-    names = {own[leaf]: name for leaf, name in leaves.items()}
-    names = {role: names[role] for role in ROLES[kind] if role in names}
+    names = {role: leaves[leaf] for leaf, role in own.items() if leaf in leaves}
     found = {role: canonical_shape(shapes[name], kind, role, convention) for role, name in names.items()}
     return Unit(path, kind, names, found, extras)
 
@@ -165,10 +187,9 @@ def _kind(leaves: dict[str, str], shapes: Shapes, convention: Convention) -> Kin
     if any(_NAMES[convention][role] in leaves for role in STATISTICS):
         return "norm"
     weight = leaves.get(_NAMES[convention]["weight"])
-    axes = len(shapes[weight]) if weight else 1
-    if axes != 1:
-        kinds: dict[int, Kind] = {2: "linear", 4: "conv"}
-        return kinds.get(axes)
+    kinds: dict[int, Kind] = {2: "linear", 4: "conv"}
+    if weight and len(shapes[weight]) != 1:
+        return kinds.get(len(shapes[weight]))
     return "norm" if _NAMES[convention]["gamma"] in leaves else None
 
 
@@ -185,8 +206,12 @@ def _split(name: str, convention: Convention) -> tuple[str, str]:
 
 
 def _random(name: str, convention: Convention) -> bool:
+    """Whether it is a leaf of an NNX random stream, such as a dropout's."""
     parts = name.split("/")
-    return convention == "flax-nnx" and "rngs" in parts and parts[-1] in (*_RANDOM, "value")
+    return convention == "flax-nnx" and "rngs" in parts and parts[-1] in ("count", "key", "tag", "value")
+
+
+# --- order ---
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -194,21 +219,17 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
-_OURS = (r"conv(\d+)", r"conv(\d+)_norm", r"head_norm", r"linear(\d+)", r"norm(\d+)")
-
-
 def canonical_order(units: list[Unit]) -> tuple[list[Unit], bool]:
     """Units in the order of the network, and whether their names are ours and so tell that order."""
 
-    def key(unit: Unit) -> tuple[int, int, int]:
-        for pattern in _OURS:
-            if match := re.fullmatch(pattern, unit.path):
-                number = int(match[1]) if match.lastindex else 0
-                stage = 0 if unit.path.startswith("conv") else 1 if unit.path == "head_norm" else 2
-                return stage, number, int("norm" in unit.path)
-        return 3, 0, 0
+    def place(unit: Unit) -> tuple[int, int, bool] | None:
+        found = re.fullmatch(r"(conv|linear|norm)(\d+)|(conv)(\d+)_norm|(head_norm)", unit.path)
+        if found is None:
+            return None
+        stage = 0 if unit.path.startswith("conv") else 1 if found[5] else 2
+        return stage, int(found[2] or found[4] or 0), "norm" in unit.path
 
-    keys = [key(unit) for unit in units]
-    if any(stage == 3 for stage, _, _ in keys):
+    places = {unit.path: place(unit) for unit in units}
+    if None in places.values():
         return units, False
-    return [unit for _, unit in sorted(zip(keys, units, strict=True), key=lambda pair: pair[0])], True
+    return sorted(units, key=lambda unit: places[unit.path] or ()), True

@@ -23,8 +23,9 @@ import numpy as np
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.convert import plain
-from parity.convert.plan import Order
-from parity.convert.units import Array, Arrays, Convention
+from parity.convert.plan import Side
+from parity.convert.units import Array, Arrays, Convention, Order
+from parity.suite.evaluation import leads
 from parity.suite.network import evaluated
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label, Result, judge
@@ -61,9 +62,9 @@ class Proof:
         return max(self.results, key=lambda result: (not result.passed, result.share))
 
 
-def images_for(experiment: Experiment, count: int = IMAGES) -> Array:
-    """Random images, prepared about as the experiment's are: float64 (count, 3, 32, 32)."""
-    pixels = generator("convert").integers(0, 256, (count, *IMAGE_SHAPE)).astype(np.float64) - 127.5
+def images_for(experiment: Experiment) -> Array:
+    """Random images, prepared about as the experiment's are: float64 (IMAGES, 3, 32, 32)."""
+    pixels = generator("convert").integers(0, 256, (IMAGES, *IMAGE_SHAPE)).astype(np.float64) - 127.5
     return pixels / 64 if experiment.data.preprocess == "standardize" else pixels
 
 
@@ -72,57 +73,36 @@ def finite(canonical: Arrays) -> bool:
     return all(bool(np.isfinite(array.astype(np.float64)).all()) for array in canonical.values())
 
 
-def check(
-    experiment: Experiment,
-    canonical: Arrays,
-    weights: Arrays,
-    convention: Convention,
-    flatten: Order,
-    images: Array | None = None,
-) -> Proof:
-    """A plain model with `weights`, held to what `canonical` says it must compute.
+def check(experiment: Experiment, canonical: Arrays, side: Side, flatten: Order | None = None) -> Proof:
+    """A plain model with the side's weights, held to what `canonical` says it must compute.
 
-    Args:
-        experiment: The network's description.
-        canonical: Canonical names to arrays.
-        weights: The plain model's own flat names to arrays in its own layout (see parity.convert.plain).
-        convention: torch, flax-nnx or flax-linen.
-        flatten: The order in which the plain model flattens images.
-        images: Prepared images (B, 3, 32, 32); by default random ones.
+    `flatten` is the order in which that model flattens images, by default the side's own.
     """
-    layers, run = experiment.layers(), plain.runner(convention)
-    x = images_for(experiment) if images is None else images
-    label = _label(convention, number(canonical))
+    layers, convention, flatten = experiment.layers(), side.plan.convention, flatten or side.plan.flatten
+    weights, x = side.plain_weights(layers), images_for(experiment)
+    wide = any(array.dtype == np.float64 for array in canonical.values())
+    label = _label(convention, "float64" if wide else "float32")
     r = fast(label.place.dtype)
-    found = run(layers, _as(weights, r.stored), x.astype(r.stored), flatten)
     results, before = [], x.astype(r.stored)
+    found = plain.outputs(convention, layers, plain.widened(weights, r.stored), before, flatten)
     with np.errstate(all="ignore"):
         for layer, y in zip(layers, found, strict=True):
-            own = {key: r.nearest(array) for key, array in _own(layer, canonical).items()}
-            truth = evaluated(layer, own, Bounded.exact(before, r))
+            truth = evaluated(layer, _own(layer, canonical, r), Bounded.exact(before, r))
             results += judge({layer.name: truth}, {layer.name: y}, label)
             before = y
-    last = run(layers, _as(weights, np.float64), x, flatten)[-1]
+    last = plain.outputs(convention, layers, plain.widened(weights, np.float64), x, flatten)[-1]
     return _with_logits(results, experiment, canonical, x, last, _label(convention, "float64"))
 
 
 def check_model(
-    experiment: Experiment,
-    canonical: Arrays,
-    model: Callable[[Array], Array],
-    convention: Convention,
-    images: Array | None = None,
+    experiment: Experiment, canonical: Arrays, model: Callable[[Array], Array], convention: Convention
 ) -> Proof:
     """A model of the caller's own, held to what `canonical` says, by its logits alone.
 
-    Args:
-        experiment: The network's description.
-        canonical: Canonical names to arrays.
-        model: Prepared images (B, 3, 32, 32), float64, to logits (B, 10). In float64 the check sees more.
-        convention: Whose model it is, for the report.
-        images: Prepared images (B, 3, 32, 32); by default random ones.
+    `model` maps prepared images (B, 3, 32, 32), float64, to logits (B, 10); in float64 the check sees more.
+    `convention` says whose it is, for the report.
     """
-    x = images_for(experiment) if images is None else images
+    x = images_for(experiment)
     logits = np.asarray(model(x))
     label = _label(convention, "float64" if logits.dtype == np.float64 else "float32")
     return _with_logits([], experiment, canonical, x, logits, label)
@@ -134,12 +114,11 @@ def _with_logits(
     r = fast(label.place.dtype)
     truth = true_logits(experiment.layers(), canonical, Bounded.exact(x.astype(r.stored), r))
     results += judge({"logits": truth}, {"logits": logits}, label)
-    fitting = logits.shape == truth.shape
-    agree = int(np.count_nonzero(logits.argmax(axis=1) == truth.value.argmax(axis=1))) if fitting else 0
-    if fitting:
-        lead = leads(truth)
-        wrong = int(np.count_nonzero((lead > 0) & (logits.argmax(axis=1) != truth.value.argmax(axis=1))))
-        note = f"{wrong} of {np.count_nonzero(lead > 0)} predictions that are sure are wrong"
+    agree = 0
+    if logits.shape == truth.shape:
+        equal, sure = logits.argmax(axis=1) == truth.value.argmax(axis=1), leads(truth) > 0
+        agree, wrong = int(equal.sum()), int((sure & ~equal).sum())
+        note = f"{wrong} of {sure.sum()} predictions that are sure are wrong"
         results.append(
             label.failure("predictions", note) if wrong else label.result("predictions", True, 0.0)
         )
@@ -152,18 +131,8 @@ def true_logits(layers: tuple[Layer, ...], canonical: Arrays, x: Bounded) -> Bou
     """Logits (B, 10) of prepared images, errors carried through every layer."""
     with np.errstate(all="ignore"):
         for layer in layers:
-            own = {key: x.r.nearest(array) for key, array in _own(layer, canonical).items()}
-            x = evaluated(layer, own, x)
+            x = evaluated(layer, _own(layer, canonical, x.r), x)
     return x
-
-
-def leads(truth: Bounded) -> Array:
-    """By how much the largest true logit leads beyond both limits; 0 or less where the class is not sure."""
-    rows, first = np.arange(len(truth)), truth.value.argmax(axis=1)
-    rivals = truth.value.astype(np.float64) + truth.error
-    rivals[rows, first] = -np.inf
-    found: Array = (truth.value - truth.error)[rows, first].astype(np.float64) - rivals.max(axis=1)
-    return found
 
 
 def fast(dtype: str) -> Rounding:
@@ -171,25 +140,10 @@ def fast(dtype: str) -> Rounding:
     return replace(ROUNDINGS[dtype], truth=np.float64)
 
 
-def number(canonical: Arrays) -> str:
-    """What a model with these weights computes in here: float64, or float32 for everything narrower."""
-    wide = any(array.dtype == np.float64 for array in canonical.values())
-    return "float64" if wide else "float32"
-
-
 def _label(convention: Convention, dtype: str) -> Label:
     return Label(ITEM, Case("convert", "converted weights", {}), convention, Place(dtype))
 
 
-def _as(weights: Arrays, dtype: type[np.floating]) -> dict[str, Array]:
-    return {
-        name: array if array.dtype.kind == "i" else array.astype(dtype) for name, array in weights.items()
-    }
-
-
-def _own(layer: Layer, canonical: Arrays) -> dict[str, Array]:
-    return {
-        key.rpartition(".")[2]: array
-        for key, array in canonical.items()
-        if key.rpartition(".")[0] == layer.name
-    }
+def _own(layer: Layer, canonical: Arrays, r: Rounding) -> dict[str, Array]:
+    names = {key: key.rpartition(".") for key in canonical}
+    return {last: r.nearest(canonical[key]) for key, (above, _, last) in names.items() if above == layer.name}

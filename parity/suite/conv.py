@@ -196,13 +196,4 @@ OPERATORS = (
     Operator(Item("conv2d", conv2d, NETWORK, products=True), _cases, _drawn),
     Operator(Item("conv2d_winograd", either_convolution, ("float32",), products=True), _winograd_cases),
 )
-LAYERS = (
-    InNetwork(
-        layers.Conv2d,
-        _train,
-        lambda layer, held, x, _: convolved(
-            x, Bounded.exact(held.weight(), held.r), held.bias() if layer.bias else None, layer.window
-        ),
-        {"weight": "dW", "bias": "db"},
-    ),
-)
+LAYERS = (InNetwork(layers.Conv2d, _train, {"weight": "dW", "bias": "db"}),)

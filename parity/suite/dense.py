@@ -5,8 +5,8 @@
     dropout: y = [kept] x / (1 - rate), or times 1 / (1 - rate)
 
 Linear's limit is gamma_K |x| |W^T| and one rounding for the bias, whether it is added before, among or
-after the products. LeakyReLU rounds the slope and the product, dropout the factor and the product or
-quotient: 1 ULP and the second-order rest.
+after the products: by hand, since a formula adds the bias last. LeakyReLU rounds the slope and the product,
+dropout the factor and the product or quotient.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from parity.bounds.bounded import UP, Bounded, either, where
+from parity.bounds.bounded import Bounded, either
 from parity.bounds.rounding import Array, Rounding
+from parity.formula import where
 from parity.suite.draws import NAME, Draws
-from parity.suite.operator import NETWORK, InNetwork, Operator
+from parity.suite.operator import NETWORK, InNetwork, Operator, by_formula
 from parity.verification.case import Case, Layout, generator, planted
 from parity.verification.judge import Item
 from parity.verification.place import Inputs, Settings
+from parity.verification.written import Formula
 from triptych.describe import layers
 
 INF, NAN = float("inf"), float("nan")
@@ -43,7 +45,7 @@ def linear(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded
 
 
 def affine(x: Bounded, W: Bounded, b: Bounded) -> Bounded:
-    """x W^T + b, of an x that may carry errors."""
+    """x W^T + b."""
     after = x @ W.T + b
     # A sum that starts from the bias has one term more: [x 1] [W b]^T is one inner product.
     one = Bounded.exact(1.0, x.r).broadcast_to((len(x), 1))
@@ -57,51 +59,16 @@ def _joined(a: Bounded, b: Bounded) -> Bounded:
     return Bounded(value, error, a.r)
 
 
-def leaky_relu(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """x and dy of any shape to y, dx; the slope counts at exactly 0.
-
-    An x that is known no better than to lie around 0 may have either derivative.
-    """
-    x, slope = Bounded.exact(inputs["x"], r), Bounded.constant(settings["slope"], r)
-    positive = x.value > 0
-    unsure = (np.abs(x.value).astype(np.float64) <= x.error) & isinstance(inputs["x"], Bounded)
-
-    def scaled(z: Bounded) -> Bounded:
-        found = where(positive, z, slope * z)
-        return where(unsure, either(found, where(positive, slope * z, z)), found)
-
-    return {"y": scaled(x)} | ({"dx": scaled(Bounded.exact(inputs["dy"], r))} if "dy" in inputs else {})
+leaky_relu = by_formula(("x",), lambda s: [lambda x: where(x > 0, x, s["slope"] * x)])
 
 
-def rectified(x: Bounded, slope: float) -> Bounded:
-    """LeakyReLU of an x that carries errors, and may lie on either side of 0: on both it is no steeper than
-    the larger of 1 and the slope, and below 0 its product is rounded.
-    """
-    scaled = x * slope
-    same_side = np.abs(x.value).astype(np.float64) > x.error
-    error = np.where(x.value > 0, x.error, scaled.error)
-    across = (x.error * max(1.0, slope) + scaled.error) * UP
-    error = np.where(same_side | (x.error == 0), error, across)
-    return Bounded(np.where(x.value > 0, x.value, scaled.value), error, x.r)
-
-
-def dropout(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """x, dy and keep (bool), of one shape, to y, dx."""
+def _dropout(settings: Settings) -> list[Formula]:
     kept = 1.0 - settings["rate"]  # Python's float64, as in every backend
-    factor, divisor = Bounded.constant(1.0 / kept, r), Bounded.constant(kept, r)
-
-    def scaled(name: str) -> Bounded:
-        z = Bounded.exact(inputs[name], r)
-        return where(inputs["keep"], either(z * factor, z / divisor), Bounded.exact(0.0, r))
-
-    return {"y": scaled("x")} | ({"dx": scaled("dy")} if "dy" in inputs else {})
+    return [lambda x, keep: where(keep, x / kept, 0), lambda x, keep: where(keep, x * (1.0 / kept), 0)]
 
 
-def flatten(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-    """x (B, C, H, W), dy (B, C H W) to y, channel by channel, and dx; nothing is rounded."""
-    x = Bounded.exact(inputs["x"], r)
-    found = {"y": x.reshape(len(x), -1)}
-    return found | ({"dx": Bounded.exact(inputs["dy"], r).reshape(x.shape)} if "dy" in inputs else {})
+dropout = by_formula(("x", "keep"), _dropout)
+flatten = by_formula(("x",), lambda s: [lambda x: x.reshape(x.shape[0], -1)])
 
 
 # --- cases ---
@@ -235,22 +202,13 @@ LAYERS = (
     InNetwork(
         layers.Linear,
         lambda layer, held: ({"W": held.weight(), "b": held.bias()}, {}, linear),
-        lambda layer, held, x, _: affine(x, Bounded.exact(held.weight(), held.r), held.bias()),
         {"weight": "dW", "bias": "db"},
     ),
-    InNetwork(
-        layers.LeakyReLU,
-        lambda layer, held: ({}, {"slope": layer.slope}, leaky_relu),
-        lambda layer, held, x, _: rectified(x, layer.slope),
-    ),
+    InNetwork(layers.LeakyReLU, lambda layer, held: ({}, {"slope": layer.slope}, leaky_relu)),
     InNetwork(
         layers.Dropout,
         lambda layer, held: ({"keep": held.arrays["keep"]}, {"rate": layer.rate}, dropout),
-        lambda layer, held, x, _: x,
+        evaluate=lambda layer, held, x, _: x,
     ),
-    InNetwork(
-        layers.Flatten,
-        lambda layer, held: ({}, {}, flatten),
-        lambda layer, held, x, _: x.reshape(len(x), -1),
-    ),
+    InNetwork(layers.Flatten, lambda layer, held: ({}, {}, flatten)),
 )

@@ -52,7 +52,7 @@ def chosen(asked: int | None, quick: bool) -> int:
     if asked and not available():
         raise UserError(
             "drawn: inputs are drawn by the package 'hypothesis', which is not installed; install it "
-            "(pip install -r requirements.txt) or set --drawn 0"
+            "(pip install hypothesis) or set --drawn 0"
         )
     return asked
 

@@ -45,16 +45,10 @@ def logits(spec: Experiment, state: State, data: TrainingData, r: Rounding, by_b
         x = Bounded.exact(data.images["test"], r.wide) - Bounded.constant(data.mean, r.wide)
         if data.scale is not None:
             x = x * Bounded.constant(data.scale, r.wide)
-        x = x.to(r)
+        x, held = x.to(r), {**state.parameters, **state.statistics}
         for layer in spec.layers():
-            x = network.evaluated(layer, _own(layer.name, state), x, by_batch)
+            x = network.evaluated(layer, network.own(layer, held), x, by_batch)
         return x.to(r.wide)
-
-
-def _own(name: str, state: State) -> dict[str, Array]:
-    """A layer's parameters and statistics, by their last names."""
-    arrays = state.arrays().items()
-    return {key.last: array for key, array in arrays if key.layer == name and not key.slot}
 
 
 def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label: Label) -> list[Result]:
@@ -72,13 +66,18 @@ def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label:
     )
 
 
-def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:
-    rows, first = np.arange(len(found)), s.value.argmax(axis=1)
+def leads(s: Bounded) -> Array:
+    """By how much each row's largest true logit leads beyond both limits; 0 or less where it is not sure."""
+    rows, first = np.arange(len(s)), s.value.argmax(axis=1)
     rivals = s.value.astype(np.float64) + s.error
     rivals[rows, first] = -np.inf
-    lead = (s.value[rows, first] - s.error[rows, first]).astype(np.float64) - rivals.max(axis=1)
-    sure = int(np.count_nonzero(lead > 0))
-    wrong = int(np.count_nonzero((lead > 0) & (first != found)))
+    found: Array = (s.value - s.error)[rows, first].astype(np.float64) - rivals.max(axis=1)
+    return found
+
+
+def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:
+    lead, differ = leads(s), s.value.argmax(axis=1) != found
+    sure, wrong = int(np.count_nonzero(lead > 0)), int(np.count_nonzero((lead > 0) & differ))
     quantity = f"predictions, {statistics} statistics"
     if wrong:
         return [label.failure(quantity, f"{wrong} of {sure} sure ones are wrong")]

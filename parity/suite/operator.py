@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy as np
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding
 from parity.suite.draws import Draws
+from parity.verification.adapters import Signature
 from parity.verification.case import Case
 from parity.verification.judge import Item, Truth
+from parity.verification.place import Inputs, Settings
+from parity.verification.written import Formula, truth_of
 
 NETWORK = ("float64", "float32", "bfloat16")
 """What layers compute in."""
@@ -30,6 +33,17 @@ class Operator:
     """Its hand-picked inputs. Those of other items may be among them: several share one stream of numbers."""
     draw: Callable[[Draws], Case] | None = None
     """One case as hypothesis draws it."""
+
+
+def by_formula(names: tuple[str, ...], forms: Callable[[Settings], Sequence[Formula]]) -> Truth:
+    """y and its gradients as parity.formula proves them, of each of the `forms` that the settings give."""
+
+    def expected(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+        kinds = {name: getattr(inputs[name], "value", inputs[name]).dtype.kind for name in names}
+        signature = Signature(names, (), tuple(name for name in names if kinds[name] == "f"))
+        return truth_of(forms(settings), None, signature)(inputs, settings, r)
+
+    return expected
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +82,10 @@ class InNetwork:
     """Of triptych.describe.layers."""
     train: Callable[[Any, Held], tuple[Mapping[str, Any], Mapping[str, Any], Truth]]
     """To inputs but for x and dy, settings, and the expected values of a training step."""
-    evaluate: Callable[[Any, Held, Bounded, bool], Bounded]
-    """y of x in evaluation; the last argument asks for the batch's own statistics."""
     gradients: Mapping[str, str] = field(default_factory=dict)
     """The last part of a parameter's name to its gradient's."""
     statistics: tuple[str, ...] = ()
     """Quantities of a training step that are running statistics."""
+    evaluate: Callable[[Any, Held, Bounded, bool], Bounded] | None = None
+    """y of x in evaluation, where it is not that of training; the last argument asks for the batch's own
+    statistics."""

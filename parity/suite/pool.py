@@ -136,10 +136,4 @@ def _drawn(d: Draws) -> Case:
 
 
 OPERATORS = (Operator(Item("max_pool2d", max_pool2d, NETWORK), _cases, _drawn),)
-LAYERS = (
-    InNetwork(
-        layers.MaxPool2d,
-        lambda layer, held: ({}, {"window": layer.window}, max_pool2d),
-        lambda layer, held, x, _: pooled(x, layer.window),
-    ),
-)
+LAYERS = (InNetwork(layers.MaxPool2d, lambda layer, held: ({}, {"window": layer.window}, max_pool2d)),)

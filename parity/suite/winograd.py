@@ -39,10 +39,10 @@ def transformed(inputs: Inputs, r: Rounding) -> dict[str, Bounded]:
     W = Bounded.exact(inputs["W"].transpose(2, 3, 1, 0), r)
     rows, columns = (TWO_PLACES if n == 2 else TILED for n in x.shape[1:3])
     V, U = _apply(rows[1], _tiles(x), columns[1]), _apply(rows[2], W, columns[2])
-    y = _join(_apply(rows[0], _products(V, U), columns[0]))
+    y = _join(_apply(rows[0], _product(V, U), columns[0]))
     dM = _apply(rows[0].T, _split(dy), columns[0].T)
-    dW = _apply(rows[2].T, _products(V, dM, over_rows=True), columns[2].T)
-    dV = _products(dM, U.transpose(0, 1, 3, 2))
+    dW = _apply(rows[2].T, _flat(V).transpose(0, 1, 3, 2) @ _flat(dM), columns[2].T)
+    dV = _product(dM, U.transpose(0, 1, 3, 2))
     dx = _untile(_apply(rows[1].T, dV, columns[1].T))
     return {"y": y.transpose(0, 3, 1, 2), "dx": dx.transpose(0, 3, 1, 2), "dW": dW.transpose(3, 2, 0, 1)}
 
@@ -63,20 +63,14 @@ def _combine(weights: Array, parts: Bounded) -> Bounded:
     return Bounded(terms.value * along, terms.error * abs(along), parts.r).sum(axis=0)
 
 
-def _products(a: Bounded, b: Bounded, over_rows: bool = False) -> Bounded:
-    """At each place a matrix product: tiles (B, h, w, C) by (C, O), or summed over tiles to (C, O)."""
-    grid = []
-    for m in range(a.shape[0]):
-        row = []
-        for n in range(a.shape[1]):
-            left, right = a[m, n], b[m, n]
-            flat = left.reshape(-1, left.shape[-1])
-            if over_rows:
-                row.append(flat.T @ right.reshape(-1, right.shape[-1]))
-            else:
-                row.append((flat @ right).reshape(*left.shape[:-1], right.shape[-1]))
-        grid.append(stack(row))
-    return stack(grid)
+def _flat(grid: Bounded) -> Bounded:
+    """(m, n, B, h, w, C) to (m, n, tiles, C)."""
+    return grid.reshape(*grid.shape[:2], -1, grid.shape[-1])
+
+
+def _product(grid: Bounded, U: Bounded) -> Bounded:
+    """At each place (m, n) a matrix product over the channels."""
+    return (_flat(grid) @ U).reshape(*grid.shape[:-1], U.shape[-1])
 
 
 def _split(y: Bounded) -> Bounded:
@@ -91,39 +85,33 @@ def _join(phases: Bounded) -> Bounded:
 
 
 def _tiles(x: Bounded) -> Bounded:
-    """(m, n, B, h, w, C): what all tiles have at (m, n); tile (i, j) starts at row 2i, column 2j of xp."""
+    """(m, n, B, h, w, C): what all tiles have at (m, n); tile (i, j) starts at row 2i, column 2j of x in its
+    border.
+    """
     top, left = int(x.shape[1] > 2), int(x.shape[2] > 2)
-    border = ((0, 0), (top, top), (left, left), (0, 0))
-    xp = Bounded(np.pad(x.value, border), np.pad(x.error, border), x.r)
+    xp = _within(x, (top, top), (left, left))
     down, across = x.shape[1] - 1, x.shape[2] - 1
-    return stack(
-        [
-            stack([xp[:, m : m + down : 2, n : n + across : 2] for n in range(2 + 2 * left)])
-            for m in range(2 + 2 * top)
-        ]
-    )
+    rows = [
+        [xp[:, m : m + down : 2, n : n + across : 2] for n in range(2 + 2 * left)] for m in range(2 + 2 * top)
+    ]
+    return stack([stack(row) for row in rows])
 
 
 def _untile(tiles: Bounded) -> Bounded:
-    """The transpose of `_tiles`: where two tiles overlap their parts are added."""
-    flipped = _fold(tiles, 3)
-    others = tuple(range(2, tiles.ndim))
-    return _join(_fold(flipped.transpose(1, 0, *others), 4).transpose(1, 0, *others))
+    """The transpose of `_tiles`: where tiles overlap their parts are added. The first two rows of all tiles
+    do not overlap, nor do the last two; and so for columns.
+    """
+    top, left = (n // 2 - 1 for n in tiles.shape[:2])
+    parts = []
+    for p in range(1 + top):
+        for q in range(1 + left):
+            joined = _join(tiles[2 * p : 2 * p + 2, 2 * q : 2 * q + 2])
+            parts.append(_within(joined, (2 * p, 2 * (top - p)), (2 * q, 2 * (left - q))))
+    xp = stack(parts).sum(axis=0)
+    return xp[:, top : xp.shape[1] - top, left : xp.shape[2] - left]
 
 
-def _fold(tiles: Bounded, axis: int) -> Bounded:
-    """Along one axis: even places get d_1 and the previous tile's d_3, odd ones d_2 and the next's d_0."""
-    if len(tiles) == 2:
-        return tiles
-    return stack([tiles[1] + _shifted(tiles[3], axis - 1, 1), tiles[2] + _shifted(tiles[0], axis - 1, -1)])
-
-
-def _shifted(d: Bounded, axis: int, by: int) -> Bounded:
-    def move(array: Array) -> Array:
-        moved = np.roll(array, by, axis)
-        edge: list[slice | int] = [slice(None)] * array.ndim
-        edge[axis] = 0 if by > 0 else -1
-        moved[tuple(edge)] = 0
-        return moved
-
-    return Bounded(move(d.value), move(d.error), d.r)
+def _within(x: Bounded, rows: tuple[int, int], columns: tuple[int, int]) -> Bounded:
+    """Surrounded by zeros."""
+    border = ((0, 0), rows, columns, (0, 0))
+    return Bounded(np.pad(x.value, border), np.pad(x.error, border), x.r)

@@ -1,33 +1,31 @@
 """Limits without a formula: measured, not proved.
 
-Of two implementations neither is known to be right. The reference, evaluated in a wider format, stands for
-the true value; how far rounding may move a result from it is measured on implementations other than the
-judged one. Let f be one in the judged format, F the same one in float64, and x_k, k = 1..K, the inputs with
-each number's last digit changed up or down, 2 u in all. Root mean squares over k and over all elements of a
-result:
+Neither of two implementations is known to be right. The reference, evaluated in a wider format, stands for
+the true value. How far rounding may move a result is measured on the implementations that are not being
+judged. Let f be one of them in the judged format, F the same in float64, and x_k, k = 1..K, the inputs with
+the last digit of each number changed up or down, by 2 u. Root mean squares over k and over all elements:
 
-    S   F(x_k) - F(x)      what a change of the last digit of each input does (condition)
-    R   f(x_k) - F(x_k)    what the rounding of its operations does (its own errors)
+    S   F(x_k) - F(x)      the effect of changing the last digit of each input (condition)
+    R   f(x_k) - F(x_k)    the rounding of its own operations
 
     limit of an element = T sqrt(S^2 + R^2) + u |F(x)| + the smallest normal number
 
-S and R are one number for a whole result, as implementations may round in quite different places (1 + erf x
-is good to u, erfc x to u times itself); so a small element beside large ones is judged by the large ones'
-measure. A tie that the change breaks, or a kink that it crosses, is no rounding error: where a change 256
-times smaller does not do 16 times less, the element does not count in S.
+S and R are one number for a whole result, because implementations may round in quite different places
+(1 + erf x is good to u, erfc x to u times itself). So a small element beside large ones is judged by the
+large ones' measure. A tie that the change breaks, or a kink that it crosses, is no rounding error: an element
+counts in S only where a change 256 times smaller does at most a sixteenth as much.
 
-This is stochastic arithmetic with the machine's own roundings for the random ones: perturbing the input
-gives each evaluation other rounding errors, and the error of a further one follows Student's t with K
-degrees of freedom if errors are normal with mean zero (Vignes 1993, A stochastic arithmetic for reliable
-scientific computation; Parker 1997, Monte Carlo Arithmetic). T is its two-sided quantile for one false alarm
-in 10^9. They are only nearly normal; and an implementation may round several times as coarsely as another
-without being wrong. So a share a little above 1 means: less accurate than the others. A wrong formula, as a
-rule, is past the limit by many orders of magnitude in float64. All this is of first order in u: inputs whose
-results over- or underflow on the way (the cases of FAR) are left out.
+This is stochastic arithmetic: each perturbed input gives other rounding errors, and if these are normal with
+mean zero, the error of one more evaluation follows Student's t with K degrees of freedom (Vignes 1993, A
+stochastic arithmetic for reliable scientific computation; Parker 1997, Monte Carlo Arithmetic). T is its
+two-sided quantile for one false alarm in 10^9. Errors are only nearly normal, and one implementation may
+round several times as coarsely as another without being wrong. So a share a little above 1 means less
+accurate than the others, while a wrong formula usually exceeds the limit by orders of magnitude in float64.
+All of this is of first order in u. Inputs whose results over- or underflow on the way (FAR) are left out.
 
-float64 has no wider format to measure R in. To first order errors are u times something that does not
-depend on u: S and R are those of float32 times 2^-29. The truth there is the reference in long double where
-it is NumPy and its result follows that type; else in float64, and the limit counts twice.
+float64 has no wider format to measure R in. To first order an error is u times something that does not
+depend on u, so S and R are those of float32 times 2^-29. The truth is the reference in long double where it
+is NumPy and its result follows that type; elsewhere in float64, and the limit is doubled.
 """
 
 from __future__ import annotations

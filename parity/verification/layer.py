@@ -1,4 +1,4 @@
-"""Your own layer under the checks of `python -m parity`, in one call.
+"""`verify`: your own layer under the checks that ours pass, in one call.
 
     from parity import verify
     from parity.formula import erf, sqrt
@@ -12,8 +12,8 @@
     print(report)
     report.assert_passed()
 
-With a formula one implementation is enough, and its limits are proved. Without one, two are needed; they
-are held to each other, and limits are estimated (`estimate`). docs/add_your_own.md goes through it.
+With a formula one implementation is enough, and its limits are proved. Without one it takes two, which are
+compared with each other, and the limits are estimated (`estimate`). docs/add_your_own.md goes through it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from functools import cache
 from typing import Any
 
 from parity.bounds.bounded import Bounded
-from parity.bounds.rounding import rounding
+from parity.bounds.rounding import Array, rounding
 from parity.errors import UsageError
 from parity.verification import estimate
 from parity.verification.adapters import Implementation, Jax, Numpy, Signature, Torch, built
-from parity.verification.case import Case, generated
+from parity.verification.case import Case, Given, generated
 from parity.verification.judge import Item, check_repeats, compare, with_upstream
 from parity.verification.judge import truth as true_values
 from parity.verification.place import Device, Place
 from parity.verification.report import PROVED, Report
-from parity.verification.written import truth_of
+from parity.verification.written import Formula, truth_of
 
 __all__ = ["Jax", "Numpy", "Report", "Torch", "verify"]
 
@@ -46,15 +46,15 @@ ESTIMATED = (
 def verify(
     name: str,
     *,
-    inputs: Mapping[str, Any],
-    parameters: Mapping[str, Any] | None = None,
-    truth: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
-    gradient: Callable[..., Any] | None = None,
-    numpy: Any = None,
-    jax: Any = None,
-    torch: Any = None,
-    also: Mapping[str, Any] | None = None,
-    cases: Mapping[str, Mapping[str, Any]] | None = None,
+    inputs: Given,
+    parameters: Given | None = None,
+    truth: Formula | Sequence[Formula] | None = None,
+    gradient: Formula | None = None,
+    numpy: Numpy | tuple[Callable[..., Any], Callable[..., Any]] | None = None,
+    jax: Jax | Callable[..., Any] | None = None,
+    torch: Torch | Callable[..., Any] | None = None,
+    also: Mapping[str, Numpy | Jax | Torch] | None = None,
+    cases: Mapping[str, Mapping[str, Array]] | None = None,
     without: Sequence[str] = (),
     dtypes: Sequence[str] = ("float64", "float32"),
     elementwise: bool = False,
@@ -84,10 +84,11 @@ def verify(
             that is random or gives no gradient, forms of the truth that are not equal.
     """
     given = {"numpy": numpy, "jax": jax, "torch": torch, **(also or {})}
-    table = generated(name, _named(inputs), parameters or {}, cases or {}, without)
+    table = generated(name, _named(inputs), _named(parameters or {}), cases or {}, without)
     signature = _signature(inputs, parameters or {}, table[0])
     found = [built(key, _wrapped(key, value), signature) for key, value in given.items() if value is not None]
-    if not found or (truth is None and len(found) < 2):
+    formulas = (truth,) if callable(truth) else tuple(truth or ())
+    if len(found) < (1 if formulas else 2):
         raise UsageError(
             f"{name}: expected one implementation and a truth, or two implementations, got {len(found)}; "
             "give numpy=, jax=, torch= or also="
@@ -96,15 +97,16 @@ def verify(
     table = [with_upstream(case, found[0], place) for case in table]
     for one in found:
         check_repeats(one, table[0], place)
-    if truth is None:
-        item = Item(name, lambda i, s, r: {}, tuple(dtypes), elementwise)
-        return _by_one_another(item, found, table, device)
-    formulas = (truth,) if callable(truth) else tuple(truth)
     item = Item(name, truth_of(formulas, gradient, signature), tuple(dtypes), elementwise)
-    results, notes = compare(
-        item, found, table, lambda one, case, dtype: true_values(item, case, dtype, device), device
-    )
-    return Report(name, results, PROVED, notes)
+    return (_by_formula if formulas else _by_one_another)(item, found, table, device)
+
+
+def _by_formula(item: Item, found: list[Implementation], table: list[Case], device: Device) -> Report:
+    def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:
+        return true_values(item, case, dtype, device)
+
+    results, notes = compare(item, found, table, expected, device)
+    return Report(item.name, results, PROVED, notes)
 
 
 def _by_one_another(item: Item, found: list[Implementation], table: list[Case], device: Device) -> Report:
@@ -125,8 +127,8 @@ def _by_one_another(item: Item, found: list[Implementation], table: list[Case], 
     return Report(item.name, results, limits, notes, reference.name)
 
 
-def _signature(inputs: Mapping[str, Any], parameters: Mapping[str, Any], case: Case) -> Signature:
-    floating = (key for key in (*inputs, *_named(parameters)) if case.inputs[key].dtype.kind == "f")
+def _signature(inputs: Given, parameters: Given, case: Case) -> Signature:
+    floating = (key for key in (*inputs, *parameters) if case.inputs[key].dtype.kind == "f")
     return Signature(tuple(inputs), tuple(parameters), tuple(floating))
 
 
@@ -138,7 +140,7 @@ def _formats(dtypes: Sequence[str]) -> Sequence[str]:
     return dtypes
 
 
-def _named(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+def _named(arrays: Given) -> Given:
     for key in arrays:
         if key in ("y", "dy") or not isinstance(key, str):
             raise UsageError(f"{key!r} is taken by the output and its gradient; choose another name")

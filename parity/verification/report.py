@@ -1,4 +1,4 @@
-"""What `verify` and `verify_model` give back: results, a verdict, and what the failures' pattern suggests."""
+"""What `verify` and `verify_model` return: results, a verdict, and what the pattern of failures suggests."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ class Report:
     notes: tuple[str, ...] = ()
     """What was not judged, and why."""
     reference: str = ""
-    """Where no formula was given: whose values stand for the true ones."""
+    """Whose values stand for the true ones where no formula was given."""
     first: str = ""
-    """Of a model: the first layer that differs."""
+    """The first layer of a model that differs."""
 
     @property
     def passed(self) -> bool:
-        """Whether every comparison holds, and there is one."""
+        """Whether there are comparisons, and all hold."""
         return bool(self.results) and all(result.passed for result in self.results)
 
     @property
     def failures(self) -> tuple[Result, ...]:
-        """Those that do not hold."""
         return tuple(result for result in self.results if not result.passed)
 
     def __str__(self) -> str:
@@ -44,9 +43,7 @@ class Report:
         return "\n".join(lines + ([self.explain()] if self.failures else []))
 
     def explain(self) -> str:
-        """For each implementation and quantity that fails: how often, the worst place, and what that
-        pattern usually means.
-        """
+        """Each implementation and quantity that fails: how often, where worst, what that usually means."""
         if not self.results:
             return f"{self.name}: nothing was compared"
         if self.passed:
@@ -62,7 +59,7 @@ class Report:
         for (backend, quantity), failed in groups.items():
             tried = {r.case for r in self.results if (r.backend, r.quantity) == (backend, quantity)}
             cases = {r.case for r in failed}
-            # An infinite share says least about where to look: of finite ones the worst.
+            # The worst finite share: an infinite one says least about where to look.
             worst = max(failed, key=lambda r: (r.share != float("inf"), r.share))
             lines.append(f"{backend} {quantity}: {self._meaning(backend, failed)}")
             lines.append(f"  in {len(cases)} of {len(tried)} cases; {explain_one(worst)}")
@@ -73,8 +70,8 @@ class Report:
             lines.append(f"{', '.join(everywhere)}: all implementations fail alike. Look at {suspect} first.")
         elif everywhere and self.reference and not self.first:
             lines.append(
-                f"{', '.join(everywhere)}: which of {self.reference} and {', '.join(others)} is wrong two "
-                "alone cannot tell; give the formula as truth=, or a third."
+                f"{', '.join(everywhere)}: {self.reference} and {', '.join(others)} differ, and two alone "
+                "cannot tell which is wrong; give the formula as truth=, or a third implementation."
             )
         return "\n".join(lines)
 
@@ -92,7 +89,7 @@ class Report:
         return "wrong in float64: not rounding, another formula"
 
     def _everywhere(self, others: set[str]) -> list[str]:
-        """Quantities that are wrong in float64 in every one of these."""
+        """Quantities that every one of these gets wrong in float64."""
         by_quantity: dict[str, set[str]] = {}
         for r in self.failures:
             if r.dtype == "float64" and not r.note:
@@ -100,6 +97,6 @@ class Report:
         return sorted(q for q, who in by_quantity.items() if who >= others)
 
     def assert_passed(self) -> None:
-        """For a test: raises AssertionError with the report where something fails."""
+        """Raise AssertionError with the report where something fails: for tests."""
         if not self.passed:
             raise AssertionError(f"{self.name} fails\n{self}")

@@ -19,8 +19,9 @@ Formula = Callable[..., Any]
 
 
 def truth_of(formulas: Sequence[Formula], gradient: Formula | None, signature: Signature) -> Truth:
-    """y and a gradient for every differentiated name. The limit admits each formula, and the gradient as it
-    is derived or as it is written, `gradient(dy, *arrays)`. Raises UsageError where these are not equal.
+    """y, and where `dy` is among the inputs a gradient for every differentiated name. The limit admits each
+    formula, and the gradient as it is derived or as it is written, `gradient(dy, *arrays)`. Raises UsageError
+    where these are not equal.
     """
 
     def truth(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
@@ -37,6 +38,8 @@ def truth_of(formulas: Sequence[Formula], gradient: Formula | None, signature: S
 def _derived(formula: Formula, inputs: Inputs, signature: Signature, r: Rounding) -> dict[str, Bounded]:
     numbers = _numbers(inputs, signature, r)
     y = _number("truth", formula(*(numbers[key] for key in signature.order)))
+    if "dy" not in inputs:
+        return {"y": y.bounded}
     if y.shape != inputs["dy"].shape:
         raise UsageError(f"truth: its output has shape {y.shape}, the implementations' {inputs['dy'].shape}")
     wanted = [numbers[key] for key in signature.differentiated]

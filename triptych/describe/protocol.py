@@ -23,7 +23,7 @@ from triptych.describe.layers import Conv2d
 from triptych.describe.schedule import learning_rates
 from triptych.describe.spec import BackendName, Device, Experiment
 from triptych.describe.state import State
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,10 @@ class Together(Protocol):
         """Take the steps of these members (by place), as many for each; the others stay as they are."""
 
 
-_MODULES: dict[BackendName, tuple[str, str]] = {
-    "numpy": ("numpy_ref.backend", "numpy"),
-    "jax": ("jax_models.backend", "jax flax optax"),
-    "torch": ("torch_models.backend", "torch"),
+_MODULES: dict[BackendName, str] = {
+    "numpy": "numpy_ref.backend",
+    "jax": "jax_models.backend",
+    "torch": "torch_models.backend",
 }
 
 
@@ -181,18 +181,14 @@ def make_deterministic(name: BackendName) -> None:
 
 def create_module(name: BackendName) -> Any:
     """The backend's module; raises UserError when its packages are missing."""
-    module, packages = _MODULES[name]
-    return _module(name, module, packages)
+    return _module(name, _MODULES[name])
 
 
-def _module(name: BackendName, module: str, packages: str) -> Any:
+def _module(name: BackendName, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"backend {name}: the package {error.name!r} is not installed; "
-            f"install {packages} (pip install -r requirements.txt) or choose another --backend"
-        ) from None
+        raise UserError(f"backend {name}: {missing(error)}, or choose another --backend") from None
 
 
 def create_together(
@@ -201,7 +197,7 @@ def create_together(
     """The runs in one program, or None where the backend trains one at a time."""
     if name != "jax":
         return None
-    build = _module(name, "jax_models.sweep", _MODULES[name][1]).build
+    build = _module(name, "jax_models.sweep").build
     together: Together = build(experiments, data, device)
     return together
 
@@ -214,7 +210,7 @@ def importing(name: BackendName) -> Iterator[None]:
 
     def quietly() -> None:
         with suppress(Exception):
-            importlib.import_module(_MODULES[name][0])
+            importlib.import_module(_MODULES[name])
 
     thread = threading.Thread(target=quietly)
     thread.start()
@@ -253,5 +249,5 @@ def no_steps(experiment: Experiment) -> Steps:
 
 
 def installed(name: BackendName) -> bool:
-    """Whether the packages that the backend needs are there; imports none of them."""
-    return all(importlib.util.find_spec(package) is not None for package in _MODULES[name][1].split())
+    """Whether the backend's framework is there; without a package beside it (optax) `create` is an error."""
+    return importlib.util.find_spec(name) is not None

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import itertools
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,13 +15,13 @@ from pathlib import Path
 from triptych import cifar10
 from triptych.describe.grid import common
 from triptych.describe.spec import Device
+from triptych.show.progress import Terminal
 from triptych.store.run_dir import write_json
 from triptych.study import lock
 from triptych.study.jobs import Clock, Job, State, duration, state
 from triptych.study.results import failure_file
+from triptych.train import launch as training
 from triptych.train.diagnose import NonFiniteError
-from triptych.train.launch import launch
-from triptych.train.sweep import SweepOptions, run_sweep
 
 NOT_FINITE = 3
 """Exit code where a run stopped being finite, as train.py's."""
@@ -117,14 +114,11 @@ def _train_together(group: Sequence[tuple[Job, str]], session: Session) -> int:
     print(f"    {session.clock.left(session.left)}", flush=True)
     began = time.perf_counter()
     paths = {job.folder(session.root).path: job for job in together}
-    options = SweepOptions(session.data_dir, session.device, keep_checkpoints=1, load=session.load)
-    wanted = [(job.planned.entry, job.experiment, path) for path, job in paths.items()]
-    shown = sys.stdout if session.verbose else io.StringIO()
-    try:
-        with contextlib.redirect_stdout(shown):
-            outcome = run_sweep(together[0].backend, wanted, options)
-    finally:
-        _relay(shown)
+    wanted = [
+        training.Job(job.options(session.root, session.data_dir, session.device), job.experiment)
+        for job in together
+    ]
+    outcome = training.launch_all(wanted, Terminal(not session.verbose), session.load)
     for path, message in outcome.failures.items():
         _note_failure(paths[path], path, message)
         session.left.remove(paths[path])
@@ -154,30 +148,18 @@ def _note_failure(job: Job, folder: Path, message: str) -> None:
 
 def _train(job: Job, session: Session) -> int:
     """One run, from its last checkpoint where it has one."""
-    folder, shown = job.folder(session.root), sys.stdout if session.verbose else io.StringIO()
+    folder, options = job.folder(session.root), job.options(session.root, session.data_dir, session.device)
     try:
-        with contextlib.redirect_stdout(shown):
-            options = job.options(session.root, session.data_dir, session.device)
-            code = launch(options, job.experiment, session.load)
+        code = training.launch(options, job.experiment, Terminal(not session.verbose), session.load)
     except NonFiniteError as error:
         _note_failure(job, folder.path, str(error))
         return NOT_FINITE
-    finally:
-        _relay(shown)
     if code > 128:
         print(f"    stopped by {signal.Signals(code - 128).name}, checkpoint saved in {folder.path}")
         print("repeat the same command to go on")
     else:
         failure_file(folder.path).unlink(missing_ok=True)
     return code
-
-
-def _relay(shown: object) -> None:
-    """Print what a user should know of a run's lines that were held back."""
-    if isinstance(shown, io.StringIO):
-        for line in shown.getvalue().splitlines():
-            if line.startswith(("notice:", "resuming at step")):
-                print(f"    {line}", flush=True)
 
 
 def _pass_over(job: Job, title: str, found: State, session: Session) -> int:

@@ -1,9 +1,10 @@
 """How each backend computes each item: canonical NumPy arrays in, canonical NumPy arrays out.
 
 A module for each backend, and `shared` for what is computed once for all of them. Its public functions bear
-the names of the items: each takes inputs (floating ones already rounded to the judged format), settings and a
-`Place`, and returns one array for each expected quantity. They call the backend's functions through their
-modules, each time anew and with nothing cached, so that a function replaced in its module is what runs.
+the names of the items, and its table DIFFERENTIATED adds those that a framework differentiates by itself.
+Each takes inputs (floating ones already rounded to the judged format), settings and a `Place`, and returns
+one array for each expected quantity. They call the backend's functions through their modules, each time anew
+and with nothing cached, so that a function replaced in its module is what runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from parity.suite.registry import ITEMS
 from parity.verification import adapters
 from parity.verification.place import Device, Inputs, Outputs, Place, Settings
 from triptych.describe.spec import BackendName
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 
 Computation = Callable[[Inputs, Settings, Place], Outputs]
 
@@ -30,7 +31,8 @@ SHARED = "shared"
 def computations(name: str) -> dict[str, Computation]:
     """By item, what one backend (or SHARED) computes; raises UserError where its framework is missing."""
     module = _module(name)
-    return {item: getattr(module, item) for item in ITEMS if hasattr(module, item)}
+    found: dict[str, Computation] = dict(getattr(module, "DIFFERENTIATED", {}))
+    return found | {item: getattr(module, item) for item in ITEMS if hasattr(module, item)}
 
 
 def installed(name: str) -> bool:
@@ -67,10 +69,7 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(f"parity.suite.backends.{name}")
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"backend {name}: the package {error.name!r} is not installed; install it "
-            "(pip install -r requirements.txt) or choose another --backend"
-        ) from None
+        raise UserError(f"backend {name}: {missing(error)}, or choose another --backend") from None
 
 
 def _optional(name: str, attribute: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:

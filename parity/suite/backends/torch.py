@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from parity.suite.backends import Computation, whole
+from parity.suite.backends.differentiated import Framework, computations
 from parity.suite.backends.whole import carried
+from parity.suite.norm import RUNNING
+from parity.verification.adapters import Torch
 from parity.verification.adapters.torch import precision
 from parity.verification.place import Inputs, Outputs, Place, Settings
 from torch_models import augment, conv, dense, loss, norm, optim
@@ -41,130 +44,40 @@ def _take(tensor: Tensor | None) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy().copy()
 
 
-def _number(place: Place) -> torch.dtype:
-    found: torch.dtype = getattr(torch, place.number)
-    return found
-
-
-def _pull(function: Callable[[Tensor], Tensor], inputs: Inputs, place: Place, name: str = "x") -> Outputs:
-    """y and dx of a function of `name`, cast to the judged dtype; other gradients stay where they are."""
-    with precision(place):
-        x = _put(inputs[name], place).to(_number(place)).requires_grad_()
-        y = function(x)
-        y.backward(_put(inputs["d" + ("p" if name == "s" else "y")], place).to(y.dtype))
-    return {"y": _take(y), "dx": _take(x.grad)}
-
-
-def _set(parameter: Tensor, array: np.ndarray) -> None:
-    with torch.no_grad():
-        parameter.copy_(torch.from_numpy(array))
-
-
-def linear(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """See parity.suite.dense; so for all below."""
-    W, b = _parameters(inputs, place, "W", "b")
-    outputs = _pull(lambda x: dense.linear(x, W, b), inputs, place)
-    return outputs | {"dW": _take(W.grad), "db": _take(b.grad)}
-
-
-def _parameters(inputs: Inputs, place: Place, *names: str) -> list[Tensor]:
-    """In the dtype that they come in: float32 for bfloat16."""
-    return [_put(inputs[name], place).requires_grad_() for name in names]
-
-
-def leaky_relu(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Any shape."""
-    return _pull(lambda x: dense.leaky_relu(x, settings["slope"]), inputs, place)
-
-
-def dropout(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """With the mask given."""
-    keep = _put(inputs["keep"], place)
-    return _pull(lambda x: dense.dropout(x, keep, settings["rate"]), inputs, place)
-
-
-def flatten(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Channel by channel."""
-    return _pull(conv.flatten, inputs, place)
-
-
-def conv2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """With a bias where there is one."""
-    (W, *b) = _parameters(inputs, place, "W", *(name for name in ("b",) if name in inputs))
-    kernel = W.contiguous(memory_format=torch.channels_last)
-    offset = b[0] if b else None
-    outputs = _pull(lambda x: conv.conv2d(x, kernel, offset, settings["window"]), inputs, place)
-    return outputs | {"dW": _take(W.grad)} | ({"db": _take(offset.grad)} if offset is not None else {})
-
-
-def max_pool2d(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Images."""
-    return _pull(lambda x: conv.max_pool2d(x, settings["window"]), inputs, place)
-
-
-def _norm_module(inputs: Inputs, settings: Settings, place: Place, manual: bool) -> norm.BatchNorm:
-    gamma = inputs["gamma"]
-    described = BatchNorm("norm", gamma.size, settings["eps"], settings.get("momentum", 0.0), manual)
-    layer = norm.BatchNorm(described, torch.from_numpy(gamma).dtype)
-    _set(layer.gamma, gamma)
-    _set(layer.beta, inputs["beta"])
-    found: norm.BatchNorm = layer.to("cuda" if place.device == "gpu" else "cpu")
-    return found
+def _norm_module(gamma: Tensor, beta: Tensor, settings: Settings, manual: bool) -> norm.BatchNorm:
+    described = BatchNorm("norm", gamma.numel(), settings["eps"], settings.get("momentum", 0.0), manual)
+    layer = norm.BatchNorm(described, gamma.dtype)
+    layer.gamma, layer.beta = nn.Parameter(gamma.detach()), nn.Parameter(beta.detach())
+    return layer
 
 
 def _batch_norm(manual: bool) -> Computation:
     def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-        layer = _norm_module(inputs, settings, place, manual)
-        given = Given(
-            statistics={name: _put(inputs[name], place) for name in ("running_mean", "running_var")}
+        given = {name: _put(array, place) for name, array in inputs.items()}
+        layer = _norm_module(given["gamma"], given["beta"], settings, manual)
+        x, held = (
+            given["x"].to(getattr(torch, place.number)).requires_grad_(),
+            Given(statistics=_running(given)),
         )
-        outputs = _pull(lambda x: layer(x, given), inputs, place)
-        outputs |= {"dgamma": _take(layer.gamma.grad), "dbeta": _take(layer.beta.grad)}
-        return outputs | {name: _take(value) for name, value in given.updated.items()}
+        with precision(place):
+            y = layer(x, held)
+            y.backward(given["dy"].to(y.dtype))
+        found = {"y": y, "dx": x.grad, "dgamma": layer.gamma.grad, "dbeta": layer.beta.grad, **held.updated}
+        return {name: _take(tensor) for name, tensor in found.items()}
 
     return computation
+
+
+def _running(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: given[name] for name in RUNNING}
 
 
 def batch_norm_evaluate(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     """By running statistics."""
-    layer = _norm_module(inputs, settings, place, manual=False)
-    running = {name: _put(inputs[name], place) for name in ("running_mean", "running_var")}
-    x = _put(inputs["x"], place).to(_number(place))
-    return {"y": _take(layer(x, Given(statistics=running, by_batch=False)))}
-
-
-def linear_norm(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Linear, then batch norm by the batch's statistics, its backward by autograd."""
-    W, b = _parameters(inputs, place, "W", "b")
-    after = _norm_module(inputs, settings, place, manual=False)
-    outputs = _pull(lambda x: after(dense.linear(x, W, b), Given()), inputs, place)
-    return outputs | {"dW": _take(W.grad), "db": _take(b.grad)}
-
-
-def softmax(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """Alone."""
-    outputs = _pull(loss.softmax, inputs, place, "s")
-    return {"p": outputs["y"], "ds": outputs["dx"]}
-
-
-def _loss(kind: str) -> Computation:
-    def computation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-        s = _put(inputs["s"], place).requires_grad_()
-        labels = _put(inputs["labels"], place).long()
-        with precision(place):
-            losses = loss.per_sample(kind, s, labels, settings.get("smoothing", 0.0))
-            losses.mean().backward()
-        return {"L": _take(losses), "ds": _take(s.grad)}
-
-    return computation
-
-
-def l2(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
-    """One weight."""
-    W = _put(inputs["W"], place).requires_grad_()
-    penalty = loss.l2_penalty([W], settings["l2"])
-    penalty.backward()
-    return {"penalty": _take(penalty).reshape(1), "dW": _take(W.grad)}
+    given = {name: _put(array, place) for name, array in inputs.items()}
+    layer = _norm_module(given["gamma"], given["beta"], settings, manual=False)
+    held = Given(statistics=_running(given), by_batch=False)
+    return {"y": _take(layer(given["x"].to(getattr(torch, place.number)), held))}
 
 
 def optimizer(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
@@ -189,10 +102,15 @@ def augmentation(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
     return {"y": carried(_take(y))}
 
 
-batch_norm_manual = _batch_norm(True)
-batch_norm_autodiff = _batch_norm(False)
-cross_entropy = _loss("cross_entropy")
-squared_error = _loss("squared_error")
-hinge = _loss("hinge")
+DIFFERENTIATED = computations(
+    Framework(
+        lambda function, place: Torch(function),
+        lambda tensor, dtype: tensor.to(getattr(torch, dtype)),
+        *(dense, conv, loss),
+        lambda settings, x, gamma, beta: _norm_module(gamma, beta, settings, manual=False)(x, Given()),
+        kernel=lambda W: W.contiguous(memory_format=torch.channels_last),
+    )
+)
+batch_norm_manual, batch_norm_autodiff = _batch_norm(True), _batch_norm(False)
 initial_parameters = whole.initial_parameters("torch")
 preprocessing = whole.preprocessing("torch")

@@ -15,8 +15,9 @@ from parity.suite import dense as dense_suite
 from parity.suite import loss as loss_suite
 from parity.suite import norm as norm_suite
 from parity.suite import pool as pool_suite
+from parity.suite.network import evaluated
 from parity.suite.operator import Held
-from triptych.describe.layers import Window
+from triptych.describe.layers import LeakyReLU, Window
 
 SINGLE = rounding("float32")
 
@@ -108,7 +109,7 @@ def test_what_lies_within_leads_within(name: str, rng: np.random.Generator) -> N
         ),
         "rectified": (
             carrying(rng, 40, 5, error=0.5),
-            lambda x: dense_suite.rectified(x, 1.7),
+            lambda x: evaluated(LeakyReLU("", 1.7), {}, x),
             lambda x: dense.leaky_relu(x, 1.7)[0],
         ),
         "by_batch": (

@@ -30,8 +30,8 @@ from parity.convert import (
     verify,
 )
 from parity.convert.api import flax_arrays
-from parity.convert.sides import Side
-from parity.convert.units import Array, Convention
+from parity.convert.plan import Side
+from parity.convert.units import Array, Convention, shapes_of
 from triptych.describe.network import Model
 from triptych.describe.spec import Data, Experiment
 from triptych.errors import UserError
@@ -56,10 +56,6 @@ def weights(experiment: Experiment, dtype: str = "float32") -> dict[str, Array]:
         drawn[name] = (0.5 + array**2 if name.endswith("_var") else array + 0.01).astype(ml_dtypes.bfloat16)
     kind: Any = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     return {name: array.astype(kind) for name, array in drawn.items()}
-
-
-def shapes_of(arrays: dict[str, Array]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in arrays.items()}
 
 
 def converted(
@@ -122,7 +118,7 @@ def test_every_axis_lands_where_the_framework_has_it() -> None:
 def test_a_right_conversion_holds(convention: Convention, dtype: str) -> None:
     canonical = weights(SQUARE, dtype)
     side = converted(SQUARE, canonical, convention)
-    proof = verify.check(SQUARE, canonical, side.plain_weights(SQUARE), convention, side.plan.flatten)
+    proof = verify.check(SQUARE, canonical, side)
     assert proof.passed, proof.worst()
     assert proof.agreeing == proof.images
     assert len(proof.results) == len(SQUARE.layers()) + 2
@@ -165,7 +161,7 @@ def test_a_wrong_conversion_that_fits_every_shape_fails(convention: Convention, 
     planted = dict(canonical)
     WRONG[mistake](planted)
     side = converted(SQUARE, planted, convention)
-    proof = verify.check(SQUARE, canonical, side.plain_weights(SQUARE), convention, side.plan.flatten)
+    proof = verify.check(SQUARE, canonical, side)
     shares = {r.quantity: r.share for r in proof.results if not r.passed}
     assert "logits" in shares
     assert max(shares.values()) > 100
@@ -180,11 +176,11 @@ def test_the_wrong_flatten_order_fails(convention: Convention, experiment: Exper
     canonical = weights(experiment)
     side = converted(experiment, canonical, convention)
     other: Any = "channels-first" if side.plan.flatten == "channels-last" else "channels-last"
-    proof = verify.check(experiment, canonical, side.plain_weights(experiment), convention, other)
+    proof = verify.check(experiment, canonical, side, other)
     failed = [r.quantity for r in proof.results if not r.passed and r.share > 100]
     assert failed[0] == ("head_norm" if experiment is SQUARE else "linear1")
     right = converted(experiment, canonical, convention, flatten=other)
-    assert verify.check(experiment, canonical, right.plain_weights(experiment), convention, other).passed
+    assert verify.check(experiment, canonical, right).passed
 
 
 def test_the_check_needs_no_run_only_what_the_layer_was_given() -> None:
@@ -192,7 +188,7 @@ def test_the_check_needs_no_run_only_what_the_layer_was_given() -> None:
     canonical = weights(SQUARE)
     planted = dict(canonical, **{"conv1.weight": canonical["conv1.weight"] * np.float32(1.001)})
     side = converted(SQUARE, planted, "torch")
-    proof = verify.check(SQUARE, canonical, side.plain_weights(SQUARE), "torch", "channels-first")
+    proof = verify.check(SQUARE, canonical, side)
     assert [r.quantity for r in proof.results if not r.passed] == ["conv1", "logits"]
 
 

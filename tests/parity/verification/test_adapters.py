@@ -58,6 +58,12 @@ def test_installed_asks_for_the_framework_alone(monkeypatch: pytest.MonkeyPatch)
     assert not adapters.installed("torch")
 
 
+def test_importing_the_library_loads_no_framework() -> None:
+    code = "from parity import verify, verify_model, Report\nimport parity.formula, sys\n"
+    code += "assert not {'jax', 'torch', 'flax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 HIDE = """
 import sys
 from importlib.machinery import PathFinder
@@ -85,4 +91,7 @@ def test_any_other_missing_package_is_an_error_that_names_it() -> None:
     """What a backend needs beside its framework: without it the backend must not be left out in silence."""
     result = without(["optax", "torch"], "check", "--item", "linear", "--quick")
     assert result.returncode == 2
-    assert "the package 'optax' is not installed" in result.stderr
+    assert result.stderr == (
+        "error: backend jax: the package 'optax' is not installed: pip install 'triptych[jax]', "
+        "or choose another --backend\n"
+    )

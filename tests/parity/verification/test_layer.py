@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -219,7 +216,7 @@ def test_without_a_formula_a_wrong_port_fails() -> None:
     shares = [r.share for r in report.failures if r.dtype == "float64" and r.case == "ordinary"]
     assert min(shares) > 1e9
     assert {("torch", "y"), ("torch", "dx")} <= failing(report)
-    assert "which of jax and torch is wrong two alone cannot tell" in report.explain()
+    assert "jax and torch differ, and two alone cannot tell which is wrong" in report.explain()
 
 
 def test_without_a_formula_an_unstable_port_fails_in_float32() -> None:
@@ -357,33 +354,8 @@ def test_inputs_changed_in_place_fail() -> None:
     }
 
 
-# --- what importing costs ---
-
-
-@pytest.mark.parametrize("call", ["import parity, parity.formula", "from parity import verify, Report"])
-def test_importing_loads_no_framework(call: str) -> None:
-    code = f"{call}\nimport sys\nassert not {{'jax', 'torch', 'flax'}} & set(sys.modules)"
-    root = Path(__file__).resolve().parents[3]
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
-
-
 def test_an_unknown_name_is_an_attribute_error() -> None:
     import parity
 
     with pytest.raises(AttributeError, match="no attribute 'verfy'"):
         _: Callable[..., Any] = parity.verfy
-
-
-def test_numpy_alone_with_math_erf() -> None:
-    """An implementation that leaves the format by itself is judged as it is: float32 in, float32 out."""
-    vector = np.vectorize(math.erf)
-
-    def run(x: np.ndarray) -> Any:
-        cdf = (0.5 * (1 + vector(x / np.sqrt(2)))).astype(x.dtype)
-        return x * cdf, (x, cdf)
-
-    def back(dy: np.ndarray, cache: Any) -> Any:
-        x, cdf = cache
-        return dy * (cdf + x * (np.exp(-x * x / 2) / np.sqrt(2 * np.pi)).astype(x.dtype))
-
-    verify("gelu", inputs=X, truth=gelu, numpy=(run, back)).assert_passed()
