@@ -32,9 +32,7 @@ from triptych.store.sealed import read_json
 SOAK = [sys.executable, "-m", "tools.soak", "--short"]
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 # --- the soak in short ---
