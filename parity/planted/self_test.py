@@ -42,7 +42,7 @@ def run(
     chosen = catalogue.find(bugs or ())
     outcomes: list[Outcome] = []
     for backend in _backends(backends, quick):
-        own = [bug for bug in chosen if backend in bug.backends]
+        own = [bug for bug in chosen if backend in bug.edits]
         said: Said = {}
         found = []
         for bug in own:

@@ -32,9 +32,7 @@ from triptych.store.sealed import read_json
 SOAK = [sys.executable, "-m", "tools.soak", "--short"]
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 # --- the soak in short ---
@@ -52,10 +50,10 @@ def test_a_short_soak_keeps_every_promise(tmp_path: Path, part: str) -> None:
 
 
 def test_faults_at_some_calls_of_the_system_keep_every_promise(tmp_path: Path) -> None:
-    report = faults.run(tmp_path / "faults", every=9)
+    report = faults.run(tmp_path / "faults", every=17)
     assert report.findings == []
     assert report.figures["calls of the system in a run"] > 60
-    assert all(report.figures[f"{kind}: faults"] > 5 for kind in faults.KINDS)
+    assert all(report.figures[f"{kind}: faults"] > 3 for kind in faults.KINDS)
 
 
 @pytest.mark.parametrize("name", list(resume.SETTINGS)[2:])

@@ -15,7 +15,7 @@ import numpy as np
 
 from parity.convert import files as weights
 from tests.helpers import tiny
-from tests.triptych.cifar10.test_files import (
+from tests.helpers.cifar_files import (
     ROWS,
     TITLES,
     batch_files,

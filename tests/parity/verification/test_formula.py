@@ -109,20 +109,16 @@ def found(name: str, dtype: str, rng: np.random.Generator) -> list[tuple[Bounded
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", FORMULAS)
-def test_values_and_gradients_hold_for_torch(name: str, dtype: str, rng: np.random.Generator) -> None:
+def test_limits_hold_for_torch_and_are_not_slack(name: str, dtype: str, rng: np.random.Generator) -> None:
+    """A relative error of 1e-4 in float32 exceeds the limit nearly everywhere: roundings are about 1e-7."""
     for bound, actual in found(name, dtype, rng):
         assert bound.shape == actual.shape
         assert np.isfinite(bound.error).all()
         assert shares(bound, actual, bound.r)[0].max() <= 1
-
-
-@pytest.mark.parametrize("name", FORMULAS)
-def test_limits_are_not_slack(name: str, rng: np.random.Generator) -> None:
-    """A relative error of 1e-4 in float32 is past the limit nearly everywhere: roundings are some 1e-7."""
-    for bound, actual in found(name, "float32", rng):
-        large = np.abs(actual) > 0.1 * np.abs(actual).max()
-        off = actual.astype(np.float64) * (1 + 1e-4)
-        assert np.mean(shares(bound, off.astype(np.float32), bound.r)[0][large] > 1) > 0.9
+        if dtype == "float32":
+            large = np.abs(actual) > 0.1 * np.abs(actual).max()
+            off = (actual.astype(np.float64) * (1 + 1e-4)).astype(np.float32)
+            assert np.mean(shares(bound, off, bound.r)[0][large] > 1) > 0.9
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

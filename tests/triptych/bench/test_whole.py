@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,12 @@ def test_one_command_for_a_sweep_and_one_a_run_otherwise_with_the_same_settings(
     assert {one[one.index("--backend") + 1] for one in single} == {"torch"}
 
 
-def test_whole_commands_train_and_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("images", ["tiny", pytest.param("all", marks=pytest.mark.slow)])
+def test_whole_commands_train_and_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], images: str
+) -> None:
+    if images == "tiny":  # the same command on tests.helpers.tiny's images
+        monkeypatch.setattr(whole, "TRAIN", (sys.executable, "-m", "tests.helpers.tiny", "never"))
     path = tmp_path / "whole.json"
     words = ["--runs", "1", "--steps", "2", "--repeats", "1", "--variants", "jax-sweep", "jax"]
     assert command.main(["whole", *words, "--json", str(path)]) == 0
