@@ -23,11 +23,7 @@ from triptych.train.options import RunOptions
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The tiny data, and an empty folder to stand in."""
-    tiny.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 # --- what it offers ---

@@ -23,9 +23,7 @@ PLAIN = tiny.settings(eval_every=5)
 """Three evaluations: after steps 5 and 10, and after the last, 12."""
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 @pytest.fixture(scope="module", params=tiny.BACKENDS)

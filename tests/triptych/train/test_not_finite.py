@@ -21,9 +21,7 @@ from triptych.train.diagnose import NonFiniteError
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "dropout": 0.3}
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 def broken_down(folder: Path, what: Any, backend: str = "numpy", **options: Any) -> str:

@@ -158,12 +158,6 @@ def test_runs_divided_among_two_devices_are_the_same() -> None:
 # --- folders ---
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tiny.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
-
-
 ADAM = {"optimizer": "adam", "dropout": 0.3, "weight_decay": 1e-2, "validation": 40}
 GRID = ("--sweep", "learning_rate=1e-3,1e-4", "seed=0,1")
 
