@@ -13,9 +13,9 @@ import numpy as np
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
 from parity.suite import loss, network
+from parity.suite.registry import in_network
 from parity.verification.case import generator
 from parity.verification.judge import Label, Result, judge
-from triptych.describe.layers import BatchNorm
 from triptych.describe.protocol import Backend, Evaluation, Statistics, TrainingData
 from triptych.describe.spec import Experiment
 from triptych.describe.state import Key, State
@@ -30,7 +30,7 @@ def judge_evaluation(spec: Experiment, data: TrainingData, running: Backend, lab
     """
     state = running.export_state().map(_moved)
     running.import_state(state)
-    norms = any(isinstance(layer, BatchNorm) for layer in spec.layers())
+    norms = any(in_network(layer).statistics for layer in spec.layers())
     results: list[Result] = []
     for statistics in STATISTICS if norms else STATISTICS[:1]:
         s = logits(spec, state, data, rounding(label.place.dtype, label.place.device), statistics == "batch")

@@ -257,6 +257,9 @@ def _train(program: Program, locks: RunLocks, reporter: Reporter, outcome: Outco
         reporter.line(f"{len(paths)} runs of {what} in one program on {backend.device}")
     else:
         reporter.line(f"{paths[0].name}: {what} alone, {backend.name} on {backend.device}")
+    for path, start in zip(paths, starts, strict=True):
+        if start is not None:
+            reporter.notice(f"{path.name}: resuming at step {start.checkpoint.step}")
     ended = train(program.runs, starts, program.together, reporter)
     if len(paths) == 1:
         for message in ended.failures.values():

@@ -31,15 +31,15 @@ def _swapped(text: str) -> str:
 
 def _around(before: str, after: str = "") -> tuple[str, str]:
     """torch's own step, with something done to each `theta` and its `slots` before and after it."""
-    each = (
-        'for theta in (theta for group in self.param_groups for theta in group["params"]):\n'
-        "            slots = self.state[theta]\n            %s\n        "
-    )
-    first, last = (each % code.replace("\n", "\n" + 12 * " ") if code else "" for code in (before, after))
-    return f"return {TORCH_KIND}", (
-        f"class Around{TORCH_KIND[:-1]}:\n    @torch.no_grad()\n    def step(self, closure=None):\n"
-        f"        {first}super().step()\n        {last}\nreturn Around("
-    )
+
+    def each(code: str) -> str:
+        loop = 'for theta in (theta for group in self.param_groups for theta in group["params"]):\n'
+        lines = ["slots = self.state[theta]", *code.rstrip("\n").split("\n")]
+        return 8 * " " + loop + "".join(f"{12 * ' '}{line}\n" for line in lines) if code else ""
+
+    step = f"{each(before)}        super().step()\n{each(after)}"
+    head = f"class Around{TORCH_KIND[:-1]}:\n    @torch.no_grad()\n    def step(self, closure=None):\n"
+    return f"return {TORCH_KIND}", f"{head}{step}\nreturn Around("
 
 
 ZEROS = (

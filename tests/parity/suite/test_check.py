@@ -208,17 +208,19 @@ def test_the_command_fails_where_something_is_wrong(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--item", "lineal"], "item: expected one of linear, "),
-        (["--backend", "tensorflow"], "backend: expected one of numpy, jax, torch, shared, got 'tensorflow'"),
+        (["check", "--item", "lineal"], "item: expected one of linear, "),
+        (["check", "--backend", "tensorflow"], "backend: expected one of numpy, jax, torch, shared, got 'te"),
         (
-            ["--dtype", "float16"],
-            "dtype: expected one of float64, float32, bfloat16, tf32, shipped, got 'float16'",
+            ["check", "--dtype", "float16"],
+            "dtype: expected one of float64, float32, bfloat16, tf32, shipped, ",
         ),
-        (["--backend", "numpy", "--dtype", "bfloat16"], "nothing to compare"),
+        (["check", "--backend", "numpy", "--dtype", "bfloat16", "--quick"], "nothing to compare"),
+        (["check", "--drawn", "-1"], "drawn: expected 0 or more inputs for each item, got -1"),
+        (["ulps", "--stride", "0"], "stride: expected 1 or more, got 0"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--quick", *arguments]) == 2
+    assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
 

@@ -55,20 +55,6 @@ def test_table_gives_medians_ratios_within_a_round_and_the_largest_distance() ->
     assert alone.split() == ["jax", "10.00", "9.00", "11.00", "1.50x", "0.1250"]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--variants", "numpy"], "variants: expected some of jax-sweep, jax, torch, got 'numpy'"),
-        (["--runs", "0"], "runs: expected at least 1, got 0"),
-        (["--repeats", "-1"], "repeats: expected at least 1, got -1"),
-        (["--data-dir", "nowhere"], "data-dir: no folder nowhere"),
-    ],
-)
-def test_mistakes_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["whole", *words]) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_a_failing_command_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data-dir", str(tmp_path), "--repeats", "1", "--runs", "1", "--variants", "jax"]
     assert command.main(["whole", *words]) == 1
