@@ -112,10 +112,15 @@ def test_in_float64_together_is_one_by_one(optimizer: str) -> None:
     """One after another in the program, and three at once, which leaves two seats spare."""
     made = runs(optimizer, "float64")
     expected = [alone(run, 30) for run in made]
-    sweep = program(made, 1)
-    for each in (program(made, 3), sweep):
-        for state, wanted in zip(trained(each, made, 30), expected, strict=True):
+
+    def agreeing(at_once: int) -> JaxSweep:
+        sweep = program(made, at_once)
+        for state, wanted in zip(trained(sweep, made, 30), expected, strict=True):
             assert worst(state, wanted) <= 1e-12
+        return sweep
+
+    agreeing(3)
+    sweep = agreeing(1)
     swapped = [replace(run) for run in made]
     swapped[0], swapped[2] = (
         replace(a, optimization=replace(a.optimization, learning_rate=b.optimization.learning_rate))
