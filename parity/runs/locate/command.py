@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
+from parity.report.progress import show
 from parity.runs.locate.files import compare_files
 from parity.runs.locate.findings import Report
 from parity.runs.locate.folders import locate_runs, read
 from parity.runs.locate.report import render, write_json
-from parity.runs.locate.search import EVERY, Progress, begin
+from parity.runs.locate.search import EVERY, begin
 from parity.runs.locate.search import locate as search
 from parity.runs.locate.settings import CALL
 from parity.runs.locate.side import Side
@@ -77,7 +77,7 @@ def locate(
         report = _backends(left, right, spec, steps or STEPS, from_step, every, data_dir, device)
     else:
         report = _runs(left, right, kinds, steps, from_step, every, dataset, data_dir, device)
-    _progress("")
+    show("")
     print(render(report))
     if json is not None:
         write_json(report, json)
@@ -96,11 +96,6 @@ def _kind(name: str) -> str:
         f"locate: expected a backend ({', '.join(BACKENDS)}), a run folder or a checkpoint file, got "
         f"{name!r}, which does not exist; see ./runs"
     )
-
-
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def _files(left: str, right: str, kinds: list[str]) -> Report:
@@ -146,7 +141,7 @@ def _backends(
         for first in range(0, from_step, CALL):
             sides[0].backend.train(sides[0].plan(first, min(CALL, from_step - first)))
         state = sides[0].backend.export_state()
-    report = search(sides[0], sides[1], steps, state, from_step, every, _progress)
+    report = search(sides[0], sides[1], steps, state, from_step, every, show)
     where = f"{spec.training.dtype}, seed {spec.training.seed}"
     return replace(report, notes=(f"on {sides[0].backend.device} and {sides[1].backend.device}, {where}",))
 
@@ -174,5 +169,4 @@ def _runs(
         return Side(name, create(backend, spec, data, device), spec, data)
 
     other = read(Path(right)) if kinds[1] == "run" else right
-    progress: Progress = _progress
-    return locate_runs(read(Path(left)), other, load, build, steps, from_step or None, every, progress)  # type: ignore[arg-type]
+    return locate_runs(read(Path(left)), other, load, build, steps, from_step or None, every, show)  # type: ignore[arg-type]
