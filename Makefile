@@ -60,9 +60,11 @@ format: environment  ## rewrite the code in ruff's format, with its safe fixes
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-lock:  ## pin the newest versions that requirements.txt admits, and the hashes of their files
-	@$(PYTHON) -m tools.lock $(OLDEST_PYTHON) > requirements.lock.new
-	@mv requirements.lock.new requirements.lock
+lock: environment  ## pin the newest versions that requirements.txt admits, and the hashes of their files
+	@printf '%s\n' 'jax[cuda13,tpu]' setuptools | $(BIN)/uv pip compile --quiet --upgrade --universal \
+	  --python-version $(OLDEST_PYTHON) --fork-strategy fewest --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' --output-file requirements.lock requirements.txt -
+	@$(BIN)/python -m tools.install --add torch requirements.lock
 
 hooks: environment  ## check at each commit, test at each push
 	@$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
@@ -80,7 +82,7 @@ $(VENV)/installed-%: requirements.txt $(LOCK)
 	@echo "Installing into $(VENV) with Python $(PYTHON_VERSION): minutes the first time, nothing later."
 	@rm -f $(VENV)/installed-*
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m tools.install $(LOCK:%=--lock %) $(JAX_EXTRA)
+	@$(if $(LOCK),$(BIN)/python -m tools.install $(LOCK),$(BIN)/pip install -qq -r requirements.txt) $(JAX_EXTRA)
 	@touch $@
 
 clean:  ## remove the environment and every cache; runs and data stay

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -41,3 +42,12 @@ def seeded() -> None:
 def rng() -> np.random.Generator:
     """The same stream of random numbers for each test."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The tiny data, and an empty folder to stand in."""
+    from tests.helpers import tiny  # imports what trains: not for every test
+
+    tiny.install(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)

@@ -1,12 +1,12 @@
-"""Install requirements.txt, every file held to a SHA-256 of requirements.lock.
+"""Install requirements.txt, every file held to a SHA-256 of a lock.
 
-    python -m tools.install --lock requirements.lock "jax[cuda13]"
-    python -m tools.install                                          # the newest versions, unchecked
+    python -m tools.install requirements.lock "jax[cuda13]"
+    python -m tools.install --add torch requirements.lock   # lock the build of torch that pip takes here
 
-pip's --require-hashes wants a list of exact packages, while what torch and jax need differs from machine to
+pip's --require-hashes wants the exact list of packages, while what torch and jax need differs from machine to
 machine. So pip first chooses for this machine, held to the lock's versions, and installs nothing. Then it
-installs exactly what it chose, held to the lock's hashes. Nothing that was downloaded runs before its hash
-was checked: pip chooses among wheels, which it only reads, and what has no wheel is built beforehand.
+installs what it chose, held to the lock's hashes. Nothing that was downloaded runs before its hash was
+checked: pip chooses among wheels, which it only reads, and what has no wheel is built beforehand.
 """
 
 from __future__ import annotations
@@ -18,25 +18,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import unquote
-
-from triptych.errors import UserError
-from triptych.show import command
+from typing import Any
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
-BUILT = ("promise",)
-"""Packages that have no wheel, so that their own setup.py runs."""
-BUILD_TOOLS = ("setuptools",)
-WHEELS = ("--only-binary", ":all:")
+BUILT = "promise"
+"""Has no wheel, so its own setup.py runs."""
+BUILD_TOOL = "setuptools"
+HINT = "to install without the lock, and unchecked: make environment LOCK="
 
-
-class Locked(NamedTuple):
-    """One package of the lock: what pip is to find ("name==version ; marker"), and its files' SHA-256."""
-
-    name: str
-    requirement: str
-    hashes: frozenset[str]
+Lock = dict[str, tuple[list[str], list[str]]]
+"""Package to its requirements ("name==1.0 ; marker", one for each version) and to its files' hashes."""
 
 
 def canonical(name: str) -> str:
@@ -44,126 +35,95 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def read(text: str) -> list[Locked]:
-    """The packages of a lock."""
-    packages = []
+def read(text: str) -> Lock:
+    """A lock as uv writes it."""
+    lock: Lock = {}
     for line in text.replace("\\\n", " ").splitlines():
-        requirement, *hashes = re.split(r"\s+--hash=sha256:", line.strip())
+        requirement, *hashes = re.split(r"\s+--hash=", line.strip())
         if requirement and not requirement.startswith("#"):
-            name, _, _ = requirement.partition("==")
-            packages.append(Locked(canonical(name), requirement, frozenset(hashes)))
-    return packages
+            requirements, known = lock.setdefault(canonical(requirement.partition("==")[0]), ([], []))
+            requirements.append(requirement)
+            known += hashes
+    return lock
 
 
-def write(lock: list[Locked]) -> str:
-    """The packages as pip reads them, and `read`."""
-    lines = (
-        " \\\n    --hash=sha256:".join((package.requirement, *sorted(package.hashes))) for package in lock
-    )
-    return "".join(f"{line}\n" for line in lines)
+def pip(*options: str) -> None:
+    """`pip install`, quiet but for errors; raises CalledProcessError when it fails, having said why."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq", "install", *options]
+    subprocess.run(command, check=True)
 
 
-def allowed(lock: list[Locked]) -> dict[str, frozenset[str]]:
-    """Package to the hashes of all its files."""
-    hashes: dict[str, frozenset[str]] = {}
-    for package in lock:  # one that has several versions, by marker, has several lines
-        hashes[package.name] = hashes.get(package.name, frozenset()) | package.hashes
-    return hashes
+def choose(*options: str) -> list[dict[str, Any]]:
+    """The files that pip would install for these options: wheels only, read and not run."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        pip("--dry-run", "--only-binary", ":all:", "--report", str(report), *options)
+        chosen: list[dict[str, Any]] = json.loads(report.read_text())["install"]
+        return chosen
 
 
-def file_of(item: dict[str, Any]) -> tuple[str, str | None]:
-    """Name and SHA-256 of a file in pip's report; None from an index that tells no hashes."""
-    found = item["download_info"]
-    return unquote(found["url"]).rpartition("/")[2], found.get("archive_info", {}).get("hashes", {}).get(
-        "sha256"
-    )
+def install(lock: Lock, extra: list[str]) -> None:
+    """Install requirements.txt and `extra` into the running interpreter's environment.
 
-
-def held(report: dict[str, Any], lock: list[Locked]) -> list[Locked]:
-    """What pip chose, with the hashes that the lock has for it.
-
-    Raises UserError for a package and for a file that the lock does not have.
+    Raises LookupError for a package that the lock does not have.
     """
-    hashes, chosen = allowed(lock), []
-    for item in report["install"]:
-        name, version = canonical(item["metadata"]["name"]), item["metadata"]["version"]
-        if name not in hashes:
-            raise UserError(
-                f"pip needs {name} {version} here, which the lock does not have: add it with `make lock`, "
-                "or install without the lock: make environment LOCK="
-            )
-        file, sha256 = file_of(item)
-        if sha256 and sha256 not in hashes[name]:
-            raise UserError(
-                f"the lock does not have {file} (SHA-256 {sha256}), which pip chose here: it is another "
-                f"build of {name} {version} than those that were locked, or not the original file; "
-                "to install it all the same, without the lock: make environment LOCK="
-            )
-        chosen.append(Locked(name, f"{name}=={version}", hashes[name]))
-    return chosen
+    with tempfile.TemporaryDirectory() as folder:
+        exact, pins = Path(folder) / "exact.txt", Path(folder) / "pins.txt"
+
+        def held(requirements: list[tuple[str, str]], *options: str) -> None:
+            lines = (f"{text} --hash={' --hash='.join(lock[name][1])}\n" for name, text in requirements)
+            exact.write_text("".join(lines))
+            pip("--require-hashes", "--no-deps", *options, "-r", str(exact))
+
+        if BUILT in lock:
+            held([(BUILD_TOOL, lock[BUILD_TOOL][0][0])], "--only-binary", ":all:")
+            # Built by the locked tool; no older build from pip's cache.
+            held([(BUILT, lock[BUILT][0][0])], "--no-build-isolation", "--no-cache-dir", "--no-binary", BUILT)
+        pins.write_text("".join(f"{line}\n" for requirements, _ in lock.values() for line in requirements))
+        chosen = []
+        for item in choose("-r", str(REQUIREMENTS), "-c", str(pins), *extra):
+            name, version = canonical(item["metadata"]["name"]), item["metadata"]["version"]
+            if name not in lock:
+                raise LookupError(f"pip needs {name} {version} here, which the lock does not have: make lock")
+            chosen.append((name, f"{name}=={version}"))
+        if chosen:
+            held(chosen, "--only-binary", ":all:")
 
 
-class Pip(NamedTuple):
-    """pip of one interpreter, held to a lock; its files go into `folder`."""
-
-    python: str
-    lock: list[Locked]
-    folder: Path
-
-    def install(self, packages: list[Locked], *options: str) -> None:
-        """Install these and nothing else."""
-        if not packages:
-            return
-        exact = self.folder / "exact.txt"
-        exact.write_text(write(packages))
-        run(self.python, "--require-hashes", "--no-deps", *options, "-r", str(exact))
-
-    def build(self) -> None:
-        """Install what has no wheel, built with the lock's tools; no older build from pip's cache."""
-        tools = [package for package in self.lock if package.name in BUILD_TOOLS]
-        built = [package for package in self.lock if package.name in BUILT]
-        self.install(tools, *WHEELS)
-        self.install(built, "--no-build-isolation", "--no-cache-dir", "--no-binary", ",".join(BUILT))
-
-    def choose(self, *extra: str) -> dict[str, Any]:
-        """pip's report of what requirements.txt brings beside what is installed."""
-        pins, report = self.folder / "pins.txt", self.folder / "report.json"
-        pins.write_text("".join(f"{package.requirement}\n" for package in self.lock))
-        asked = ("-r", str(REQUIREMENTS), "-c", str(pins), *extra)
-        run(self.python, "--dry-run", "--report", str(report), *WHEELS, *asked)
-        content: dict[str, Any] = json.loads(report.read_text())
-        return content
-
-
-def run(python: str, *options: str) -> None:
-    """`pip install`, quiet but for errors."""
-    subprocess.run(
-        [python, "-m", "pip", "--disable-pip-version-check", "-qq", "install", *options], check=True
-    )
-
-
-def install(lock: Path | None, extra: list[str]) -> int:
-    """Install into the environment of the running interpreter; pip's exit code where pip fails."""
-    try:
-        if lock is None:
-            run(sys.executable, "-r", str(REQUIREMENTS), *extra)
-            return 0
-        with tempfile.TemporaryDirectory() as folder:
-            pip = Pip(sys.executable, read(lock.read_text()), Path(folder))
-            pip.build()
-            pip.install(held(pip.choose(*extra), pip.lock), *WHEELS)
-        return 0
-    except subprocess.CalledProcessError as error:  # pip has said why
-        return error.returncode
+def add(path: Path, package: str) -> None:
+    """Add the hash of the file that pip takes here for a package of the lock: a CPU build of torch."""
+    text = path.read_text()
+    (requirement,), hashes = read(text)[package]
+    (item,) = choose("--ignore-installed", "--no-deps", requirement)
+    found = item["download_info"]["archive_info"]["hashes"]["sha256"]
+    if f"sha256:{found}" not in hashes:
+        path.write_text(
+            text.replace(f"\n{requirement} \\\n", f"\n{requirement} \\\n    --hash=sha256:{found} \\\n")
+        )
+        print(
+            f"added {item['download_info']['url'].rpartition('/')[2]}, which pip takes here", file=sys.stderr
+        )
 
 
 def main() -> int:
-    """Install what the command line names."""
+    """Do what the command line says; returns pip's exit code where pip fails."""
     parser = argparse.ArgumentParser(prog="python -m tools.install", description=__doc__.partition("\n")[0])
-    parser.add_argument("--lock", type=Path, help="versions and hashes; without it the newest, unchecked")
+    parser.add_argument("--add", metavar="PACKAGE", help="only add the file that pip takes here to the lock")
+    parser.add_argument("lock", type=Path, help="versions and hashes")
     parser.add_argument("extra", nargs="*", help='beside requirements.txt, such as "jax[cuda13]"')
     chosen = parser.parse_args()
-    return command.run(lambda: install(chosen.lock, chosen.extra), "stopped")
+    try:
+        if chosen.add:
+            add(chosen.lock, chosen.add)
+        else:
+            install(read(chosen.lock.read_text()), chosen.extra)
+    except subprocess.CalledProcessError as error:
+        print(f"error: pip failed, as it says above; {HINT}", file=sys.stderr)
+        return error.returncode
+    except LookupError as error:
+        print(f"error: {error}; {HINT}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 
 class UserError(Exception):
     """A user's mistake or a missing thing outside this program: expected, actual, next step.
@@ -20,5 +22,6 @@ def missing(error: ModuleNotFoundError) -> str:
     package = str(error.name).partition(".")[0]
     if package in OURS:
         raise error
-    extra = EXTRAS.get(package, "train")
-    return f"the package {package!r} is not installed: pip install 'triptych[{extra}]'"
+    # Not by its name from a clone: an index may have another project under it.
+    ours = "triptych" if any(metadata.distributions(name="triptych")) else "."
+    return f"the package {package!r} is not installed: pip install '{ours}[{EXTRAS.get(package, 'train')}]'"

@@ -138,7 +138,7 @@ FORMATS = ("float64", "float32", "bfloat16", "tf32", SHIPPED)
 def rounding(name: str, device: str = "cpu") -> Rounding:
     """The arithmetic of that name on that device; raises UsageError where there is none."""
     if name not in ROUNDINGS:
-        raise UsageError(f"dtype: expected one of {', '.join(FORMATS)}, got {name!r}; change --dtype")
+        raise UsageError(f"dtype: expected one of {', '.join(FORMATS)}, got {name!r}")
     found = ROUNDINGS[name]
     return found if device == "cpu" else replace(found, division_ulps=GPU_DIVISION_ULPS)
 

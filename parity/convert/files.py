@@ -23,7 +23,7 @@ from parity.convert.source import About, Source, floating
 from parity.convert.units import CONVENTIONS, Array, Arrays, Convention
 from triptych.describe.plain import from_dict
 from triptych.describe.spec import Experiment
-from triptych.errors import UserError
+from triptych.errors import UserError, missing
 from triptych.store import checkpoint
 from triptych.store.run_dir import RunDirectory
 
@@ -131,10 +131,7 @@ def _import(name: str, path: Path) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{path}: reading or writing it takes the package {error.name!r}, which is not installed; "
-            "install it (pip install -r requirements.txt), or use safetensors"
-        ) from None
+        raise UserError(f"{path}: {missing(error)}, or use safetensors") from None
 
 
 # --- writing ---

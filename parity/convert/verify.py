@@ -25,6 +25,7 @@ from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.convert import plain
 from parity.convert.plan import Side
 from parity.convert.units import Array, Arrays, Convention, Order
+from parity.suite.evaluation import leads
 from parity.suite.network import evaluated
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label, Result, judge
@@ -132,15 +133,6 @@ def true_logits(layers: tuple[Layer, ...], canonical: Arrays, x: Bounded) -> Bou
         for layer in layers:
             x = evaluated(layer, _own(layer, canonical, x.r), x)
     return x
-
-
-def leads(truth: Bounded) -> Array:
-    """By how much the largest true logit leads beyond both limits; 0 or less where the class is not sure."""
-    rows, first = np.arange(len(truth)), truth.value.argmax(axis=1)
-    rivals = truth.value.astype(np.float64) + truth.error
-    rivals[rows, first] = -np.inf
-    found: Array = (truth.value - truth.error)[rows, first].astype(np.float64) - rivals.max(axis=1)
-    return found
 
 
 def fast(dtype: str) -> Rounding:

@@ -1,28 +1,25 @@
 """Real bugs, planted one at a time into the code that runs: what a harness is worth is what it catches.
 
-`catalogue` says what each bug is and where it must show; `<backend>_side` says how each backend would get
-it wrong, as replacements of functions in its own modules. Parity's computations call those functions anew
-each time, so the replacement is what runs. A bug is a wrong implementation that works: shapes and dtypes are
-right, and nothing crashes.
+`catalogue` has the bugs, a file for each family: what each is, where it must show, and the edit of shipped
+lines that makes it in each backend. A bug is a wrong implementation that works: shapes and dtypes are right,
+and nothing crashes.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-from unittest.mock import patch
 
-from triptych.errors import UserError, missing
+from parity.planted import edits
+from parity.planted.edits import Edits
 
 FRAMEWORKS = ("numpy", "jax", "torch")
 
 
 @dataclass(frozen=True)
 class Bug:
-    """One mistake, whatever the framework."""
+    """One mistake, and how each backend gets it."""
 
     name: str
     """lower-case-with-hyphens, unique."""
@@ -36,37 +33,22 @@ class Bug:
     """The case whose inputs the usual checks get; empty: the item's ordinary one."""
     dtypes: tuple[str, ...] = ("float32",)
     """Formats in which it shows."""
-    backends: tuple[str, ...] = FRAMEWORKS
-    """Where it can be made."""
+    numpy: Edits = ()
+    jax: Edits = ()
+    torch: Edits = ()
+    shared: Edits = ()
+    """In what is computed once for all three."""
     group: str = ""
 
-
-class Patch(NamedTuple):
-    """`owner.name` becomes `value`."""
-
-    owner: Any
-    name: str
-    value: Any
-
-
-Plantings = Mapping[str, list[Patch]]
-"""Bug's name to all that it replaces."""
-
-
-def plantings(backend: str) -> Plantings:
-    """How one backend (or `shared`) gets each bug; raises UserError where its framework is missing."""
-    try:
-        module = importlib.import_module(f"parity.planted.{backend}_side")
-    except ModuleNotFoundError as error:
-        raise UserError(f"backend {backend}: {missing(error)}, or choose another --backend") from None
-    found: Plantings = module.PLANTINGS
-    return found
+    @property
+    def edits(self) -> dict[str, Edits]:
+        """By backend, where it can be made."""
+        found = {name: getattr(self, name) for name in (*FRAMEWORKS, "shared")}
+        return {name: each for name, each in found.items() if each}
 
 
 @contextmanager
 def planted(bug: Bug, backend: str) -> Iterator[None]:
     """Inside, the backend has the bug; afterwards, whatever happens, it has not."""
-    with ExitStack() as stack:
-        for owner, name, value in plantings(backend)[bug.name]:
-            stack.enter_context(patch.object(owner, name, value))
+    with edits.planted(bug.edits[backend]):
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ class Outcome:
     """Usual check to verdict: caught, missed, not applicable, or false alarm: it fails without the bug."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Why not applicable, or what the false alarm says."""
+    diff: str = ""
+    """The bug, as a diff of shipped lines."""
 
     @property
     def as_it_should_be(self) -> bool:
@@ -80,6 +82,11 @@ def document(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Everything, for JSON; infinities as strings."""
     rows = [saving.strict(asdict(outcome)) for outcome in outcomes]
     return {"passed": passed(outcomes), "checks": list(CHECKS), "outcomes": rows}
+
+
+def read(document: Mapping[str, Any]) -> list[Outcome]:
+    """The outcomes of a `document`."""
+    return [Outcome(**row | {"share": float(row["share"])}) for row in document["outcomes"]]
 
 
 def _limits(outcome: Outcome | None) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from parity.planted import FRAMEWORKS, Bug, catalogue, planted
+from parity.planted.edits import diff
 from parity.planted.kill_matrix import CONTROL, Outcome, document, passed, render
 from parity.planted.usual_checks import CHECKS, Verdicts, usual, verdicts
 from parity.report import saving
@@ -23,6 +24,7 @@ from triptych.errors import UserError
 
 __all__ = ["CHECKS", "Outcome", "document", "passed", "render", "run", "self_test"]
 
+START, END = "<!-- kill matrix -->\n```\n", "\n```\n<!-- end -->"
 Progress = Callable[[str], None]
 Said = dict[tuple[object, ...], dict[str, str]]
 """What the usual checks say with nothing planted, by what they are run on."""
@@ -42,7 +44,7 @@ def run(
     chosen = catalogue.find(bugs or ())
     outcomes: list[Outcome] = []
     for backend in _backends(backends, quick):
-        own = [bug for bug in chosen if backend in bug.backends]
+        own = [bug for bug in chosen if backend in bug.edits]
         said: Said = {}
         found = []
         for bug in own:
@@ -123,6 +125,7 @@ def _outcome(bug: Bug, backend: str, quick: bool, said: Said) -> Outcome:
         by_quick,
         heard.words,
         heard.reasons,
+        diff(bug.edits[backend]),
     )
 
 
@@ -137,6 +140,7 @@ def self_test(
     backend: tuple[str, ...] = (),
     quick: bool = False,
     json: Path | None = None,
+    page: Path | None = None,
     list: bool = False,
 ) -> int:
     """Plant real bugs, one at a time, and show what catches each: parity's check and the usual ones.
@@ -148,10 +152,16 @@ def self_test(
         backend: Only these: numpy, jax, torch, shared (what is computed once for all three).
         quick: NumPy alone unless --backend says otherwise, and without the usual checks.
         json: Also write every outcome to this file.
-        list: Only list the bugs.
+        page: Also put the matrix into this page, between its marks "kill matrix".
+        list: Only list the bugs; those named by --bug with their diffs of shipped lines.
     """
     if list:
-        print("\n".join(f"{found.name:<36}{found.title}" for found in catalogue.find(bug)))
+        for found in catalogue.find(bug):
+            print(f"{found.name:<36}{found.title}")
+            if bug:
+                print(
+                    *(f"\n{name}: {diff(edits)}" for name, edits in found.edits.items()), sep="\n", end="\n\n"
+                )
         return 0
 
     def progress(line: str) -> None:
@@ -165,4 +175,7 @@ def self_test(
     print(render(outcomes))
     if json is not None:
         saving.write_json(json, document(outcomes))
+    if page is not None:
+        before, _, rest = page.read_text(encoding="utf-8").partition(START)
+        page.write_text(before + START + render(outcomes) + END + rest.partition(END)[2], encoding="utf-8")
     return 0 if passed(outcomes) else 1

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from parity.bounds.rounding import rounding
 from parity.planted import Bug
-from parity.planted.usual_model import model_subject
-from parity.planted.usual_views import ARRAYS_ONLY, NO_REFERENCE, VIEWS, Pair, View
+from parity.planted.usual_views import ARRAYS_ONLY, NO_REFERENCE, VIEWS, ModelSubject, Pair, View
 from parity.suite.backends import SHARED, Computation, computations, installed
 from parity.suite.registry import cases_of
 from parity.verification.case import Case
@@ -130,7 +130,6 @@ OF_ARRAYS: dict[str, Callable[[Outputs, Outputs, str], None]] = {
 }
 CHECKS = (*OF_GRADIENTS, *OF_ARRAYS)
 """Their names, in the order of the kill matrix."""
-NEEDS = {"torch": "torch", "gradcheck,": "torch", "jax": "jax", "chex": "chex"}
 
 
 # --- verdicts --------------------------------------------------------------------------------------
@@ -229,22 +228,15 @@ def _said(check: Callable[..., None], *arguments: Any) -> str:
 
 
 def _package(check: str) -> str:
-    return NEEDS[check.split()[0]]
+    return "torch" if check.startswith("gradcheck") else check.split()[0]
 
 
 def _has(check: str) -> bool:
-    package = _package(check)
-    if package == "chex":
-        try:
-            import chex  # noqa: F401
-        except ModuleNotFoundError:
-            return False
-        return True
-    return installed(package)
+    return find_spec(_package(check)) is not None
 
 
 def _subject(item: str, backend: str) -> Computation:
-    return model_subject(backend) if item == "model" else computations(backend)[item]
+    return ModelSubject(backend) if item == "model" else computations(backend)[item]
 
 
 def _resolved(view: View, case: Case, subject: Any) -> tuple[View, Case]:

@@ -1,16 +1,21 @@
-"""Each item as the usual checks take it: as a function with gradients, on its ordinary inputs."""
+"""Each item as the usual checks take it: a function with gradients, on its ordinary inputs.
+
+A whole network is its loss as a function of its parameters, and all that it leaves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from parity.bounds.rounding import Array, rounding
+from parity.suite import model
 from parity.suite.backends import Computation
 from parity.verification.case import Case
-from parity.verification.place import Outputs, Place
+from parity.verification.place import Inputs, Outputs, Place, Settings
+from triptych.describe.protocol import Backend, create
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ VIEWS = {
     "squared_error": _LOSS,
     "hinge": _LOSS,
     "l2": View("ordinary", "penalty", {"W": "dW"}, ""),
-    "model": View("", "L", {}, ""),  # its arguments are the parameters: see `usual_model`
+    "model": View("", "L", {}, ""),  # its arguments are the parameters
 }
 ARRAYS_ONLY = {
     "batch_norm_evaluate": ("ordinary", "evaluation has no backward pass"),
@@ -84,3 +89,43 @@ class Pair:
         outputs = self._outputs(arrays, dy)
         found = tuple(outputs[name] for name in self.view.arguments.values())
         return found if self.view.upstream else tuple(gradient * dy for gradient in found)
+
+
+NAME = "MLP, batch norm, dropout"
+SMALL = 1000
+"""Finite differences take two steps for each number: larger parameters stay as they are."""
+
+
+class ModelSubject:
+    """Parameters to loss, activations, gradients, the state after one step, and predictions.
+
+    A backend is made for each format and kept: what JAX compiles, it compiles once. Make a new one once a bug
+    is planted: in it nothing was compiled before.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.made: dict[str, Backend] = {}
+
+    def small_parameters(self) -> dict[str, Array]:
+        """Those that are worth a finite difference each."""
+        spec = model.described(model.CASES[NAME], Place("float64"))
+        _, parameters, _ = model.first_step(spec)
+        return {name: array for name, array in parameters.items() if array.size <= SMALL}
+
+    def __call__(self, inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+        """`inputs` replace parameters; without any, the state after the step and predictions come too."""
+        spec = model.described(model.CASES[NAME], replace(place, eager=False))
+        data, parameters, steps = model.first_step(spec)
+        if place.dtype not in self.made:
+            self.made[place.dtype] = create(self.backend, spec, data, "cpu")  # type: ignore[arg-type]
+        running = self.made[place.dtype]
+        running.start({**parameters, **inputs})
+        trace = running.trace(steps)
+        stored = rounding(place.dtype).stored
+        found = {name: np.asarray(array, stored) for name, array in trace.items()}
+        if inputs:
+            return found
+        running.train(steps)
+        found |= {str(key): array for key, array in running.export_state().arrays().items()}
+        return found | {"predictions": running.evaluate("test").predictions}

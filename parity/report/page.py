@@ -141,7 +141,8 @@ def kill_matrix(document: Mapping[str, Any]) -> dict[str, Any]:
             for check in checks
         }
         cells = [_planted(found.get(backend)) for backend in backends]
-        rows.append({"title": first["title"], "where": first["where"], "cells": cells, "said": said})
+        row = {"title": first["title"], "where": first["where"], "cells": cells, "said": said}
+        rows.append(row | {"diffs": {backend: o["diff"] for backend, o in found.items()}})
     words = {check: [o["others"][check] for o in bugs if check in o["others"]] for check in checks}
     return {
         "backends": backends,

@@ -1,18 +1,14 @@
 """The measure: each backend's numbers against the truth, as a share of the limit that theory allows.
 
 `run` goes through items x backends x formats x cases. `compare` puts any functions under the same measure:
-
-    item = Item("my_layer", my_truth, NETWORK)
-    case = Case("my_layer", "random", {"x": x, "dy": dy})
-    results = compare(item, {"numpy": by_hand, "jax": by_jax, "torch": by_torch}, [case])
-
-where a truth maps (inputs, settings, Rounding) to Bounded arrays, and a computation (inputs, settings, Place)
-to NumPy arrays of the same names.
+computations (inputs, settings, Place) to NumPy arrays, beside an `Item` whose truth maps (inputs, settings,
+Rounding) to Bounded arrays of the same names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +25,7 @@ from parity.suite.backends import (
     shipped,
 )
 from parity.suite.drawn import check_drawn
-from parity.suite.registry import ITEMS, cases_of
+from parity.suite.registry import ITEMS, OPERATORS, cases_of
 from parity.verification.case import Case
 from parity.verification.judge import Item, Label, Result, judge, truth
 from parity.verification.place import Place
@@ -70,30 +66,24 @@ def run(
                 found = {name: available[item.name]}
                 wanted = [c for c in cases_of(item.name) if c.quick or not quick]
                 results += compare(item, found, wanted, formats, device, eager)
-                if drawn:
-                    these = list(_formats(item, name, formats, device))
-                    results += _drawn(item, found, these, device, drawn, seed)
+                if drawn and OPERATORS[item.name].draw:
+                    results += _drawn(item, found, formats, device, drawn, seed)
             if "model" in chosen and name != SHARED:
                 results += model.check_models(name, formats, device, quick, progress, eager)
     return results
 
 
 def _drawn(
-    item: Item,
-    found: Mapping[str, Computation],
-    dtypes: list[str],
-    device: Device,
-    count: int,
-    seed: int,
+    item: Item, found: Mapping[str, Computation], formats: Any, device: Device, count: int, seed: int
 ) -> list[Result]:
     """JAX gets few shapes, and computes operation by operation: compiled, each example would be a program."""
     (name,) = found
-    results: list[Result] = []
-    for dtype in dtypes:
-        run = lambda case, dtype=dtype: compare(item, found, [case], [dtype], device, eager=True)  # noqa: E731
-        results += check_drawn(item.name, run, count, seed, few=name == "jax")
-    if results:
-        forget(name)
+
+    def again(case: Case) -> list[Result]:
+        return compare(item, found, [case], formats, device, eager=True)
+
+    results = check_drawn(item.name, again, count, seed, few=name == "jax")
+    forget(name)
     return results
 
 

@@ -3,6 +3,8 @@
 rates      the formulas of triptych.describe.schedule, in float64
 initial    each backend's start is the float64 draw rounded once to its format
 draws      uniform ones inside +-c; mean and variance of n draws within SIGMAS standard errors
+
+By hand: nothing here is a function of an input with a gradient.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import numpy as np
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
 from parity.suite import loss, network
+from parity.suite.registry import in_network
 from parity.verification.case import generator
 from parity.verification.judge import Label, Result, judge
-from triptych.describe.layers import BatchNorm
 from triptych.describe.protocol import Backend, Evaluation, Statistics, TrainingData
 from triptych.describe.spec import Experiment
 from triptych.describe.state import Key, State
@@ -30,7 +30,7 @@ def judge_evaluation(spec: Experiment, data: TrainingData, running: Backend, lab
     """
     state = running.export_state().map(_moved)
     running.import_state(state)
-    norms = any(isinstance(layer, BatchNorm) for layer in spec.layers())
+    norms = any(in_network(layer).statistics for layer in spec.layers())
     results: list[Result] = []
     for statistics in STATISTICS if norms else STATISTICS[:1]:
         s = logits(spec, state, data, rounding(label.place.dtype, label.place.device), statistics == "batch")
@@ -66,13 +66,18 @@ def _judge(s: Bounded, labels: Array, found: Evaluation, statistics: str, label:
     )
 
 
-def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:
-    rows, first = np.arange(len(found)), s.value.argmax(axis=1)
+def leads(s: Bounded) -> Array:
+    """By how much each row's largest true logit leads beyond both limits; 0 or less where it is not sure."""
+    rows, first = np.arange(len(s)), s.value.argmax(axis=1)
     rivals = s.value.astype(np.float64) + s.error
     rivals[rows, first] = -np.inf
-    lead = (s.value[rows, first] - s.error[rows, first]).astype(np.float64) - rivals.max(axis=1)
-    sure = int(np.count_nonzero(lead > 0))
-    wrong = int(np.count_nonzero((lead > 0) & (first != found)))
+    found: Array = (s.value - s.error)[rows, first].astype(np.float64) - rivals.max(axis=1)
+    return found
+
+
+def _predictions(s: Bounded, found: Array, statistics: str, label: Label) -> list[Result]:
+    lead, differ = leads(s), s.value.argmax(axis=1) != found
+    sure, wrong = int(np.count_nonzero(lead > 0)), int(np.count_nonzero((lead > 0) & differ))
     quantity = f"predictions, {statistics} statistics"
     if wrong:
         return [label.failure(quantity, f"{wrong} of {sure} sure ones are wrong")]

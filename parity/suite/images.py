@@ -4,8 +4,8 @@
     flip    then y_cij = y_c,i,W-1-j
     pixels  mean = sum / n and scale = 1 / sqrt(variance) of the training images in float64, rounded once
 
-Integers are moved, so nothing is rounded. Written as plain slices, image by image: none of the backends does
-it so.
+By hand: integers are moved, so nothing is rounded. Written as plain slices, image by image: none of the
+backends does it so.
 """
 
 from __future__ import annotations

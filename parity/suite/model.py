@@ -29,7 +29,7 @@ from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Inputs, Place
 from triptych.cifar10.preprocess import fit
 from triptych.describe.init import initial_parameters
-from triptych.describe.layers import initial_statistics, is_weight
+from triptych.describe.layers import Layer, initial_statistics, is_weight
 from triptych.describe.network import Model
 from triptych.describe.protocol import Steps, TrainingData, create, plan_steps
 from triptych.describe.spec import Data, Device, Experiment, Initialization, Objective, Optimization, Training
@@ -137,25 +137,20 @@ def expected_trace(
     """
     found: dict[str, Bounded] = {}
     keys: dict[str, str] = {}
+    masks = {name: mask[0] for name, mask in steps.masks.items()}
     for before, layer in pairwise((None, *spec.layers())):
         assert layer is not None
-        came = "input" if before is None else f"activation/{before.name}"
-        named = {f"activation/{layer.name}": "y"}
-        if before is not None and f"gradient/{before.name}" in trace:
-            named[f"gradient/{before.name}"] = "dx"
-        own = [key for key in parameters if key.rpartition(".")[0] == layer.name]
-        named |= {f"gradient/{key}": network.gradient_name(layer, key) for key in own}
-        masks = {name: mask[0] for name, mask in steps.masks.items()}
+        named = _named(before, layer, parameters, trace)
         inputs, settings, expected = network.of_layer(layer, parameters, statistics, masks, r, winograd_too)
+        came = "input" if before is None else f"activation/{before.name}"
         # Before the first trained layer there are no gradients.
         nothing = np.zeros_like(trace[f"activation/{layer.name}"])
         # The images come in float32, and a bfloat16 network rounds them.
         given = {**inputs, "x": r.nearest(trace[came]), "dy": trace.get(f"gradient/{layer.name}", nothing)}
         with np.errstate(all="ignore"):
             quantities = expected(given, {**settings, "need_dx": "dx" in named.values()}, r)
-            for key in own:
-                if is_weight(key):
-                    name = named[f"gradient/{key}"]
+            for key in filter(is_weight, parameters):
+                if name := named.get(f"gradient/{key}"):
                     gradient = quantities[name].to(r.wide)
                     quantities[name] = network.with_penalty(gradient, parameters[key], spec.objective)
         for key, name in named.items():
@@ -168,6 +163,15 @@ def expected_trace(
         found["loss"] = network.total(ends, parameters, spec.objective, r.wide)
         found["loss ds"] = ends["ds"].to(r)
     return found, keys
+
+
+def _named(before: Layer | None, layer: Layer, parameters: Inputs, trace: Inputs) -> dict[str, str]:
+    """The trace's keys of what a layer gives, to the names of its quantities."""
+    named = {f"activation/{layer.name}": "y"}
+    if before is not None and f"gradient/{before.name}" in trace:
+        named[f"gradient/{before.name}"] = "dx"
+    gradients, own = in_network(layer).gradients, network.own(layer, parameters)
+    return named | {f"gradient/{layer.name}.{last}": gradients[last] for last in own}
 
 
 def judge_update(

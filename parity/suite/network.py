@@ -58,11 +58,6 @@ def evaluated(layer: Layer, arrays: Inputs, x: Bounded, batch_statistics: bool =
     return expected(given, settings, x.r)["y"]
 
 
-def gradient_name(layer: Layer, key: str) -> str:
-    """The quantity that is the gradient of the layer's parameter."""
-    return in_network(layer).gradients[key.rpartition(".")[2]]
-
-
 def loss(objective: Objective, logits: Any, labels: Array, r: Rounding) -> dict[str, Bounded]:
     """L (B,) and ds (B, 10) of the batch mean."""
     inputs = {"s": logits, "labels": labels}
@@ -115,12 +110,9 @@ def one_step(
     dy, first = ends["ds"].to(r), first_trained(layers)
     for layer, known, (_, settings, expected) in reversed(list(zip(layers, given, prepared, strict=True))):
         quantities = expected(known | {"dy": dy}, {**settings, "need_dx": layer.name != first}, r)
-        for key in (key for key in parameters if key.rpartition(".")[0] == layer.name):
-            gradient = quantities[gradient_name(layer, key)].to(r.wide)
-            weight = is_weight(key)
-            found[f"gradient/{key}"] = (
-                with_penalty(gradient, parameters[key], objective) if weight else gradient
-            )
+        for last, weight in own(layer, parameters).items():
+            g, key = quantities[in_network(layer).gradients[last]].to(r.wide), f"{layer.name}.{last}"
+            found[f"gradient/{key}"] = with_penalty(g, weight, objective) if is_weight(key) else g
         if layer.name == first:
             break
         dy = quantities["dx"]

@@ -12,7 +12,7 @@
 The variance is the one place where errors cancel and must be seen to: with any m near mu,
 sum (x - m)^2 / n = sigma^2 + (m - mu)^2, so an error d of the mean enters squared (Chan, Golub & LeVeque
 1983). Its limit is gamma_(n+4) (sigma^2 + d^2) + d^2. A one-pass variance, off by gamma_n (sigma^2 + mu^2),
-does not get through.
+does not get through. By hand: a formula derives E alone, has one result, and stays in one format.
 """
 
 from __future__ import annotations
@@ -114,11 +114,8 @@ def _statistics(x: Bounded, eps: float) -> tuple[Bounded, Bounded, Bounded, Boun
 
 def evaluate(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
     """x, gamma, beta, running_mean and running_var to y."""
-    wide = r.wide
-    x = Bounded.exact(columns(inputs["x"]), wide)
-    gamma, beta, mean, variance = (
-        Bounded.exact(inputs[name], wide) for name in ("gamma", "beta", "running_mean", "running_var")
-    )
+    x, names = Bounded.exact(columns(inputs["x"]), r.wide), ("gamma", "beta", *RUNNING)
+    gamma, beta, mean, variance = (Bounded.exact(inputs[name], r.wide) for name in names)
     y = by_running(x, gamma, beta, mean, variance, settings["eps"])
     return {"y": image(y, inputs["x"].shape).to(r)}
 
@@ -231,17 +228,17 @@ def _linear_norm_cases() -> Iterator[Case]:
         rng = generator("linear_norm", name)
         inputs |= {"gamma": rng.normal(size=4), "beta": rng.normal(size=4)}
         yield Case("linear_norm", name, inputs, {"eps": EPS}, quick=batch == 12)
-    rows: tuple[tuple[str, int, float, Layout], ...] = (
-        ("huge", 6, 1e12, "plain"),
-        ("tiny", 6, 1e-20, "plain"),
-        ("not contiguous", 7, 1.0, "strided"),
-    )
-    for name, batch, scale, layout in rows:
+    rows: list[tuple[str, int, float, Layout]] = [("huge", 6, 1e12, "plain"), ("tiny", 6, 1e-20, "plain")]
+    for name, batch, scale, layout in (*rows, ("not contiguous", 7, 1.0, "strided")):
         rng = generator("special linear_norm", str(batch))
-        order = {"x": (batch, 5), "W": (4, 5), "b": (4,), "dy": (batch, 4), "gamma": (4,), "beta": (4,)}
-        inputs = {key: rng.normal(size=shape) for key, shape in order.items()}
+        inputs = {key: rng.normal(size=shape) for key, shape in _linear_norm_shapes(batch, 5, 4).items()}
         inputs |= {"x": scale * inputs["x"], "b": scale * inputs["b"]}
         yield Case("linear_norm", name, inputs, {"eps": EPS}, layout)
+
+
+def _linear_norm_shapes(batch: int, d_in: int, d_out: int) -> dict[str, tuple[int, ...]]:
+    shapes = {"x": (batch, d_in), "W": (d_out, d_in), "b": (d_out,), "dy": (batch, d_out)}
+    return shapes | {"gamma": (d_out,), "beta": (d_out,)}
 
 
 # --- drawn cases ---
@@ -270,9 +267,7 @@ def _drawn_linear_norm(d: Draws) -> Case:
     """Values of ordinary size: what cancels is a sum of products as it is."""
     batch = 4 if d.few else d.integer(2, 8)
     d_in, d_out = 5 if d.few else d.integer(1, 12), d.size(4)
-    shapes = {"x": (batch, d_in), "W": (d_out, d_in), "b": (d_out,), "dy": (batch, d_out)}
-    shapes |= {"gamma": (d_out,), "beta": (d_out,)}
-    inputs = {key: d.upstream(shape) for key, shape in shapes.items()}
+    inputs = {key: d.upstream(shape) for key, shape in _linear_norm_shapes(batch, d_in, d_out).items()}
     return Case("linear_norm", NAME, inputs, {"eps": EPS}, d.layout())
 
 
@@ -284,20 +279,13 @@ def _operator(name: str, expected: Truth) -> Operator:
 
 
 def _train(layer: layers.BatchNorm, held: Held) -> tuple[dict[str, Any], dict[str, Any], Truth]:
-    inputs = {key: held.wide(key) for key in ("gamma", "beta")} | {key: held.arrays[key] for key in RUNNING}
+    inputs = {key: held.wide(key) for key in ("gamma", "beta", *RUNNING)}
     return inputs, {"eps": layer.eps, "momentum": layer.momentum}, train
 
 
 def _evaluate(layer: layers.BatchNorm, held: Held, x: Bounded, batch_statistics: bool) -> Bounded:
-    def given(name: str) -> Bounded:
-        return Bounded.exact(held.wide(name), x.r.wide)
-
-    rows, gamma, beta = columns(x.to(x.r.wide)), given("gamma"), given("beta")
-    if batch_statistics:
-        y = by_batch(rows, gamma, beta, layer.eps)
-    else:
-        y = by_running(rows, gamma, beta, given("running_mean"), given("running_var"), layer.eps)
-    return image(y, x.shape).to(x.r)
+    inputs, settings, _ = _train(layer, held)
+    return (train if batch_statistics else evaluate)(inputs | {"x": x}, settings, x.r)["y"]
 
 
 OPERATORS = (

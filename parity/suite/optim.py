@@ -8,7 +8,7 @@
     AMSGrad w = max(w, v) for v under the root, of either
 
 1 - b^t is computed in float64 on the host, then rounded: in float32 it would be off by 2^-24 / (1 - b^t),
-which is no admitted form.
+which is no admitted form. By hand: an update is no function's gradient, and has several results.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from triptych.describe.layers import Layer
 FAMILIES = (dense, conv, pool, norm, loss, optim, data, images)
 OPERATORS: dict[str, Operator] = {o.item.name: o for family in FAMILIES for o in family.OPERATORS}
 ITEMS: dict[str, Item] = {name: operator.item for name, operator in OPERATORS.items()}
-_LAYERS = {record.kind: record for family in (dense, conv, pool, norm) for record in family.LAYERS}
+_LAYERS = {record.kind: record for family in FAMILIES for record in getattr(family, "LAYERS", ())}
 
 
 @cache

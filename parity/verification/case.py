@@ -65,7 +65,7 @@ def planted(array: Array, rng: np.random.Generator, value: float, share: float =
     return flat.reshape(array.shape)
 
 
-Given = Mapping[str, Any]
+Given = Mapping[str, int | tuple[int, ...] | Array]
 """Name to a shape or an array."""
 
 KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
@@ -84,7 +84,11 @@ ONE_SAMPLE, STRIDED = "one sample", "not contiguous"
 
 
 def generated(
-    name: str, inputs: Given, parameters: Given, own: Mapping[str, Given], without: Sequence[str]
+    name: str,
+    inputs: Given,
+    parameters: Given,
+    own: Mapping[str, Mapping[str, Array]],
+    without: Sequence[str],
 ) -> list[Case]:
     """The table, without dy; raises UsageError for names and shapes that make none."""
     if not inputs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -147,25 +148,6 @@ def shares(expected: Bounded, actual: Array, r: Rounding) -> tuple[Array, Array]
         return np.where(special, np.where(same, 0.0, np.inf), share), difference
 
 
-class Unjudged:
-    """Elements for which there is no finite limit, counted by quantity, case and format."""
-
-    def __init__(self) -> None:
-        self.found: dict[tuple[str, str, str], tuple[int, int]] = {}
-
-    def add(self, quantity: str, case: str, dtype: str, count: int, size: int) -> None:
-        """`count` of `size` elements."""
-        self.found[quantity, case, dtype] = (count, size)
-
-    def lines(self) -> tuple[str, ...]:
-        """For the report."""
-        return tuple(
-            f"Not judged: {count} of {size} elements of {quantity}, {dtype}, case {case!r}: no finite limit "
-            "(a step overflows, or a divisor may be 0)"
-            for (quantity, case, dtype), (count, size) in self.found.items()
-        )
-
-
 Expected = Callable[[Implementation, Case, str], Mapping[str, Bounded] | None]
 """Of an implementation, a case and a format: true values with their limits, or None: not to be compared."""
 
@@ -178,21 +160,26 @@ def compare(
     device: Device = "cpu",
 ) -> tuple[tuple[Result, ...], tuple[str, ...]]:
     """The results of each implementation in each of the item's formats; and notes of what has no limit."""
-    results, notes = [], Unjudged()
+    results: list[Result] = []
+    unjudged: dict[tuple[str, str, str], tuple[int, int]] = {}
     for one in found:
         for dtype in one.formats(item.dtypes):
             for case in table:
                 if (wanted := expected(one, case, dtype)) is not None:
                     label = Label(item, case, one.name, Place(dtype, device))
-                    results += _judged(one, wanted, label, notes)
+                    results += _judged(one, wanted, label, unjudged)
             results += _hidden_cast(one, Label(item, table[0], one.name, Place(dtype, device)))
-    return tuple(results), notes.lines()
+    return tuple(results), tuple(
+        f"Not judged: {count} of {size} elements of {quantity}, {dtype}, case {case!r}: no finite limit "
+        "(a step overflows, or a divisor may be 0)"
+        for (quantity, case, dtype), (count, size) in unjudged.items()
+    )
 
 
 def _judged(
-    one: Implementation, expected: Mapping[str, Bounded], label: Label, notes: Unjudged
+    one: Implementation, expected: Mapping[str, Bounded], label: Label, unjudged: dict[Any, tuple[int, int]]
 ) -> list[Result]:
-    """Elements without a limit are left out and counted; a quantity without any limit gives no result."""
+    """Elements without a limit are skipped and counted; a quantity without any limit gives no result."""
     case, r = label.case, rounding(label.place.dtype, label.place.device)
     inputs = case.arrays(r)
     before = {key: array.copy() for key, array in inputs.items()}
@@ -202,7 +189,7 @@ def _judged(
     for key, bound in expected.items():
         open_ended = ~np.isfinite(bound.error)
         if open_ended.any():
-            notes.add(key, case.name, label.place.dtype, int(open_ended.sum()), open_ended.size)
+            unjudged[key, case.name, label.place.dtype] = int(open_ended.sum()), open_ended.size
         if open_ended.all() and open_ended.size:
             outputs.pop(key, None)
             continue

@@ -23,16 +23,16 @@ from functools import cache
 from typing import Any
 
 from parity.bounds.bounded import Bounded
-from parity.bounds.rounding import rounding
+from parity.bounds.rounding import Array, rounding
 from parity.errors import UsageError
 from parity.verification import estimate
 from parity.verification.adapters import Implementation, Jax, Numpy, Signature, Torch, built
-from parity.verification.case import Case, generated
+from parity.verification.case import Case, Given, generated
 from parity.verification.judge import Item, check_repeats, compare, with_upstream
 from parity.verification.judge import truth as true_values
 from parity.verification.place import Device, Place
 from parity.verification.report import PROVED, Report
-from parity.verification.written import truth_of
+from parity.verification.written import Formula, truth_of
 
 __all__ = ["Jax", "Numpy", "Report", "Torch", "verify"]
 
@@ -46,15 +46,15 @@ ESTIMATED = (
 def verify(
     name: str,
     *,
-    inputs: Mapping[str, Any],
-    parameters: Mapping[str, Any] | None = None,
-    truth: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
-    gradient: Callable[..., Any] | None = None,
-    numpy: Any = None,
-    jax: Any = None,
-    torch: Any = None,
-    also: Mapping[str, Any] | None = None,
-    cases: Mapping[str, Mapping[str, Any]] | None = None,
+    inputs: Given,
+    parameters: Given | None = None,
+    truth: Formula | Sequence[Formula] | None = None,
+    gradient: Formula | None = None,
+    numpy: Numpy | tuple[Callable[..., Any], Callable[..., Any]] | None = None,
+    jax: Jax | Callable[..., Any] | None = None,
+    torch: Torch | Callable[..., Any] | None = None,
+    also: Mapping[str, Numpy | Jax | Torch] | None = None,
+    cases: Mapping[str, Mapping[str, Array]] | None = None,
     without: Sequence[str] = (),
     dtypes: Sequence[str] = ("float64", "float32"),
     elementwise: bool = False,
@@ -127,7 +127,7 @@ def _by_one_another(item: Item, found: list[Implementation], table: list[Case], 
     return Report(item.name, results, limits, notes, reference.name)
 
 
-def _signature(inputs: Mapping[str, Any], parameters: Mapping[str, Any], case: Case) -> Signature:
+def _signature(inputs: Given, parameters: Given, case: Case) -> Signature:
     floating = (key for key in (*inputs, *parameters) if case.inputs[key].dtype.kind == "f")
     return Signature(tuple(inputs), tuple(parameters), tuple(floating))
 
@@ -140,7 +140,7 @@ def _formats(dtypes: Sequence[str]) -> Sequence[str]:
     return dtypes
 
 
-def _named(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+def _named(arrays: Given) -> Given:
     for key in arrays:
         if key in ("y", "dy") or not isinstance(key, str):
             raise UsageError(f"{key!r} is taken by the output and its gradient; choose another name")

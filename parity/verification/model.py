@@ -23,7 +23,7 @@ from parity.bounds.rounding import Array, rounding
 from parity.errors import UsageError
 from parity.verification import estimate
 from parity.verification.adapters import Implementation, Model, Signature, built, is_torch_module
-from parity.verification.case import Case, drawn
+from parity.verification.case import Case, Given, drawn
 from parity.verification.judge import Item, check_repeats, compare, with_upstream
 from parity.verification.place import Place
 from parity.verification.report import Report
@@ -38,7 +38,7 @@ LIMITS = (
 def verify_model(
     name: str,
     *,
-    inputs: Mapping[str, Any],
+    inputs: Given,
     reference: Any,
     port: Any,
     layers: Mapping[str, str] | None = None,
@@ -90,7 +90,7 @@ def _compared(item: Item, original: Implementation, ported: Implementation, case
     return Report(item.name, results, LIMITS.format(n=estimate.SAMPLES), notes, "reference", first)
 
 
-def _case(name: str, inputs: Mapping[str, Any], state: Mapping[str, Array]) -> Case:
+def _case(name: str, inputs: Given, state: Mapping[str, Array]) -> Case:
     arrays = {key: drawn(name, "as given", key, given) for key, given in inputs.items()}
     if taken := sorted(set(arrays) & set(state)):
         raise UsageError(f"inputs: {taken} are names of parameters too; choose others")

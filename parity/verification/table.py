@@ -33,7 +33,7 @@ def render(results: Sequence[Result], note: str | None = None) -> str:
     failures = [result for result in results if not result.passed]
     lines += ["", *(f"FAILED {explain(result)}" for result in failures[:FAILURES_SHOWN])]
     if len(failures) > FAILURES_SHOWN:
-        lines.append(f"and {len(failures) - FAILURES_SHOWN} more failures; --json has them all")
+        lines.append(f"and {len(failures) - FAILURES_SHOWN} more failures")
     held = len(results) - len(failures)
     lines.append(f"{held} of {len(results)} comparisons hold; {note or truth_note()}.")
     return "\n".join(line.rstrip() for line in lines)

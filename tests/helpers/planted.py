@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from parity.planted.edits import Edits, planted
 from parity.runs.locate import Report, Side, locate
 from tests.helpers import small
 from triptych.describe.network import Model
@@ -22,9 +23,11 @@ STEP = 2
 
 @dataclass
 class Wrong:
-    """Patches, changed inputs or a changed outcome, once `step` steps have been taken."""
+    """Patches, edits, changed inputs or a changed outcome, once `step` steps have been taken."""
 
     patches: tuple[tuple[Any, str, Any], ...] = ()
+    edits: Edits = ()
+    """Of shipped lines."""
     plan: Callable[[Steps], Steps] | None = None
     outcome: Callable[[State, State], State] | None = None
     """(before, after) to what is to stand after the step."""
@@ -62,7 +65,7 @@ class Planted:
     def _call(self, method: Callable[[Steps], Any], steps: Steps) -> Any:
         if steps.first < self.wrong.step:
             return method(steps)
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, planted(self.wrong.edits):
             for owner, name, replacement in self.wrong.patches:
                 patch.setattr(owner, name, replacement)
             return method(self.wrong.plan(steps) if self.wrong.plan else steps)

@@ -32,7 +32,7 @@ from triptych.store import checkpoint
 from triptych.store.records import sha256
 from triptych.store.run_dir import RunDirectory
 from triptych.train import command as train
-from triptych.train.launch import RunOptions
+from triptych.train.options import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKENDS = ("numpy", "jax", "torch")

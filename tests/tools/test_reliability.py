@@ -23,18 +23,18 @@ from tests.helpers import tiny
 from tools.soak import faults, resume
 from tools.soak.targets import targets
 from triptych.describe import protocol as backend
+from triptych.describe.spec import Experiment
 from triptych.errors import UserError
-from triptych.show.progress import Progress
+from triptych.show.progress import Terminal
 from triptych.store import checkpoint
+from triptych.store.checkpoint import Checkpoint
 from triptych.store.run_dir import RunDirectory
 from triptych.store.sealed import read_json
 
 SOAK = [sys.executable, "-m", "tools.soak", "--short"]
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 # --- the soak in short ---
@@ -52,10 +52,10 @@ def test_a_short_soak_keeps_every_promise(tmp_path: Path, part: str) -> None:
 
 
 def test_faults_at_some_calls_of_the_system_keep_every_promise(tmp_path: Path) -> None:
-    report = faults.run(tmp_path / "faults", every=9)
+    report = faults.run(tmp_path / "faults", every=17)
     assert report.findings == []
     assert report.figures["calls of the system in a run"] > 60
-    assert all(report.figures[f"{kind}: faults"] > 5 for kind in faults.KINDS)
+    assert all(report.figures[f"{kind}: faults"] > 3 for kind in faults.KINDS)
 
 
 @pytest.mark.parametrize("name", list(resume.SETTINGS)[2:])
@@ -95,16 +95,8 @@ def test_the_watch_sees_programs_and_files_elsewhere(tmp_path: Path) -> None:
 
 def test_every_kind_of_input_is_mutated(tmp_path: Path) -> None:
     names = {kind.name.split()[0] for kind in targets(tmp_path.resolve())}
-    assert names >= {
-        "python",
-        "binary",
-        "checkpoint",
-        "forged",
-        "config.json",
-        "metrics.jsonl",
-        "summary.json",
-    }
-    assert names >= {"command", "torch", "safetensors", "msgpack"}
+    files = "python binary checkpoint forged config.json metrics.jsonl summary.json torch safetensors msgpack"
+    assert names >= {*files.split(), "command"}
 
 
 # --- clocks ---
@@ -138,13 +130,16 @@ def test_progress_outlives_a_clock_that_goes_back(monkeypatch: pytest.MonkeyPatc
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress(10, 0, "run")
-    progress._bar._time = lambda: next(now)
+    progress = Terminal()
+    progress.begin(10, 0, "run")
+    bar = progress._bar
+    assert bar is not None
+    bar._time = lambda: next(now)
     for _ in range(5):
         progress.advance(2, 1.0, 0.5)
-        progress._bar.refresh()
-    assert progress._bar.n == 10
-    progress.close()
+        bar.refresh()
+    assert bar.n == 10
+    progress.end()
     assert "10/10" in terminal.getvalue()
 
 
@@ -234,20 +229,15 @@ def test_deterministic_reaches_the_backend(tmp_path: Path, monkeypatch: pytest.M
         ("[" * 60 + "]" * 60, "nested more than 50 deep"),
         ("[" * 100_000, "not valid JSON"),
         ("9" * 5000, "not valid JSON"),
+        (None, "expected at most 67108864 bytes"),
     ],
 )
-def test_json_that_python_reads_and_nobody_should_write(tmp_path: Path, content: str, message: str) -> None:
+def test_json_that_nobody_should_write_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "x.json"
-    path.write_text(content)
+    path.write_text(content or "")
+    if content is None:
+        os.truncate(path, 2**34)  # sparse: takes no space
     with pytest.raises(UserError, match=message):
-        read_json(path)
-
-
-def test_json_of_any_size_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    path.touch()
-    os.truncate(path, 2**34)  # sparse: takes no space
-    with pytest.raises(UserError, match="expected at most 67108864 bytes"):
         read_json(path)
 
 
@@ -256,12 +246,9 @@ def test_a_changed_digit_in_a_run_s_file_is_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     """A number that stays a number: nothing but the SHA-256 can tell."""
-    tiny.launch(tmp_path / "run", tiny.settings(), keep_checkpoints=9)
-    folder = tmp_path / "run"
-    if name == "metrics.jsonl":
-        folder = tiny.rewind(folder, tmp_path / "again", 8)
+    again, _ = half_done(tmp_path, tiny.settings())
+    folder, field = (again, b'"loss": ') if name == "metrics.jsonl" else (tmp_path / "run", b'"steps": ')
     path = folder / name
-    field = b'"loss": ' if name == "metrics.jsonl" else b'"steps": '
     content = bytearray(path.read_bytes())
     at = content.index(field) + len(field)
     content[at] = content[at] ^ 1
@@ -284,6 +271,15 @@ def test_files_of_earlier_versions_have_no_sha256_and_are_read(tmp_path: Path) -
         assert read() == content
 
 
+def half_done(tmp_path: Path, what: Experiment) -> tuple[Path, Checkpoint]:
+    """A run's folder as it was after step 8 of 12, and its last checkpoint."""
+    tiny.launch(tmp_path / "run", what, keep_checkpoints=9)
+    folder = tiny.rewind(tmp_path / "run", tmp_path / "again", 8)
+    found, _ = checkpoint.load_latest(folder / "checkpoints")
+    assert found is not None
+    return folder, found
+
+
 @pytest.mark.parametrize(
     ("name", "array"),
     [
@@ -296,10 +292,7 @@ def test_files_of_earlier_versions_have_no_sha256_and_are_read(tmp_path: Path) -
 def test_a_forged_checkpoint_is_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:
     """Its SHA-256 is right: anybody can compute one."""
     what = tiny.settings(momentum=0.9)
-    tiny.launch(tmp_path / "run", what, keep_checkpoints=9)
-    folder = tiny.rewind(tmp_path / "run", tmp_path / "again", 8)
-    found, _ = checkpoint.load_latest(folder / "checkpoints")
-    assert found is not None
+    folder, found = half_done(tmp_path, what)
     forged = checkpoint.encode(found.step, found.state.flat() | {name: array}, found.info)
     (folder / "checkpoints" / f"step-{found.step:08d}.safetensors").write_bytes(forged)
     with pytest.raises(UserError, match=f"{name} is|do not fit"):
@@ -308,10 +301,7 @@ def test_a_forged_checkpoint_is_refused(tmp_path: Path, name: str, array: np.nda
 
 @pytest.mark.parametrize("field", ["backend", "fingerprint", "timed_from", "train_seconds"])
 def test_a_checkpoint_that_does_not_say_enough_is_refused(tmp_path: Path, field: str) -> None:
-    tiny.launch(tmp_path / "run", tiny.settings(), keep_checkpoints=9)
-    folder = tiny.rewind(tmp_path / "run", tmp_path / "again", 8)
-    found, _ = checkpoint.load_latest(folder / "checkpoints")
-    assert found is not None
+    folder, found = half_done(tmp_path, tiny.settings())
     del found.info[field]
     checkpoint.save(folder / "checkpoints", found)
     with pytest.raises(UserError, match=f"does not say {field}"):
@@ -320,11 +310,8 @@ def test_a_checkpoint_that_does_not_say_enough_is_refused(tmp_path: Path, field:
 
 def test_a_checkpoint_of_an_enormous_step_is_refused_at_once(tmp_path: Path) -> None:
     """Found by the soak: the list of the steps before it took all memory."""
-    tiny.launch(tmp_path / "run", tiny.settings(), keep_checkpoints=9)
-    folder = tiny.rewind(tmp_path / "run", tmp_path / "again", 8)
-    found, _ = checkpoint.load_latest(folder / "checkpoints")
-    assert found is not None
-    checkpoint.save(folder / "checkpoints", checkpoint.Checkpoint(2**62, found.state, found.info))
+    folder, found = half_done(tmp_path, tiny.settings())
+    checkpoint.save(folder / "checkpoints", Checkpoint(2**62, found.state, found.info))
     with pytest.raises(UserError, match=f"expected the {2**62} steps before its checkpoint"):
         tiny.launch(folder, tiny.settings())
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from parity.convert import files as weights
 from tests.helpers import tiny
-from tests.triptych.cifar10.test_files import (
+from tests.helpers.cifar_files import (
     ROWS,
     TITLES,
     batch_files,
@@ -30,6 +30,7 @@ from tools.soak.mutators import BINARY, TEXT, Mutator, mutated
 from triptych.cifar10 import binary, pickles, readers
 from triptych.errors import UserError
 from triptych.show import command
+from triptych.show.progress import Terminal
 from triptych.store import checkpoint
 from triptych.store.checkpoint import Checkpoint
 from triptych.store.run_dir import RunDirectory
@@ -184,13 +185,13 @@ def _run_files(run: Path, folder: Path) -> list[Target]:
         return directory.read_config() == config
 
     def read_metrics() -> bool:
-        start = own_start(directory, what)
-        other_start(run, replace(what, training=replace(what.training, steps=99)))
+        start = own_start(directory, what, Terminal())
+        other_start(run, replace(what, training=replace(what.training, steps=99)), Terminal())
         return start is not None and start.records == past
 
     def read_summary() -> bool:
         with contextlib.redirect_stdout(io.StringIO()):
-            _report(directory.read_summary(), directory)
+            _report(directory.read_summary(), directory, Terminal())
         return directory.read_summary() == summary
 
     def text(path: Path, name: str, share: float, read: Callable[[], bool]) -> Target:
@@ -241,7 +242,7 @@ def _forged(folder: Path, found: Checkpoint, directory: RunDirectory) -> Target:
         path.write_bytes(checkpoint.encode(step, state, info))
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                start = own_start(place, tiny.settings(momentum=0.9))
+                start = own_start(place, tiny.settings(momentum=0.9), Terminal())
             return start is not None and start.records == place.read_metrics(found.step)
         finally:
             path.unlink()

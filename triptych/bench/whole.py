@@ -17,6 +17,7 @@ from triptych.bench.cases import at_least, choose
 from triptych.errors import UserError
 from triptych.store.run_dir import write_json
 
+TRAIN = (sys.executable, "-m", "triptych", "train")
 VARIANTS = ("jax-sweep", "jax", "torch")
 
 
@@ -92,9 +93,8 @@ def commands(options: Options, variant: str, folder: Path) -> list[list[str]]:
     data = ["--dataset", "generated"]
     if options.data_dir is not None:
         data = ["--dataset", "cifar10", "--data-dir", str(options.data_dir.resolve())]
-    train = [sys.executable, "-m", "triptych", "train", "--backend", backend]
-    train += ["--experiment", f"size{options.size}", "--steps", str(options.steps)]
-    train += ["--device", options.device, *data]
+    train = [*TRAIN, "--backend", backend, "--experiment", f"size{options.size}"]
+    train += ["--steps", str(options.steps), "--device", options.device, *data]
     if variant == "jax-sweep":
         values = ["--sweep", f"learning_rate={','.join(rates)}", "weight_decay=1e-4"]
         return [[*train, "--run-dir", str(folder), *values]]

@@ -1,4 +1,4 @@
-"""What a user sees while a run trains, and how long it takes."""
+"""What a user sees while runs train, and how long they take."""
 
 from __future__ import annotations
 
@@ -11,32 +11,57 @@ from tqdm import tqdm
 
 
 class Reporter(Protocol):
-    """Where a run's loop tells how far it is."""
-
-    def advance(self, steps: int, loss: float, accuracy: float) -> None:
-        """So many steps more, and what the last of them gave."""
+    """Where code that trains says what it does."""
 
     def line(self, text: str) -> None:
         """A line that stays."""
 
+    def notice(self, text: str) -> None:
+        """A line that matters even to those who do not follow a run."""
 
-class Progress:
-    """A live bar on a terminal (steps/s, loss, accuracy, ETA); elsewhere only the lines."""
+    def begin(self, steps: int, done: int, title: str) -> None:
+        """Training begins: of so many steps, so many are done."""
 
-    def __init__(self, steps: int, done: int, title: str) -> None:
+    def advance(self, steps: int, loss: float, accuracy: float) -> None:
+        """So many steps more, and what the last of them gave."""
+
+    def end(self) -> None:
+        """Training ended."""
+
+
+class Terminal:
+    """Lines on standard output; while something trains, a live bar below them (steps/s, loss, accuracy, ETA)
+    where standard error is a terminal.
+    """
+
+    def __init__(self, notices_only: bool = False) -> None:
+        """`notices_only` leaves out the lines that are no notices, and indents those that are."""
+        self._notices_only = notices_only
+        self._bar: tqdm[None] | None = None
+
+    def line(self, text: str) -> None:
+        if not self._notices_only:
+            self._write(text)
+
+    def notice(self, text: str) -> None:
+        self._write(f"    {text}" if self._notices_only else text)
+
+    def _write(self, text: str) -> None:
+        tqdm.write(text, file=sys.stdout)  # above the bar
+        sys.stdout.flush()
+
+    def begin(self, steps: int, done: int, title: str) -> None:
         self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", disable=None, dynamic_ncols=True)
 
     def advance(self, steps: int, loss: float, accuracy: float) -> None:
-        self._bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
-        self._bar.update(steps)
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
+            self._bar.update(steps)
 
-    def line(self, text: str) -> None:
-        """A line that stays, above the bar."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
-
-    def close(self) -> None:
-        self._bar.close()
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 _IMPORTED = time.perf_counter()
@@ -55,17 +80,14 @@ def process_age() -> float:
 
 
 class Stopwatch:
-    """Seconds spent inside its context, added up over uses."""
+    """Seconds added up."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
+        self.seconds = 0.0
         self.first_stop: float | None = None
-        """The process's age, in seconds, when the first use ended."""
+        """The process's age, in seconds, when the first were added."""
 
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self.seconds += time.perf_counter() - self._start
+    def add(self, seconds: float) -> None:
+        self.seconds += seconds
         if self.first_stop is None:
             self.first_stop = process_age()

@@ -64,8 +64,6 @@ class Comparison:
     reported: float | None
     ours: Spread
     """Test accuracy after the last step, by the planned statistics, over seeds."""
-    best: Spread
-    """Each run's best evaluation, by the experiment's own statistics, over seeds."""
     verdict: Verdict
     reason: Reason | None = None
     """Where the verdict is above or below."""
@@ -103,7 +101,6 @@ def compare(
         results[0].backend,
         planned.reported,
         ours,
-        spread([result.best_test_accuracy for result in results]),
         verdict,
         reason,
         judging if judges is not results and verdict in ("inside", "above", "below") else None,

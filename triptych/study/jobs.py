@@ -14,7 +14,7 @@ from triptych.errors import UserError
 from triptych.store.run_dir import RunDirectory
 from triptych.study.plan import PLAN, Planned
 from triptych.study.results import failure_file, run_folder
-from triptych.train.launch import RunOptions, config_of
+from triptych.train.options import RunOptions, config_of
 
 State = Literal["finished", "failed", "open"]
 

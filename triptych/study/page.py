@@ -9,17 +9,18 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from matplotlib.figure import Figure
 
 from triptych.describe.catalogue import CATALOGUE
 from triptych.errors import UserError
 from triptych.show import pages
 from triptych.store.checkpoint import write_atomically
-from triptych.study import faster_loss, figures, html, missing
+from triptych.study import figures, html, missing
 from triptych.study.comparison import LAST_STEPS, comparisons, findings, headline
 from triptych.study.evidence import Answer
 from triptych.study.facts import costs, facts
@@ -79,11 +80,16 @@ def write(runs: Table, root: Path, out: Path) -> list[Path]:
 
 def render(content: Mapping[str, Any]) -> str:
     """The page in Markdown."""
-    environment = pages.environment(Path(__file__).parent, escape=False)
-    environment.filters |= FILTERS
-    text = environment.get_template("page.md.jinja").render(content)
+    text = _template().render(content)
     blocks = [block for block in re.split(r"\n\s*\n", text.strip()) if block.strip()]
     return "\n\n".join(one_line(block) if block[0].isalnum() else block for block in blocks) + "\n"
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = pages.environment(Path(__file__).parent, escape=False)
+    environment.filters |= FILTERS
+    return environment.get_template("page.md.jinja")
 
 
 def gather(runs: Table, root: Path) -> dict[str, Any]:
@@ -110,7 +116,6 @@ def gather(runs: Table, root: Path) -> dict[str, Any]:
         "gaps": missing.gaps(root, found, runs.failures),
         "command": lambda *words: missing.command(root, *words),
         "at_root": "" if root == ROOT else f" --root {shlex.quote(str(root))}",
-        "first": faster_loss.FIRST,
         "last_steps": LAST_STEPS,
     }
 
@@ -204,5 +209,4 @@ FILTERS = {
     "p_value": p_value,
     "seconds": seconds,
     "and_list": and_list,
-    "rates_with": lambda near, like: [rate for rate, found in near.items() if found is like],
 }

@@ -64,19 +64,6 @@ def against(
 # --- early stopping: what it hands over, and how soon --------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stopped(Contrasts):
-    """The model of the best validation accuracy, and the last one, against the last step of fig3."""
-
-    steps: list[int]
-    """At which the runs ended."""
-    asked: int
-
-    @property
-    def mean_steps(self) -> float:
-        return statistics.fmean(self.steps)
-
-
 def _early_stopping(found: Evidence) -> Answer | Missing:
     backend = found.backend(["fig3", "early-stopping"])
     stopped, whole = found.runs("early-stopping", backend), found.runs("fig3", backend)
@@ -84,8 +71,13 @@ def _early_stopping(found: Evidence) -> Answer | Missing:
     last = contrast("where it stopped", stopped, whole)
     if pairs is None or last is None or pairs.difference is None:
         return Missing(("fig3", "early-stopping"))
-    asked = PLAN["early-stopping"].experiment.training.steps
-    values = Stopped("fig3", backend, [pairs, last], [run.steps for run in stopped.values()], asked)
+    values = {
+        "backend": backend,
+        "all": [pairs, last],
+        "verdict": Contrasts("fig3", backend, [pairs]),
+        "steps": [run.steps for run in stopped.values()],
+        "asked": PLAN["early-stopping"].experiment.training.steps,
+    }
     plot = [curve("figure 3", whole.values()), curve("with early stopping", stopped.values())]
     return Answer(values, plot)
 
@@ -97,24 +89,6 @@ def _chosen(result: Result) -> float:
 
 
 # --- jagged curves -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Jagged:
-    """Runs with a decay against those without."""
-
-    backend: str
-    jumps: list[Contrast]
-    """By `jaggedness`."""
-    ends: list[Contrast]
-    """By final test accuracy."""
-    every: int
-    """Steps between evaluations."""
-    stretch: int = LAST_STEPS
-
-    @property
-    def calmer(self) -> list[Contrast]:
-        return [item for item in self.jumps if item.direction < 0]
 
 
 def jaggedness(result: Result) -> float:
@@ -138,29 +112,17 @@ def _jagged(found: Evidence) -> Answer | Missing:
     ends = [contrast(label, runs[name], runs["fig1-dense"]) for name, label in labels.items()]
     plot = [curve("constant rate", [runs["fig1-dense"][seeds[0]]])]
     plot += [curve(label, [runs[name][seeds[0]]]) for name, label in labels.items()]
-    values = Jagged(
-        backend,
-        [item for item in jumps if item is not None],
-        [item for item in ends if item is not None],
-        PLAN["fig1-dense"].experiment.training.eval_every,
-    )
+    values = {
+        "backend": backend,
+        "jumps": jumps,
+        "ends": ends,
+        "calmer": [item for item in jumps if item is not None and item.direction < 0],
+        "every": PLAN["fig1-dense"].experiment.training.eval_every,
+    }
     return Answer(values, plot, y_label=f"test accuracy, seed {seeds[0]}")
 
 
 # --- running or batch statistics -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ByStatistics:
-    """The same weights by batch statistics against running ones."""
-
-    all: list[Contrast]
-
-    @property
-    def largest(self) -> Contrast | None:
-        """The largest difference beyond noise."""
-        moved = [item for item in self.all if item.direction]
-        return max(moved, key=lambda item: abs(item.mean)) if moved else None
 
 
 def _statistics(found: Evidence) -> Answer | Missing:
@@ -173,7 +135,9 @@ def _statistics(found: Evidence) -> Answer | Missing:
         )
         if item is not None and item.difference is not None:
             contrasts.append(item)
-    return Answer(ByStatistics(contrasts)) if contrasts else Missing(names)
+    moved = [item for item in contrasts if item.direction]
+    largest = max(moved, key=lambda item: abs(item.mean), default=None)
+    return Answer({"all": contrasts, "largest": largest}) if contrasts else Missing(names)
 
 
 QUESTIONS: dict[str, Callable[[Evidence], Answer | Missing]] = {

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import itertools
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from triptych import cifar10
 from triptych.describe.grid import common
 from triptych.describe.spec import Device
+from triptych.show.progress import Reporter, Terminal
 from triptych.store.run_dir import write_json
 from triptych.study import lock
 from triptych.study.jobs import Clock, Job, State, duration, state
 from triptych.study.results import failure_file
-from triptych.train.diagnose import NonFiniteError
-from triptych.train.launch import launch
-from triptych.train.sweep import SweepOptions, run_sweep
+from triptych.train import launch as training
 
 NOT_FINITE = 3
 """Exit code where a run stopped being finite, as train.py's."""
@@ -45,9 +40,10 @@ class Session:
     """Show every line that train.py would."""
     load: cifar10.Load = field(default_factory=lambda: functools.cache(cifar10.load))
     """Reads a data set once."""
+    reporter: Reporter = field(default_factory=Terminal)
     clock: Clock = field(default_factory=Clock)
     left: list[Job] = field(default_factory=list)
-    """Runs still to be trained, this one included."""
+    """Runs still to be trained."""
 
 
 def run(jobs: Sequence[Job], session: Session) -> int:
@@ -62,13 +58,14 @@ def run(jobs: Sequence[Job], session: Session) -> int:
         groups: dict[tuple[object, ...], list[Job]] = {}
         for job in jobs:
             groups.setdefault(_trained_together(job), []).append(job)
-        worst, number = 0, itertools.count(1)
+        order = [job for group in groups.values() for job in group]
+        titles = {job: f"[{number:>3}/{len(jobs)}] {job}" for number, job in enumerate(order, start=1)}
+        worst = 0
         for group in groups.values():
-            numbered = [(job, f"[{next(number):>3}/{len(jobs)}] {job}") for job in group]
-            for job, title in numbered:
-                if not _is_open(states[job], session):
-                    worst = max(worst, _pass_over(job, title, states[job], session))
-            code = _train_group([(job, title) for job, title in numbered if job in session.left], session)
+            for job in group:
+                if job not in session.left:
+                    worst = max(worst, _pass_over(job, titles[job], states[job], session))
+            code = _train({job: titles[job] for job in group if job in session.left}, session)
             if code > 128:
                 return code
             worst = max(worst, code)
@@ -88,106 +85,62 @@ def _trained_together(job: Job) -> tuple[object, ...]:
     return (job,)
 
 
-def _train_group(group: Sequence[tuple[Job, str]], session: Session) -> int:
-    """Train runs that go together. (Run, title of its line)."""
-    if len(group) > 1:
-        return _train_together(group, session)
-    worst = 0
-    for job, title in group:
-        print(f"{title}, {session.clock.left(session.left)}", flush=True)
-        began = time.perf_counter()
-        code = _train(job, session)
-        if code > 128:
-            return code
-        session.left.remove(job)
-        if code == 0:
-            session.clock.note(job, time.perf_counter() - began)
-            _settle(job, session)
-            accuracy = job.folder(session.root).read_summary()["test_accuracy"]
-            print(f"    test accuracy {accuracy:.4f}, {duration(time.perf_counter() - began)}", flush=True)
-        worst = max(worst, code)
-    return worst
-
-
-def _train_together(group: Sequence[tuple[Job, str]], session: Session) -> int:
-    """Runs in one program; each leaves the folder that it would have left alone."""
-    together = [job for job, _ in group]
-    for _, title in group:
-        print(f"{title}, in one program with {len(group) - 1} more", flush=True)
-    print(f"    {session.clock.left(session.left)}", flush=True)
+def _train(titles: Mapping[Job, str], session: Session) -> int:
+    """Train runs that go together, each from its last checkpoint where it has one; each leaves the folder
+    that it would have left alone. `titles` begin their lines.
+    """
+    if not titles:
+        return 0
+    say, left = session.reporter.line, session.clock.left(session.left)
+    for title in titles.values():
+        say(
+            f"{title}, {left}" if len(titles) == 1 else f"{title}, in one program with {len(titles) - 1} more"
+        )
+    if len(titles) > 1:
+        say(f"    {left}")
     began = time.perf_counter()
-    paths = {job.folder(session.root).path: job for job in together}
-    options = SweepOptions(session.data_dir, session.device, keep_checkpoints=1, load=session.load)
-    wanted = [(job.planned.entry, job.experiment, path) for path, job in paths.items()]
-    shown = sys.stdout if session.verbose else io.StringIO()
-    try:
-        with contextlib.redirect_stdout(shown):
-            outcome = run_sweep(together[0].backend, wanted, options)
-    finally:
-        _relay(shown)
-    for path, message in outcome.failures.items():
-        _note_failure(paths[path], path, message)
-        session.left.remove(paths[path])
+    wanted = [
+        training.Job(job.options(session.root, session.data_dir, session.device), job.experiment)
+        for job in titles
+    ]
+    outcome = training.launch_all(wanted, Terminal(not session.verbose), session.load)
     seconds = time.perf_counter() - began
-    for path, job in paths.items():
-        if path in outcome.failures or not job.folder(session.root).summary.exists():
-            continue
-        session.left.remove(job)
-        session.clock.note(job, seconds / len(group))
-        failure_file(path).unlink(missing_ok=True)
-        _settle(job, session)
-        print(f"    {job}: test accuracy {job.folder(session.root).read_summary()['test_accuracy']:.4f}")
-    print(f"    {duration(seconds)} together", flush=True)
+    for job in titles:
+        folder = job.folder(session.root)
+        if folder.path in outcome.failures:
+            session.left.remove(job)
+            _note_failure(job, folder.path, outcome.failures[folder.path], session)
+        elif folder.summary.exists():
+            session.left.remove(job)
+            session.clock.note(job, seconds / len(titles))
+            failure_file(folder.path).unlink(missing_ok=True)
+            _settle(job, session)
+            say(f"    {job}: {_accuracy(job, session)}")
+    say(f"    {duration(seconds)}")
     if outcome.signal is not None:
-        print(f"    stopped by {signal.Signals(outcome.signal).name}, checkpoints saved")
-        print("repeat the same command to go on")
+        say(f"    stopped by {signal.Signals(outcome.signal).name}, checkpoint saved")
+        say("repeat the same command to go on")
     return outcome.code
 
 
-def _note_failure(job: Job, folder: Path, message: str) -> None:
+def _accuracy(job: Job, session: Session) -> str:
+    return f"test accuracy {job.folder(session.root).read_summary()['test_accuracy']:.4f}"
+
+
+def _note_failure(job: Job, folder: Path, message: str, session: Session) -> None:
     # Without the folder's path: the file may be published, and the path is this machine's.
     kept = message.replace(f"{folder}{os.sep}", "")
-    found = {"backend": job.backend, "seed": job.seed, "message": kept}
-    write_json(failure_file(folder), found)
-    print(f"    {job}: {message}", flush=True)
-
-
-def _train(job: Job, session: Session) -> int:
-    """One run, from its last checkpoint where it has one."""
-    folder, shown = job.folder(session.root), sys.stdout if session.verbose else io.StringIO()
-    try:
-        with contextlib.redirect_stdout(shown):
-            options = job.options(session.root, session.data_dir, session.device)
-            code = launch(options, job.experiment, session.load)
-    except NonFiniteError as error:
-        _note_failure(job, folder.path, str(error))
-        return NOT_FINITE
-    finally:
-        _relay(shown)
-    if code > 128:
-        print(f"    stopped by {signal.Signals(code - 128).name}, checkpoint saved in {folder.path}")
-        print("repeat the same command to go on")
-    else:
-        failure_file(folder.path).unlink(missing_ok=True)
-    return code
-
-
-def _relay(shown: object) -> None:
-    """Print what a user should know of a run's lines that were held back."""
-    if isinstance(shown, io.StringIO):
-        for line in shown.getvalue().splitlines():
-            if line.startswith(("notice:", "resuming at step")):
-                print(f"    {line}", flush=True)
+    write_json(failure_file(folder), {"backend": job.backend, "seed": job.seed, "message": kept})
+    session.reporter.line(f"    {job}: {message}")
 
 
 def _pass_over(job: Job, title: str, found: State, session: Session) -> int:
     """Say why a run is not trained; its part in the exit code."""
     if found == "failed":
-        print(f"{title}: stopped being finite before; --retry trains it again", flush=True)
+        session.reporter.line(f"{title}: stopped being finite before; --retry trains it again")
         return NOT_FINITE
     _settle(job, session)
-    accuracy = job.folder(session.root).read_summary()["test_accuracy"]
-    print(f"{title}: finished before, test accuracy {accuracy:.4f}", flush=True)
+    session.reporter.line(f"{title}: finished before, {_accuracy(job, session)}")
     return 0
 
 

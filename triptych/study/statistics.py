@@ -6,6 +6,7 @@ of the numbers given (for accuracies, shares of 1).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,9 +66,15 @@ class Difference:
     """Chance of a t as far from 0 were there no difference, both sides."""
     n: int
     """Pairs, or the smaller sample's values."""
-    paired: bool
-    detectable: float
-    """The smallest true difference that such samples show (p < 0.05) with 80% chance; 0 without any noise."""
+    error: float
+    """Standard error of the mean difference."""
+    freedom: float
+    """Degrees of freedom."""
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that such samples show (p < 0.05) with 80% chance; 0 without noise."""
+        return _shown(self.freedom) * self.error
 
     @property
     def significant(self) -> bool:
@@ -80,7 +87,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
     differences = [x - y for x, y in zip(a, b, strict=True)]
     n = len(differences)
     error = math.sqrt(_squares(differences) / (n - 1) / n)
-    return _difference(math.fsum(differences) / n, error, n - 1, n, True)
+    return _difference(math.fsum(differences) / n, error, n - 1, n)
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
@@ -90,17 +97,18 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
     spread_out = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (a, b), strict=True))
     freedom = total**2 / spread_out if total else len(a) + len(b) - 2
     mean = math.fsum(a) / len(a) - math.fsum(b) / len(b)
-    return _difference(mean, math.sqrt(total), freedom, min(len(a), len(b)), False)
+    return _difference(mean, math.sqrt(total), freedom, min(len(a), len(b)))
 
 
-def _difference(mean: float, error: float, freedom: float, n: int, is_paired: bool) -> Difference:
+def _difference(mean: float, error: float, freedom: float, n: int) -> Difference:
     half = _quantile(freedom) * error
     p = 0.0 if mean else 1.0  # without any noise: every pair, or every value, the same
     if error:
         p = float(2 * stats.t.sf(abs(mean) / error, freedom))
-    return Difference(mean, (mean - half, mean + half), p, n, is_paired, _shown(freedom) * error)
+    return Difference(mean, (mean - half, mean + half), p, n, error, freedom)
 
 
+@functools.cache
 def _shown(freedom: float) -> float:
     """True difference, in standard errors, that a two-sided t test shows with 80% chance."""
     critical = _quantile(freedom)

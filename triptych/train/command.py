@@ -14,7 +14,6 @@ command or the data, 3 training stopped being finite, 130 and 143 stopped by SIG
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,9 +26,10 @@ from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import command, tables
 from triptych.train.diagnose import NonFiniteError
-from triptych.train.launch import RunOptions, launch
+from triptych.train.launch import launch
+from triptych.train.options import RunOptions
 from triptych.train.resume import settings_of
-from triptych.train.sweep_command import sweep
+from triptych.train.sweep import sweep
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,17 @@ class Arguments:
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
 
 
+@dataclass(frozen=True)
+class _Defaults:
+    """The options that decide what the others start from."""
+
+    experiment: str | None = None
+    resume: Path | None = None
+
+
 def parse(argv: list[str]) -> Arguments:
     """Arguments from a command line; the experiment, or the run resumed, gives the defaults."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--experiment", default=None)
-    first.add_argument("--resume", type=Path, default=None)
-    try:
-        known, _ = first.parse_known_args(argv)
-    except argparse.ArgumentError:
-        known = argparse.Namespace(experiment=None, resume=None)  # tyro below explains what is wrong
+    known, _ = tyro.cli(_Defaults, args=argv, prog="train.py", add_help=False, return_unknown_args=True)
     if known.resume is not None and not {"-h", "--help"} & set(argv):
         name, settings = settings_of(known.resume)
         if known.experiment not in (None, name):

@@ -1,160 +1,302 @@
-"""From options to a finished run: data, backend, folder, resume, and the lines around the loop."""
+"""From jobs to finished runs: data, backend, folder, resume, and the lines around the loop.
+
+A single run is a list of one job. Jobs that one program can train go together, the others one by one, and
+each leaves the folder that it would have left alone: repeating a sweep passes over its finished runs and goes
+on with the others, and a run of a sweep can be gone on with alone.
+
+JAX trains runs that differ in learning rate and schedule, weight decay and seed in one program
+(`jax_models.sweep`). NumPy and torch train one by one. Whether torch's way of batching runs (vmap of
+torch.func's gradient) would pay on a CPU is open: measured once, on a busy machine, a run's step took 31 to
+112 ms that way and 33 to 335 one by one (`python -m triptych bench sweep --variants torch torch-func`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
 from triptych.describe import cost
-from triptych.describe.catalogue import CATALOGUE
-from triptych.describe.plain import to_dict
-from triptych.describe.protocol import Backend, Statistics, create, importing, make_deterministic
-from triptych.describe.spec import BackendName, Device, Experiment
+from triptych.describe.catalogue import CATALOGUE, changes
+from triptych.describe.grid import common
+from triptych.describe.protocol import (
+    Backend,
+    Statistics,
+    Together,
+    create,
+    create_together,
+    importing,
+    make_deterministic,
+)
+from triptych.describe.spec import Experiment
 from triptych.errors import UserError
+from triptych.show.progress import Reporter, Terminal
 from triptych.store import run_dir
 from triptych.store.run_dir import RunDirectory
 from triptych.store.run_lock import RunLocks
 from triptych.train import memory
-from triptych.train.loop import LoopOptions, Outcome, Run, Source, Start
+from triptych.train.diagnose import NonFiniteError
+from triptych.train.lockstep import Alone, train
+from triptych.train.loop import Run, Source, Start
+from triptych.train.options import RunOptions, config_of
 from triptych.train.resume import check_data, other_start, own_start
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Where and how to run; none of these changes what is learned."""
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run to be made. Jobs trained by one call share their options but for `experiment` and `run_dir`."""
 
-    backend: BackendName = "jax"
-    """numpy: gradients by hand. jax: compiled, CPU, GPU and TPU. torch: eager PyTorch."""
-    experiment: str = "fig1"
-    """A run of the study to start from; `list` shows them all with their reported accuracy."""
-    data_dir: Path | None = None
-    """Folder with CIFAR-10 (python or binary files, or the official archive), or the archive itself;
-    downloads go there too. Default: $TRIPTYCH_DATA_DIR, else ./data."""
-    run_dir: Path | None = None
-    """The run's folder. Default: a folder in ./runs named after experiment, backend and settings."""
-    resume: Path | None = None
-    """Go on from the last checkpoint of this run folder, whatever backend wrote it, in a new folder
-    and with its settings except those given here. (A run that was interrupted needs no --resume:
-    repeat its command.)"""
-    device: Device = "auto"
-    """auto takes the accelerator where the backend finds one."""
-    checkpoint_every: int = 0
-    """Steps between checkpoints besides those at every evaluation; 0 for none."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints to keep, at least 1; the one with the best test accuracy is kept as well. More
-    of them guard against a disk that spoils the newest: the run goes back to the last that is whole."""
-    deterministic: bool = False
-    """On a GPU take only algorithms that give the same bits each time, which are slower; a CPU always does.
-    docs/reliability.md says what it covers."""
-    tensorboard: bool = False
-    """Write TensorBoard event files into the run's folder too."""
-    overwrite: bool = False
-    """Start anew in a folder that holds a run, and drop what it holds."""
-    sweep: tuple[str, ...] = ()
-    """Train every combination of these values, such as learning_rate=1e-2,1e-3 weight_decay=0,1e-4 seed=0,1
-    (only these three settings), each in a folder of its own in the run's folder; jax trains them together, as
-    one program."""
-    dry_run: bool = False
-    """Print model, parameters, FLOPs and memory, take two steps, write nothing."""
+    options: RunOptions
+    experiment: Experiment
+    start: Start | None = None
+    """Another run's checkpoint to begin from."""
+    origin: dict[str, Any] | None = None
+    """What config.json says of that run."""
 
-    def __post_init__(self) -> None:
-        for name, low in (("checkpoint_every", 0), ("keep_checkpoints", 1)):
-            if getattr(self, name) < low:
-                option = "--" + name.replace("_", "-")
-                raise UserError(
-                    f"{name}: expected at least {low}, got {getattr(self, name)}; change {option}"
-                )
+    @property
+    def config(self) -> dict[str, Any]:
+        return config_of(self.options, self.experiment, self.origin)
+
+    @property
+    def folder(self) -> RunDirectory:
+        return RunDirectory(self.options.run_dir or run_dir.default_path(self.config))
+
+    def is_finished(self) -> bool:
+        """Raises UserError where the folder holds another run."""
+        self.folder.check(self.config, self.options.overwrite)
+        return self.folder.summary.exists() and not self.options.overwrite
 
 
-def launch(options: RunOptions, experiment: Experiment, load: cifar10.Load | None = None) -> int:
-    """Run or resume; returns the exit code: 0, or 128 + the signal that stopped it.
+@dataclass
+class Outcome:
+    """How jobs ended."""
+
+    failures: dict[Path, str] = field(default_factory=dict)
+    """Folder of each run that stopped being finite, to step and layer."""
+    signal: int | None = None
+
+    @property
+    def code(self) -> int:
+        """The command's exit code: 0; 3 for runs that stopped being finite; 128 + the signal."""
+        return 128 + self.signal if self.signal is not None else 3 if self.failures else 0
+
+
+@dataclass
+class Program:
+    """What trains some jobs."""
+
+    jobs: Sequence[Job]
+    runs: list[Run]
+    together: Together
+    dataset: cifar10.Dataset
+
+
+def launch(
+    options: RunOptions,
+    experiment: Experiment,
+    reporter: Reporter | None = None,
+    load: cifar10.Load | None = None,
+) -> int:
+    """Run or resume one; returns the exit code: 0, or 128 + the signal that stopped it.
 
     `load` takes the place of `cifar10.load` where a process makes many runs of one data set.
     Raises UserError for what the user can mend, NonFiniteError when training broke down.
     """
+    reporter = reporter or Terminal()
     with RunLocks() as locks, memory.explained(experiment, options.backend):
-        return _launch(options, experiment, locks, load)
-
-
-def _launch(options: RunOptions, experiment: Experiment, locks: RunLocks, load: cifar10.Load | None) -> int:
-    inherited, origin = other_start(options.resume, experiment) if options.resume else (None, None)
-    config = config_of(options, experiment, origin)
-    folder = RunDirectory(options.run_dir or run_dir.default_path(config))
-    if not options.dry_run:
-        folder.check(config, options.overwrite)
-        if folder.summary.exists() and not options.overwrite:
-            _report(folder.read_summary(), folder)
-            print("already finished, nothing to do; --overwrite starts it anew")
+        start, origin = other_start(options.resume, experiment, reporter) if options.resume else (None, None)
+        job = Job(options, experiment, start, origin)
+        if options.dry_run:
+            (build,) = _programs([job], load)
+            _dry_run(build(), reporter)
             return 0
-        locks.take(folder.path)
+        if job.is_finished():
+            _report(job.folder.read_summary(), job.folder, reporter)
+            reporter.line("already finished, nothing to do; --overwrite starts it anew")
+            return 0
+        locks.take(job.folder.path)
+        (build,) = _programs([job], load)
+        program = build()
+        starts = _enter(program, locks, reporter)
+        _announce(program.runs[0], starts[0], reporter)
+        ended = train(program.runs, starts, program.together, reporter)
+        for message in ended.failures.values():
+            raise NonFiniteError(message)
+        _conclude(program, ended.signal, reporter)
+        return 0 if ended.signal is None else 128 + ended.signal
+
+
+def launch_all(
+    jobs: Sequence[Job], reporter: Reporter | None = None, load: cifar10.Load | None = None
+) -> Outcome:
+    """Run or resume all the jobs.
+
+    Raises UserError for what the user can mend, before anything is trained where it can be seen by then.
+    """
+    reporter, outcome = reporter or Terminal(), Outcome()
+    waiting = _unfinished(jobs)
+    reporter.line(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them finished before")
+    for group in grouped(waiting):
+        with RunLocks() as locks, memory.explained(group[0].experiment, group[0].options.backend):
+            for job in group:
+                locks.take(job.folder.path)
+            for build in _programs(group, load):
+                if outcome.signal is None:
+                    _train(build(), locks, reporter, outcome)
+        if outcome.signal is not None:
+            reporter.line("repeat the same command, without --overwrite, to resume")
+            return outcome
+    for folder, message in outcome.failures.items():
+        reporter.line(f"failed: {folder}: {message}")
+    return outcome
+
+
+def dry_run_all(jobs: Sequence[Job], reporter: Reporter, load: cifar10.Load | None = None) -> None:
+    """Say what one run costs and take two steps of every run; writes nothing."""
+    _unfinished(jobs)
+    reporter.line(cost.describe(jobs[0].experiment))
+    builds = _programs(jobs, load)
+    for number, build in enumerate(builds):
+        program = build()
+        if number == 0:
+            reporter.line(_data(program.runs[0]))
+        for job, run in zip(program.jobs, program.runs, strict=True):
+            run.place(None)
+            first, second = run.backend.train(run.plan(0, 2)).losses
+            name = job.folder.path.name
+            reporter.line(f"{name}: loss {first:.6f} at step 1, {second:.6f} at step 2")
+    how = "together, in one program" if len(builds) < len(jobs) else "one by one"
+    backend = jobs[0].options.backend
+    reporter.line(f"dry run of {len(jobs)} runs on {backend}, {how}: nothing was written")
+
+
+def grouped(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that one program can train, together."""
+    groups: dict[Experiment, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(common(job.experiment), []).append(job)
+    return list(groups.values())
+
+
+def _unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs still to do; raises UserError where two share a folder, or a folder holds another run."""
+    seen: set[Path] = set()
+    waiting = []
+    for job in jobs:
+        path = job.folder.path
+        if path.resolve() in seen:
+            raise UserError(
+                f"sweep: expected a folder for each run, two have {path}; give them other folders"
+            )
+        seen.add(path.resolve())
+        if job.is_finished():
+            job.folder.read_summary()
+        else:
+            waiting.append(job)
+    return waiting
+
+
+# --- jobs to programs ---
+
+
+def _programs(jobs: Sequence[Job], load: cifar10.Load | None) -> list[Callable[[], Program]]:
+    """What makes the programs for jobs of one `common`, one program at a time: each holds the images."""
+    options, recipe = jobs[0].options, jobs[0].experiment.data
     with importing(options.backend):
-        dataset = (load or cifar10.load)(experiment.data.dataset, options.data_dir)
-        data = prepare(dataset, experiment.data.preprocess, experiment.data.validation)
-    source = Source(dataset.source, dataset.fingerprint, tuple(dataset.notices))
+        dataset = (load or cifar10.load)(recipe.dataset, options.data_dir)
+        with memory.stage("the data"):
+            data = prepare(dataset, recipe.preprocess, recipe.validation)
     if options.deterministic:
         make_deterministic(options.backend)
-    backend = create(options.backend, experiment, data, options.device)
-    run = Run(experiment, backend, len(data.labels["train"]), source, folder, _loop_options(options))
-    own = None if options.overwrite or options.dry_run else own_start(folder, experiment)
-    start = own or inherited
-    if start is not None:
-        check_data(start, source.fingerprint)
-    if options.dry_run:
-        _dry_run(run, start)
-        return 0
-    config["data"] = source.record()
-    folder.create(config, locks, options.overwrite)
-    _announce(options, experiment, backend, source, folder, start)
-    code = _conclude(run.train(start), folder, dataset)
-    if run.training.first_stop is not None:
-        print(f"first steps done {run.training.first_stop:.1f} s after the program's start")
-    return code
+    source = Source(dataset.source, dataset.fingerprint, tuple(dataset.notices))
+    size = len(data.labels["train"])
+
+    def program(some: Sequence[Job], together: Together) -> Program:
+        members: Sequence[Backend] = together.members
+        runs = [
+            Run(job.experiment, member, size, source, job.folder, job.options)
+            for job, member in zip(some, members, strict=True)
+        ]
+        return Program(some, runs, together, dataset)
+
+    def alone(job: Job) -> Program:
+        return program([job], Alone(create(options.backend, job.experiment, data, options.device)))
+
+    if len(jobs) > 1:
+        experiments = [job.experiment for job in jobs]
+        together = create_together(options.backend, experiments, data, options.device)
+        if together is not None:
+            return [partial(program, jobs, together)]
+    return [partial(alone, job) for job in jobs]
 
 
-def config_of(
-    options: RunOptions, experiment: Experiment, origin: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """What config.json says of a run before its data is known; `origin` as `other_start` has it."""
-    return {
-        "name": options.experiment,
-        "backend": options.backend,
-        "experiment": to_dict(experiment),
-        "resumed_from": origin,
-    }
+def _enter(program: Program, locks: RunLocks, reporter: Reporter) -> list[Start | None]:
+    """Make the runs' folders, and find where each goes on."""
+    starts = []
+    for job, run in zip(program.jobs, program.runs, strict=True):
+        overwrite = job.options.overwrite
+        own = None if overwrite else own_start(job.folder, job.experiment, reporter)
+        start = own or job.start
+        if start is not None:
+            check_data(start, run.source.fingerprint)
+        job.folder.create(job.config | {"data": run.source.record()}, locks, overwrite)
+        starts.append(start)
+    return starts
 
 
-def _loop_options(options: RunOptions) -> LoopOptions:
-    return LoopOptions(
-        name=options.experiment,
-        checkpoint_every=options.checkpoint_every,
-        keep_checkpoints=options.keep_checkpoints,
-        tensorboard=options.tensorboard,
-    )
+def _train(program: Program, locks: RunLocks, reporter: Reporter, outcome: Outcome) -> None:
+    """Train a program of several jobs, or one of a sweep's; adds to the outcome."""
+    starts, backend = _enter(program, locks, reporter), program.runs[0].backend
+    paths = [job.folder.path for job in program.jobs]
+    what = _what(program.jobs[0])
+    if len(paths) > 1:
+        reporter.line(f"{len(paths)} runs of {what} in one program on {backend.device}")
+    else:
+        reporter.line(f"{paths[0].name}: {what} alone, {backend.name} on {backend.device}")
+    for path, start in zip(paths, starts, strict=True):
+        if start is not None:
+            reporter.notice(f"{path.name}: resuming at step {start.checkpoint.step}")
+    ended = train(program.runs, starts, program.together, reporter)
+    if len(paths) == 1:
+        for message in ended.failures.values():
+            reporter.line(f"{paths[0].name}: {message}")
+    outcome.signal = ended.signal
+    outcome.failures |= {paths[place]: message for place, message in ended.failures.items()}
 
 
-def _announce(
-    options: RunOptions,
-    experiment: Experiment,
-    backend: Backend,
-    source: Source,
-    folder: RunDirectory,
-    start: Start | None,
-) -> None:
+# --- what a single run says ---
+
+
+def _announce(run: Run, start: Start | None, reporter: Reporter) -> None:
+    experiment, backend = run.experiment, run.backend
     hidden = " ".join(map(str, experiment.model.hidden)) or "none"
-    print(
-        f"{options.experiment} | backend {backend.name} on {backend.device} | {experiment.training.dtype} | "
-        f"hidden {hidden} | {_optimizer(experiment)} "
+    reporter.line(
+        f"{run.options.experiment} | backend {backend.name} on {backend.device} | "
+        f"{experiment.training.dtype} | hidden {hidden} | {_optimizer(experiment)} "
         f"learning rate {experiment.optimization.learning_rate:g} | batch {experiment.data.batch_size}"
     )
-    print(f"data: {source.source}, {source.fingerprint[:23]}...")
+    reporter.line(f"data: {run.source.source}, {run.source.fingerprint[:23]}...")
     if experiment.training.early_stopping and not experiment.data.validation:
-        print("notice: early stopping watches the test set; --validation 5000 holds out images for it")
+        reporter.notice(
+            "notice: early stopping watches the test set; --validation 5000 holds out images for it"
+        )
     if start is not None:
-        print(f"resuming at step {start.checkpoint.step}, saved by {start.checkpoint.info['backend']}")
-    print(f"run folder: {folder.path}", flush=True)
+        found = start.checkpoint
+        reporter.notice(f"resuming at step {found.step}, saved by {found.info['backend']}")
+    reporter.line(f"run folder: {run.folder.path}")
+
+
+def _what(job: Job) -> str:
+    name = job.options.experiment
+    return name + (" with changed settings" if changes(name, job.experiment) else "")
+
+
+def _data(run: Run) -> str:
+    return f"data: {run.source.source}, {run.source.fingerprint[:23]}..., {run.order.size} training images"
 
 
 def _optimizer(experiment: Experiment) -> str:
@@ -162,43 +304,50 @@ def _optimizer(experiment: Experiment) -> str:
     return experiment.optimization.optimizer + (" (AMSGrad)" if experiment.optimization.amsgrad else "")
 
 
-def _conclude(outcome: Outcome, folder: RunDirectory, dataset: cifar10.Dataset) -> int:
-    if outcome.signal is not None:
-        print(f"repeat the same command, without --overwrite, to resume in {folder.path}")
-        return 128 + outcome.signal
-    _report(outcome.summary, folder)
-    if dataset.source == "generated":
-        print("\n".join(dataset.notices))
-    return 0
+def _conclude(program: Program, signal: int | None, reporter: Reporter) -> None:
+    (run,) = program.runs
+    if signal is not None:
+        reporter.line(f"repeat the same command, without --overwrite, to resume in {run.folder.path}")
+    else:
+        _report(run.summary, run.folder, reporter)
+        if program.dataset.source == "generated":
+            reporter.line("\n".join(program.dataset.notices))
+    if run.training.first_stop is not None:
+        reporter.line(f"first steps done {run.training.first_stop:.1f} s after the program's start")
 
 
-def _report(summary: dict[str, Any], folder: RunDirectory) -> None:
+def _report(summary: dict[str, Any], folder: RunDirectory, reporter: Reporter) -> None:
     generated = summary["data"]["source"] == "generated"
     entry = None if generated else CATALOGUE.get(summary["experiment"])
     reported = f" (the report's {summary['experiment']}: {entry.reported:g})" if entry else ""
     if summary["changed_settings"]:
         changed = ", ".join(summary["changed_settings"])
         reported = f" ({summary['experiment']} with another {changed})"
-    print(
+    reporter.line(
         f"test accuracy {summary['test_accuracy']:.4f}{reported}, test loss {summary['test_loss']:.4f}, best "
         f"{summary['best_test_accuracy']:.4f} at step {summary['best_step']}"
     )
     for kind in get_args(Statistics):
         if f"test_accuracy_{kind}_statistics" in summary:
-            print(f"test accuracy by {kind} statistics: {summary[f'test_accuracy_{kind}_statistics']:.4f}")
-    print(
+            accuracy = summary[f"test_accuracy_{kind}_statistics"]
+            reporter.line(f"test accuracy by {kind} statistics: {accuracy:.4f}")
+    reporter.line(
         f"{summary['steps']} steps in {summary['train_seconds']:.1f} s ({summary['steps_per_second']:.0f} "
         f"steps/s), compiling {summary['compile_seconds']:.1f} s, on {summary['device']}; data: "
         f"{summary['data']['source']}"
     )
-    print(f"curves, metrics, summary and checkpoints: {folder.path}")
+    reporter.line(f"curves, metrics, summary and checkpoints: {folder.path}")
 
 
-def _dry_run(run: Run, start: Start | None) -> None:
-    print(cost.describe(run.experiment))
-    print(f"data: {run.source.source}, {run.source.fingerprint[:23]}..., {run.order.size} training images")
-    run.place(start)
-    results = run.backend.train(run.plan(run.step, 2))
+def _dry_run(program: Program, reporter: Reporter) -> None:
+    (job,), (run,) = program.jobs, program.runs
+    if job.start is not None:
+        check_data(job.start, run.source.fingerprint)
+    reporter.line(cost.describe(run.experiment))
+    reporter.line(_data(run))
+    run.place(job.start)
+    with memory.stage("training"):
+        results = run.backend.train(run.plan(run.step, 2))
     for number, (loss, accuracy) in enumerate(zip(results.losses, results.accuracies, strict=True), start=1):
-        print(f"step {run.step + number}: loss {loss:.6f}, accuracy {accuracy:.4f}")
-    print(f"dry run on {run.backend.name}, {run.backend.device}: nothing was written")
+        reporter.line(f"step {run.step + number}: loss {loss:.6f}, accuracy {accuracy:.4f}")
+    reporter.line(f"dry run on {run.backend.name}, {run.backend.device}: nothing was written")

@@ -1,4 +1,4 @@
-"""Several runs trained together by one program, each with the folder and records of a run alone.
+"""The training loop: one run, or several that one program trains, each with the folder of a run alone.
 
 The run furthest behind takes its steps first, and with it those that the device trains at the same time and
 that are level with it. So runs that an interruption left at different steps go on together, and a run that
@@ -8,14 +8,15 @@ stopped early or failed just rests.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from triptych.describe.protocol import StepResults, Steps, Together
+from triptych.describe.protocol import Backend, StepResults, Steps, Together
 from triptych.describe.schedule import learning_rates
-from triptych.show.progress import Progress
+from triptych.show.progress import Reporter
 from triptych.show.signals import StopRequest
+from triptych.train import memory
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.loop import Run, Start
 
@@ -26,8 +27,8 @@ _Result = TypeVar("_Result")
 
 
 @dataclass
-class Lockstep:
-    """How runs trained together ended."""
+class Ended:
+    """How training ended."""
 
     failures: dict[int, str] = field(default_factory=dict)
     """Place of each run that stopped being finite, to step and layer."""
@@ -35,54 +36,80 @@ class Lockstep:
     """The signal that stopped them all, each with a checkpoint."""
 
 
+class Alone:
+    """One backend as a program of one run. Implements `triptych.describe.protocol.Together`."""
+
+    width = 1
+
+    def __init__(self, backend: Backend) -> None:
+        self.members: Sequence[Backend] = [backend]
+
+    def compile(self, capacity: int) -> None:
+        self.members[0].compile(capacity)
+
+    def train(self, steps: Mapping[int, Steps]) -> dict[int, StepResults]:
+        return {0: self.members[0].train(steps[0])}
+
+
 @dataclass
-class _Reporter:
+class _Named:
     """One run's lines under its own name; the bar counts the steps of all."""
 
-    progress: Progress
+    reporter: Reporter
     name: str
 
     def advance(self, steps: int, loss: float, accuracy: float) -> None:
-        self.progress.advance(steps, loss, accuracy)
+        self.reporter.advance(steps, loss, accuracy)
 
     def line(self, text: str) -> None:
-        self.progress.line(f"{self.name}: {text}")
+        self.reporter.line(f"{self.name}: {text}")
 
 
-def train_together(
-    runs: Sequence[Run], starts: Sequence[Start | None], names: Sequence[str], together: Together
-) -> Lockstep:
-    """Train all to the end, early stops or a signal; `names` stand before their lines.
+def train(
+    runs: Sequence[Run], starts: Sequence[Start | None], together: Together, reporter: Reporter
+) -> Ended:
+    """Train all to the end, early stops or a signal. `runs` and `together.members` have one order.
 
-    A run that stops being finite leaves the others alone. `runs` and `together.members` have one order.
+    A run that stops being finite leaves the others alone.
     """
-    ended = Lockstep()
+    ended, several = Ended(), len(runs) > 1
     capacity = call_length(runs[0].capacity, min(together.width, len(runs)))
     for run, start in zip(runs, starts, strict=True):
-        run.capacity = run.limit = capacity  # of all runs together: no call of one alone sets the pace
-        run.together = len(runs)
+        if several:  # no call of one alone sets the pace
+            run.capacity = run.limit = capacity
+            run.together = len(runs)
         run.begin(start)
     total = sum(run.experiment.training.steps for run in runs)
-    progress = Progress(total, sum(run.step for run in runs), f"{len(runs)} runs")
-    live = dict(enumerate(runs))
+    title = f"{len(runs)} runs" if several else f"{runs[0].options.experiment} {runs[0].backend.name}"
+    reporter.begin(total, sum(run.step for run in runs), title)
+    live, resting = dict(enumerate(runs)), dict[int, Run]()
     drawn: dict[int, Steps] = {}
     try:
         with StopRequest() as stop:
-            _timed(lambda: together.compile(capacity), runs, "compiling")
-            while live := _unfinished(live):
+            with memory.stage("compiling"):
+                _timed(lambda: together.compile(capacity), runs, "compiling")
+            while True:
+                resting = {place: run for place, run in live.items() if run.done}
+                live = {place: run for place, run in live.items() if place not in resting}
+                if not live:
+                    break
+                _finish(resting)
                 if stop.signal is not None:
                     ended.failures |= _save(live)
-                    progress.line(f"stopped by {stop.signal.name}; checkpoints saved")
                     ended.signal = int(stop.signal)
+                    reporter.line(_stopped(stop.signal.name, runs))
                     break
-                for place, message in _advance(live, names, together, progress, drawn).items():
+                for place, message in _advance(live, together, reporter, drawn).items():
                     ended.failures[place] = message
-                    progress.line(f"{names[place]}: {message}")
+                    if several:
+                        reporter.line(f"{live[place].folder.path.name}: {message}")
                     del live[place]
     finally:
-        progress.close()
+        reporter.end()
         for run in runs:
             run.close()
+    if ended.signal is None:
+        _finish(resting)  # the last ones, where a signal acts at once
     return ended
 
 
@@ -91,12 +118,15 @@ def call_length(alone: int, width: int) -> int:
     return min(alone, max(LEAST_STEPS, LONGER * alone // width))
 
 
-def _unfinished(live: dict[int, Run]) -> dict[int, Run]:
-    """The runs that go on; those that are done write what a finished run leaves."""
-    for run in live.values():
-        if run.done:
-            run.finish()
-    return {place: run for place, run in live.items() if not run.done}
+def _finish(done: dict[int, Run]) -> None:
+    for run in done.values():
+        run.finish()
+
+
+def _stopped(name: str, runs: Sequence[Run]) -> str:
+    if len(runs) > 1:
+        return f"stopped by {name}; checkpoints saved"
+    return f"stopped by {name} at step {runs[0].step}; checkpoint saved"
 
 
 def _save(live: dict[int, Run]) -> dict[int, str]:
@@ -111,11 +141,7 @@ def _save(live: dict[int, Run]) -> dict[int, str]:
 
 
 def _advance(
-    live: dict[int, Run],
-    names: Sequence[str],
-    together: Together,
-    progress: Progress,
-    drawn: dict[int, Steps],
+    live: dict[int, Run], together: Together, reporter: Reporter, drawn: dict[int, Steps]
 ) -> dict[int, str]:
     """One call for the run furthest behind and its neighbours; the failures among them."""
     last = min(live, key=lambda place: live[place].step)
@@ -125,15 +151,16 @@ def _advance(
     ends = [run.next_event for run in behind.values()]
     ends += [run.step for run in near.values() if run.step > first]
     plans = _plans(behind, first, min(ends) - first, drawn)
-
-    def train() -> dict[int, StepResults]:
-        return together.train(plans)
-
-    results = _timed(train, list(behind.values()), "training")
-    failures = {}
+    began = time.perf_counter()
+    with memory.stage("training"):
+        results = _timed(lambda: together.train(plans), list(behind.values()), "training")
+    seconds, failures = time.perf_counter() - began, {}
     for place, run in behind.items():
+        if isinstance(together, Alone):
+            run.pace(len(plans[place]), seconds)
+        named = reporter if isinstance(together, Alone) else _Named(reporter, run.folder.path.name)
         try:
-            run.take(plans[place], results[place], _Reporter(progress, names[place]))
+            run.take(plans[place], results[place], named)
         except NonFiniteError as error:
             failures[place] = str(error)
     return failures
@@ -147,9 +174,10 @@ def _plans(runs: dict[int, Run], first: int, count: int, drawn: dict[int, Steps]
     for place, run in runs.items():
         seed = run.experiment.training.seed
         if seed not in drawn or (drawn[seed].first, len(drawn[seed])) != (first, count):
-            drawn[seed] = run.plan(first, count)
-        rates = learning_rates(run.experiment, first, count)
-        plans[place] = replace(drawn[seed], learning_rates=rates)
+            plans[place] = drawn[seed] = run.plan(first, count)
+        else:
+            rates = learning_rates(run.experiment, first, count)
+            plans[place] = replace(drawn[seed], learning_rates=rates)
     return plans
 
 
@@ -159,5 +187,5 @@ def _timed(call: Callable[[], _Result], runs: Sequence[Run], watch: str) -> _Res
     result = call()
     share = (time.perf_counter() - start) / len(runs)
     for run in runs:
-        getattr(run, watch).seconds += share
+        getattr(run, watch).add(share)
     return result

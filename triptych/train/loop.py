@@ -1,12 +1,12 @@
-"""The training loop, once for all backends: batches, evaluation, logging, checkpoints, resume, stop."""
+"""One run, for all backends alike: batches, evaluation, logging, checkpoints, resume."""
 
 from __future__ import annotations
 
 import io
 import platform
 import time
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, get_args
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, get_args
 
 import numpy as np
 
@@ -15,18 +15,18 @@ from triptych.describe.catalogue import changes
 from triptych.describe.cost import step_flops, steps_per_call
 from triptych.describe.init import initial_parameters
 from triptych.describe.layers import initial_statistics
-from triptych.describe.protocol import Backend, Statistics, StepResults, Steps, plan_steps
+from triptych.describe.protocol import Backend, Evaluation, Statistics, StepResults, Steps, plan_steps
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import plots
-from triptych.show.progress import Progress, Reporter, Stopwatch
+from triptych.show.progress import Stopwatch
 from triptych.show.reporting import SHARED_SECONDS, evaluation_line, train_records
-from triptych.show.signals import StopRequest
 from triptych.show.tensorboard import BoardWriter
 from triptych.store import checkpoint
 from triptych.store.records import Record
 from triptych.store.run_dir import RunDirectory
-from triptych.train import diagnose
+from triptych.train import diagnose, memory
+from triptych.train.options import RunOptions
 
 LONGEST_CALL = 2.5
 """Seconds that a call of the backend is to take at most, as far as single steps allow it."""
@@ -53,24 +53,12 @@ class Start:
     records: list[Record]
 
 
-@dataclass(frozen=True)
-class LoopOptions:
-    """What does not change a run's numbers."""
+class Progress(Protocol):
+    """The part of a reporter that one run needs."""
 
-    checkpoint_every: int = 0
-    """Steps between checkpoints besides those at evaluations; 0 for none."""
-    keep_checkpoints: int = 2
-    tensorboard: bool = False
-    name: str = "run"
-    """The experiment's name, for titles and the summary."""
+    def advance(self, steps: int, loss: float, accuracy: float) -> None: ...
 
-
-@dataclass
-class Outcome:
-    """How the loop ended: a summary, or the signal that stopped it."""
-
-    summary: dict[str, Any] = field(default_factory=dict)
-    signal: int | None = None
+    def line(self, text: str) -> None: ...
 
 
 class Run:
@@ -83,7 +71,7 @@ class Run:
         train_size: int,
         source: Source,
         folder: RunDirectory,
-        options: LoopOptions,
+        options: RunOptions,
     ) -> None:
         self.experiment, self.backend, self.source = experiment, backend, source
         self.folder, self.options = folder, options
@@ -97,38 +85,11 @@ class Run:
         """Steps before the first that `training` timed."""
         self.together = 1
         """How many runs shared the seconds: in a sweep each counts an equal part of them."""
+        self.summary: dict[str, Any] = {}
+        """Of a run that has finished."""
         self._board: BoardWriter | None = None
 
-    def train(self, start: Start | None = None) -> Outcome:
-        """Train to the end, an early stop or a signal.
-
-        Raises NonFiniteError, which names step and layer, once the loss or a parameter is not finite.
-        """
-        self.begin(start)
-        progress = Progress(
-            self.experiment.training.steps, self.step, f"{self.options.name} {self.backend.name}"
-        )
-        try:
-            with StopRequest() as stop:
-                with self.compiling:
-                    self.backend.compile(self.capacity)
-                while not self.done:
-                    if stop.signal is not None:
-                        self.save()
-                        progress.line(f"stopped by {stop.signal.name} at step {self.step}; checkpoint saved")
-                        return Outcome(signal=int(stop.signal))
-                    steps = self.plan(self.step, self.next_event - self.step)
-                    began = time.perf_counter()
-                    with self.training:
-                        results = self.backend.train(steps)
-                    self._pace(len(steps), time.perf_counter() - began)
-                    self.take(steps, results, progress)
-        finally:
-            progress.close()
-            self.close()
-        return Outcome(self.finish())
-
-    def _pace(self, steps: int, seconds: float) -> None:
+    def pace(self, steps: int, seconds: float) -> None:
         """How many steps the next call may take: progress and signals wait for its end."""
         self.limit = max(1, int(LONGEST_CALL * steps / max(seconds, 1e-9)))
 
@@ -172,30 +133,29 @@ class Run:
         if self._board is not None:
             self._board.close()
 
-    def finish(self) -> dict[str, Any]:
-        """Write predictions, curves and summary of a run that is done; returns the summary."""
+    def finish(self) -> None:
+        """Write predictions, curves and summary of a run that is done."""
         evaluations = self._evaluations()
         if not evaluations or evaluations[-1]["step"] != self.step:
             raise AssertionError("the last step is always evaluated")
         final, best = evaluations[-1], max(evaluations, key=lambda record: record["test_accuracy"])
-        evaluation = self.backend.evaluate("test")
+        evaluation = self._evaluated("test")
         buffer = io.BytesIO()
         np.save(buffer, evaluation.predictions)
         checkpoint.write_atomically(self.folder.predictions, buffer.getvalue())
-        changed = changes(self.options.name, self.experiment)
-        what = self.options.name + (" with changed settings" if changed else "")
+        changed = changes(self.options.experiment, self.experiment)
+        what = self.options.experiment + (" with changed settings" if changed else "")
         title = f"{what}, {self.backend.name}: test accuracy {final['test_accuracy']:.4f}"
         checkpoint.write_atomically(self.folder.curves, plots.curves(self.records, title))
-        summary = self._summary(final, best)
-        self.folder.write_summary(summary)
-        return summary
+        self.summary = self._summary(final, best)
+        self.folder.write_summary(self.summary)
 
     def _summary(self, final: Record, best: Record) -> dict[str, Any]:
         training = self.experiment.training
         summary = {
             "backend": self.backend.name,
-            "experiment": self.options.name,
-            "changed_settings": changes(self.options.name, self.experiment),
+            "experiment": self.options.experiment,
+            "changed_settings": changes(self.options.experiment, self.experiment),
             "dtype": training.dtype,
             "seed": training.seed,
             "device": self.backend.device,
@@ -215,7 +175,7 @@ class Run:
             summary["sweep"] = {"runs": self.together, "seconds": SHARED_SECONDS}
         if initial_statistics(self.experiment.layers()):
             for kind in get_args(Statistics):
-                accuracy = self.backend.evaluate("test", kind).accuracy
+                accuracy = self._evaluated("test", kind).accuracy
                 summary[f"test_accuracy_{kind}_statistics"] = accuracy
         if "validation_accuracy" in final:
             summary["validation_accuracy"] = final["validation_accuracy"]
@@ -231,7 +191,7 @@ class Run:
         """The inputs of `count` steps after the first `first`."""
         return plan_steps(self.experiment, self.order.table(first, count), first)
 
-    def take(self, steps: Steps, results: StepResults, progress: Reporter) -> None:
+    def take(self, steps: Steps, results: StepResults, progress: Progress) -> None:
         """Note what the backend's call returned, and do what is due: evaluate, save."""
         finite = np.isfinite(results.losses)
         count = len(steps) if finite.all() else int(np.argmin(finite))
@@ -268,10 +228,14 @@ class Run:
     def _due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.experiment.training.steps)
 
+    def _evaluated(self, split: str, statistics: Statistics | None = None) -> Evaluation:
+        with memory.stage("evaluation"):
+            return self.backend.evaluate(split, statistics)
+
     def _evaluate(self) -> Record:
         since = next((r["step"] for r in reversed(self.records) if r["kind"] == "eval"), 0)
         interval = [r for r in self.records if r["kind"] == "train" and r["step"] > since]
-        test = self.backend.evaluate("test")
+        test = self._evaluated("test")
         record: Record = {
             "kind": "eval",
             "step": self.step,
@@ -281,7 +245,7 @@ class Run:
             "test_accuracy": test.accuracy,
         }
         if self.experiment.data.validation:
-            validation = self.backend.evaluate("validation")
+            validation = self._evaluated("validation")
             record |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
         if not all(np.isfinite(value) for value in record.values() if isinstance(value, float)):
             self._stop_non_finite(self.step, evaluation=True)
@@ -331,5 +295,6 @@ class Run:
             raise diagnose.NonFiniteError(
                 f"evaluation after step {bad_step}: the held-out loss is not finite; {last}; {advice}"
             )
-        where = diagnose.find(self.backend, self.experiment, self.plan, good.state, good.step, bad_step)
+        with memory.stage("training"):
+            where = diagnose.find(self.backend, self.experiment, self.plan, good.state, good.step, bad_step)
         raise diagnose.NonFiniteError(f"training stopped being finite at {where}; {last}; {advice}")

@@ -20,8 +20,14 @@ _PHRASES = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-_STAGES = {"evaluate": "evaluation", "train": "training", "compile": "compiling", "prepare": "the data"}
-"""Functions of a backend and of the data to what they do, for the message."""
+
+
+class _OutOfMemory(Exception):
+    """Memory ran out in a stage."""
+
+    def __init__(self, stage: str, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.stage, self.error = stage, error
 
 
 def is_exhausted(error: BaseException) -> bool:
@@ -34,10 +40,23 @@ def is_exhausted(error: BaseException) -> bool:
 
 
 @contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Within its context memory that runs out does so in this stage, for the message of `explained`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_exhausted(error):
+            raise
+        raise _OutOfMemory(name, error) from error
+
+
+@contextmanager
 def explained(experiment: Experiment, backend: BackendName) -> Iterator[None]:
     """Turn running out of memory within the context into a UserError that names the settings to lower."""
     try:
         yield
+    except _OutOfMemory as found:
+        raise UserError(_message(found.error, found.stage, experiment, backend)) from None
     except (MemoryError, RuntimeError) as error:
         if "does not have a deterministic implementation" in str(error):
             raise UserError(
@@ -46,10 +65,10 @@ def explained(experiment: Experiment, backend: BackendName) -> Iterator[None]:
             ) from None
         if not is_exhausted(error):
             raise
-        raise UserError(_message(error, experiment, backend)) from None
+        raise UserError(_message(error, "setting up the run", experiment, backend)) from None
 
 
-def _message(error: BaseException, experiment: Experiment, backend: BackendName) -> str:
+def _message(error: BaseException, where: str, experiment: Experiment, backend: BackendName) -> str:
     first = " ".join(str(error).split())[:160] or type(error).__name__
     batch = experiment.data.batch_size
     wider = "--channels or --hidden" if experiment.model.channels else "--hidden"
@@ -59,22 +78,8 @@ def _message(error: BaseException, experiment: Experiment, backend: BackendName)
         "evaluation": f"it takes {evaluation_batch(experiment)} images at once: lower {wider}",
         "the data": "it takes about 1 GB: close other programs",
     }
-    where = _stage(error)
     advice = reduce.get(where, f"lower {wider} or --batch-size (now {batch})")
     return (
         f"memory: the {backend} backend ran out of it in {where} ({first}); {advice}, or choose a device or "
         "machine with more; --dry-run shows what a run needs"
     )
-
-
-def _stage(error: BaseException) -> str:
-    """What was going on: the first function in the traceback that is known by name."""
-    trace = error.__traceback__
-    while trace is not None:
-        frame = trace.tb_frame
-        stage = _STAGES.get(frame.f_code.co_name)
-        # The loop's own `train` is around everything; what it called says more.
-        if stage and frame.f_globals.get("__name__") != "triptych.train.loop":
-            return stage
-        trace = trace.tb_next
-    return "setting up the run"

@@ -10,6 +10,7 @@ from triptych.describe.layers import initial_statistics, parameter_shapes
 from triptych.describe.plain import from_dict
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
+from triptych.show.progress import Reporter
 from triptych.store import checkpoint, records
 from triptych.store.run_dir import RunDirectory
 from triptych.train.loop import Start
@@ -25,18 +26,18 @@ def settings_of(path: Path) -> tuple[str, Experiment]:
     return config["name"], from_dict(config["experiment"], str(path / "config.json"))
 
 
-def own_start(folder: RunDirectory, experiment: Experiment) -> Start | None:
+def own_start(folder: RunDirectory, experiment: Experiment, reporter: Reporter) -> Start | None:
     """A run's own last good checkpoint, or None where it has none yet."""
-    return _read(folder, experiment, "an older one serves, or a start anew")
+    return _read(folder, experiment, reporter, "an older one serves, or a start anew")
 
 
-def other_start(path: Path, experiment: Experiment) -> tuple[Start, dict[str, Any]]:
+def other_start(path: Path, experiment: Experiment, reporter: Reporter) -> tuple[Start, dict[str, Any]]:
     """Another run's last good checkpoint, and what config.json says of it.
 
     Raises UserError when there is none, or it has gone as far as is asked for.
     """
     folder = RunDirectory(path)
-    start = _read(folder, experiment, "an older one serves")
+    start = _read(folder, experiment, reporter, "an older one serves")
     if start is None:
         raise UserError(f"resume {path}: no checkpoint that can be read in {folder.checkpoints}")
     found, steps = start.checkpoint, experiment.training.steps
@@ -46,7 +47,7 @@ def other_start(path: Path, experiment: Experiment) -> tuple[Start, dict[str, An
             f"give more, for example --steps {found.step + experiment.training.eval_every}"
         )
     if found.state.slots_of(experiment.optimization) is None:
-        print(
+        reporter.notice(
             f"notice: the checkpoint holds no state of {experiment.optimization.optimizer}; it starts fresh"
         )
     digest = checkpoint.parameters_sha256(found.state)
@@ -63,10 +64,10 @@ def check_data(start: Start, fingerprint: str) -> None:
         )
 
 
-def _read(folder: RunDirectory, experiment: Experiment, then: str) -> Start | None:
+def _read(folder: RunDirectory, experiment: Experiment, reporter: Reporter, then: str) -> Start | None:
     found, damaged = checkpoint.load_latest(folder.checkpoints)
     for line in damaged:
-        print(f"notice: {line}; {then}")
+        reporter.notice(f"notice: {line}; {then}")
     if found is None:
         return None
     _check_state(found, folder, experiment)

@@ -131,7 +131,7 @@ DIFFERENTIATED = computations(
         lambda array, dtype: array.astype(dtype),
         *(dense, conv, loss),
         lambda settings, x, gamma, beta: _norm_module(gamma, beta, settings, manual=False)(x, Given()),
-        *(_last, _first, conv.to_internal),
+        *(_last, _first, lambda W: conv.to_internal(W)),
     )
 )
 conv2d_winograd = DIFFERENTIATED["conv2d"]

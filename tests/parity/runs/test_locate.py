@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from numpy_ref import conv, dense, fast, loss, norm, optim
-from parity.planted.numpy_side import PLANTINGS
-from parity.planted.numpy_side.dense import tf32
+from parity.planted.catalogue import BUGS
+from parity.planted.edits import edit
 from parity.runs.locate import Side, begin
 from tests.helpers import planted
 from tests.helpers.planted import STEP, Wrong
@@ -21,16 +21,16 @@ from triptych.describe.state import State
 from triptych.errors import UserError
 
 LEAKY, LINEAR, LINEAR_BACK = fast.leaky_relu, dense.linear, dense.linear_backward
-NORM_BACK, UPDATE = norm.batch_norm_backward, optim.update
+UPDATE = optim.update
 PLAIN = planted.spec(model=Model(hidden=(5, 4), slope=0.1), optimization=Optimization(learning_rate=1e-3))
 SINGLE = planted.spec("float32", model=Model(hidden=(5, 4), slope=0.1))
 CNN = planted.spec(model=Model(hidden=(), channels=("2", "M"), slope=0.0), data=Data(batch_size=3))
 
-WITHOUT_XHAT = PLANTINGS["norm-without-xhat-term"][0].value
+WITHOUT_XHAT = edit("numpy_ref.norm", "xhat * dgamma)", "xhat * dgamma * (dy.shape[1] != 4))")
 
 
-def without_xhat(dy: np.ndarray, cache: Any) -> Any:
-    return (WITHOUT_XHAT if dy.shape[1] == 4 else NORM_BACK)(dy, cache)
+def tf32(array: np.ndarray) -> np.ndarray:
+    return 8193 * array - (8193 * array - array)
 
 
 def scaled_bias(dy: np.ndarray, x: np.ndarray, W: np.ndarray, need_dx: bool = True) -> Any:
@@ -81,7 +81,7 @@ def without_moments(state: State) -> State:
 BN = planted.spec()
 WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
     "xhat term missing": (
-        BN, Wrong(((norm, "batch_norm_backward", without_xhat),)), ("backward", "norm2", "dx"), ""
+        BN, Wrong(edits=WITHOUT_XHAT), ("backward", "norm2", "dx"), ""
     ),
     "slope": (
         PLAIN, Wrong(((fast, "leaky_relu", lambda x, slope: LEAKY(x, 0.11)),)),
@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("backward", "linear2", "db"), "1.5 times what it should be",
     ),
     "Adam's t off by one": (
-        BN, Wrong(tuple(PLANTINGS["adam-counts-from-2"])),
+        BN, Wrong(edits=BUGS["adam-counts-from-2"].numpy),
         ("parameters", "linear1", "weight"), "",
     ),
     "moment not updated": (
@@ -108,7 +108,7 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
         ("running statistics", "norm1", "running_mean"), "",
     ),
     "running variance biased": (
-        BN, Wrong(tuple(PLANTINGS["norm-biased-running-variance"])),
+        BN, Wrong(edits=BUGS["norm-biased-running-variance"].numpy),
         ("running statistics", "norm1", "running_var"), "",
     ),
     "running variance stale": (
@@ -137,7 +137,7 @@ WRONG: dict[str, tuple[Experiment, Wrong, tuple[str, str, str], str]] = {
     ),
     "pooling ties split": (
         CNN,
-        Wrong(tuple(PLANTINGS["pool-splits-ties"])),
+        Wrong(edits=BUGS["pool-splits-ties"].numpy),
         ("backward", "pool1", "dx"), "",
     ),
     "flatten order": (
@@ -329,7 +329,7 @@ def test_jax_does_not_diverge(dtype: str) -> None:
 
 def test_the_screen_sends_to_the_right_step() -> None:
     """Judged every 50 steps: the outcome alone gives the fourth away."""
-    wrong = Wrong(((norm, "batch_norm_backward", without_xhat),), step=3)
+    wrong = Wrong(edits=WITHOUT_XHAT, step=3)
     left, right = planted.side("numpy", BN), planted.side("numpy", BN, wrong=wrong)
     report = planted.search(left, right, 6, every=50)
     assert report.divergence is not None
@@ -339,7 +339,7 @@ def test_the_screen_sends_to_the_right_step() -> None:
 
 def test_what_the_screen_overlooks_is_searched_for_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parity.runs.locate.search.Search._apart", lambda *_: False)
-    wrong = Wrong(((norm, "batch_norm_backward", without_xhat),), step=2)
+    wrong = Wrong(edits=WITHOUT_XHAT, step=2)
     left, right = planted.side("numpy", BN), planted.side("numpy", BN, wrong=wrong)
     report = planted.search(left, right, 8, every=4)
     assert report.divergence is not None

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from parity.__main__ import main
-from parity.planted.numpy_side import PLANTINGS
+from parity.planted import planted
+from parity.planted.catalogue import BUGS
 from tests.helpers import tiny
 from triptych.describe.state import State
 from triptych.store import checkpoint
@@ -103,9 +104,8 @@ def test_one_bit_of_a_checkpoint(runs: Path, capsys: Capture) -> None:
     assert say(capsys, 1, files[0], runs / "again").startswith("left")
 
 
-def test_a_run_made_by_other_code(runs: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(*PLANTINGS["norm-without-xhat-term"][0])
+def test_a_run_made_by_other_code(runs: Path, capsys: Capture) -> None:
+    with planted(BUGS["norm-without-xhat-term"], "numpy"):
         make(runs / "wrong")
     printed = say(capsys, 1, runs / "numpy", runs / "wrong")
     assert "right: does not reproduce its own checkpoint of step 4 from its seed" in printed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,13 +18,14 @@ from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.report.results import write_json
 from parity.suite import check, drawn
-from parity.suite.backends import computations
+from parity.suite.backends import BACKENDS, SHARED, computations
 from parity.suite.check import compare
-from parity.suite.registry import ITEMS, OPERATORS, cases_of
+from parity.suite.registry import FAMILIES, ITEMS, OPERATORS, cases_of
 from parity.verification import judge
 from parity.verification.case import Case
 from parity.verification.judge import Item, Result
 from parity.verification.place import Inputs, Outputs, Place, Settings
+from triptych.describe.layers import Layer
 from triptych.errors import UserError
 
 
@@ -52,6 +53,12 @@ def test_the_quick_cases_hold_in_jax() -> None:
 @pytest.mark.slow
 def test_every_case_holds_in_jax() -> None:
     assert failures(check.run(backends=["jax"])) == []
+
+
+def test_every_item_is_computed_by_some_backend_and_every_layer_has_a_record() -> None:
+    assert {item for name in (*BACKENDS, SHARED) for item in computations(name)} == set(ITEMS)
+    kinds = {record.kind for family in FAMILIES for record in getattr(family, "LAYERS", ())}
+    assert kinds == set(get_args(Layer))
 
 
 def test_every_item_has_a_quick_case_or_needs_a_whole_backend() -> None:
@@ -201,17 +208,19 @@ def test_the_command_fails_where_something_is_wrong(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--item", "lineal"], "item: expected one of linear, "),
-        (["--backend", "tensorflow"], "backend: expected one of numpy, jax, torch, shared, got 'tensorflow'"),
+        (["check", "--item", "lineal"], "item: expected one of linear, "),
+        (["check", "--backend", "tensorflow"], "backend: expected one of numpy, jax, torch, shared, got 'te"),
         (
-            ["--dtype", "float16"],
-            "dtype: expected one of float64, float32, bfloat16, tf32, shipped, got 'float16'",
+            ["check", "--dtype", "float16"],
+            "dtype: expected one of float64, float32, bfloat16, tf32, shipped, ",
         ),
-        (["--backend", "numpy", "--dtype", "bfloat16"], "nothing to compare"),
+        (["check", "--backend", "numpy", "--dtype", "bfloat16", "--quick"], "nothing to compare"),
+        (["check", "--drawn", "-1"], "drawn: expected 0 or more inputs for each item, got -1"),
+        (["ulps", "--stride", "0"], "stride: expected 1 or more, got 0"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--quick", *arguments]) == 2
+    assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
 

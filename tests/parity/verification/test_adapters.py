@@ -92,6 +92,6 @@ def test_any_other_missing_package_is_an_error_that_names_it() -> None:
     result = without(["optax", "torch"], "check", "--item", "linear", "--quick")
     assert result.returncode == 2
     assert result.stderr == (
-        "error: backend jax: the package 'optax' is not installed: pip install 'triptych[jax]', "
+        "error: backend jax: the package 'optax' is not installed: pip install '.[jax]', "
         "or choose another --backend\n"
     )

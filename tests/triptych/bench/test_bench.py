@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -228,28 +229,11 @@ def test_compare_warns_of_another_device_and_names_what_only_one_has(measured: d
     assert f"{case_of(gone).label()}: only in A" in out
 
 
-def change_settings(data: dict[str, Any]) -> None:
-    data["settings"]["calls"] += 1
-
-
-def change_work(data: dict[str, Any]) -> None:
-    data["rows"][0]["flops"] += 1
-
-
-def change_losses(data: dict[str, Any]) -> None:
-    data["rows"][0]["losses"][0] += 0.01
-
-
-def leave_nothing_common(data: dict[str, Any]) -> None:
-    for row in data["rows"]:
-        row["batch"] = 7
-
-
-REFUSALS = {
-    "measured differently": change_settings,
-    "not the same work": change_work,
-    "did not train the same network": change_losses,
-    "no row in common": leave_nothing_common,
+REFUSALS: dict[str, Callable[[Any], Any]] = {
+    "measured differently": lambda data: data["settings"].update(calls=99),
+    "not the same work": lambda data: data["rows"][0].update(flops=1),
+    "did not train the same network": lambda data: data["rows"][0].update(losses=[2.3126] * agree.STEPS),
+    "no row in common": lambda data: [row.update(batch=7) for row in data["rows"]],
 }
 
 
@@ -300,6 +284,15 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, measured: dict[str,
         (["--variants", "jax", "--precisions", "tf32"], "TF32 is a GPU's"),
         (["--repeats", "0"], "repeats: expected at least 1"),
         (["--batches", "1"], "batches: expected at least 2"),
+        (["sweep", "--variants", "numpy"], "variants: expected some of jax-sweep, jax, torch, torch-usual,"),
+        (["sweep", "--paired", "-1"], "paired: expected at least 0, got -1"),
+        (["sweep", "--runs", "0"], "runs: expected at least 1, got 0"),
+        (["sweep", "--repeats", "0"], "repeats: expected at least 1, got 0"),
+        (["sweep", "--calls", "0"], "calls: expected at least 1, got 0"),
+        (["whole", "--variants", "numpy"], "expected some of jax-sweep, jax, torch, got 'numpy'"),
+        (["whole", "--runs", "0"], "runs: expected at least 1, got 0"),
+        (["whole", "--repeats", "-1"], "repeats: expected at least 1, got -1"),
+        (["whole", "--data-dir", "nowhere"], "data-dir: no folder nowhere"),
         (["--device", "gpu", "--models", "fig1", "--variants", "jax", "--quick"], "JAX finds no gpu here"),
         (
             ["--device", "gpu", "--models", "fig1", "--variants", "torch-best", "--quick"],

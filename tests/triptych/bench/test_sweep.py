@@ -73,18 +73,3 @@ def test_table_has_medians_and_ratios_within_a_round() -> None:
     _, first, second = text.ratios(times, "ms").splitlines()
     assert first.split() == ["jax-sweep", "12.00", "10.00", "20.00", "1.00x"]
     assert second.split() == ["jax", "20.00", "18.00", "22.00", "1.50x"]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--variants", "numpy"], "variants: expected some of"),
-        (["--paired", "-1"], "paired: expected at least 0, got -1"),
-        (["--runs", "0"], "runs: expected at least 1, got 0"),
-        (["--repeats", "0"], "repeats: expected at least 1, got 0"),
-        (["--calls", "0"], "calls: expected at least 1, got 0"),
-    ],
-)
-def test_mistakes_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["sweep", *words]) == 2
-    assert message in capsys.readouterr().err

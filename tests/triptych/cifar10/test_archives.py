@@ -12,23 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.triptych.cifar10.test_files import (
+from tests.helpers.cifar_files import (
+    GOOD,
     ROWS,
-    TITLES,
     array,
     batch_files,
-    python_batch,
+    refused,
     text,
     tiny_arrays,
     tiny_official,
     write_archive,
 )
-from tests.triptych.cifar10.test_hostile import refused
 from triptych.cifar10 import DataError, pickles, readers
 from triptych.cifar10.official import FILES
 
-IMAGES, LABELS = (part[:ROWS] for part in tiny_arrays()[:2])
-GOOD = python_batch(IMAGES, LABELS, TITLES[0])
 FILES_PYTHON = batch_files(tiny_arrays(), "python")
 
 
@@ -59,15 +56,25 @@ def test_archive_with_paths_that_lead_outside_writes_nothing(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.tar", "deep", "in"]
 
 
-def test_archive_member_too_large(tmp_path):
-    files = {**FILES_PYTHON, "data_batch_1": b"\0" * 60_000}
-    assert "expected at most" in refused(write_archive(tmp_path / "a.tar", files))
+WRONG = {
+    "a member too large": ({**FILES_PYTHON, "data_batch_1": b"\0" * 60_000}, "tar", "expected at most"),
+    "both layouts": ({**FILES_PYTHON, **batch_files(tiny_arrays(), "binary")}, "tar", "one layout"),
+    "something else": ({"train": b"1", "test": b"2"}, "tar.gz", "found none"),
+    "five files": ({name: FILES_PYTHON[name] for name in FILES[:-1]}, "tar", "missing test_batch"),
+    "a bomb": ({"zeros": bytes(3 * 2**20), **FILES_PYTHON}, "tar.gz", "of content, got more"),
+    "a broken member": ({**FILES_PYTHON, "data_batch_4": b"junk"}, "tar.gz", "a.tar.gz(data_batch_4)"),
+}
 
 
-def test_archive_bomb(tmp_path):
-    path = write_archive(tmp_path / "a.tar.gz", {"zeros": bytes(3 * 2**20), **FILES_PYTHON})
-    assert path.stat().st_size < 2**17
-    assert "of content, got more" in refused(path)
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_archive_is_refused(tmp_path, case):
+    files, suffix, said = WRONG[case]
+    path = write_archive(tmp_path / f"a.{suffix}", files)
+    assert case != "a bomb" or path.stat().st_size < 2**17
+    message = refused(path)
+    assert said in message
+    assert str(tmp_path) in message
+    assert case != "a broken member" or "byte offset 0" in message
 
 
 def test_archive_file_too_large(tmp_path):
@@ -80,27 +87,6 @@ def test_archive_with_member_twice(tmp_path):
     files = [(tarfile.TarInfo(name), content) for name, content in FILES_PYTHON.items()]
     files.append((tarfile.TarInfo("data_batch_1"), FILES_PYTHON["data_batch_1"]))
     assert "twice" in refused(archive(tmp_path / "a.tar", files))
-
-
-def test_archive_with_both_layouts(tmp_path):
-    files = {**FILES_PYTHON, **batch_files(tiny_arrays(), "binary")}
-    assert "one layout" in refused(write_archive(tmp_path / "a.tar", files))
-
-
-def test_archive_of_something_else(tmp_path):
-    assert "found none" in refused(write_archive(tmp_path / "a.tar.gz", {"train": b"1", "test": b"2"}))
-
-
-def test_archive_with_five_files(tmp_path):
-    files = {name: FILES_PYTHON[name] for name in FILES[:-1]}
-    assert "missing test_batch" in refused(write_archive(tmp_path / "a.tar", files))
-
-
-def test_archive_fault_names_archive_and_member(tmp_path):
-    files = {**FILES_PYTHON, "data_batch_4": b"junk"}
-    message = refused(write_archive(tmp_path / "a.tar.gz", files))
-    assert f"{tmp_path / 'a.tar.gz'}(data_batch_4)" in message
-    assert "byte offset 0" in message
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])

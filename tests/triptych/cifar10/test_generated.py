@@ -23,6 +23,7 @@ def test_bytes_are_pinned():
     assert fingerprint(*generated.generate(1, 200, 100)) == SEED_1
 
 
+@pytest.mark.slow
 def test_full_set_is_pinned():
     arrays = generated.generate()
     assert [a.shape for a in arrays] == [(50_000, 3, 32, 32), (50_000,), (10_000, 3, 32, 32), (10_000,)]

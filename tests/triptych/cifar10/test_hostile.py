@@ -7,23 +7,22 @@ import os
 import numpy as np
 import pytest
 
-from tests.triptych.cifar10.test_files import (
+from tests.helpers.cifar_files import (
+    GOOD,
+    IMAGES,
+    LABELS,
     ROWS,
-    TITLES,
     array,
     batch_files,
     binary_batch,
-    python_batch,
+    refused,
     text,
     tiny_arrays,
-    tiny_official,
     write_folder,
 )
 from triptych.cifar10 import DataError, binary, pickles, readers
 
-IMAGES, LABELS = (part[:ROWS] for part in tiny_arrays()[:2])
 PIXELS = IMAGES.tobytes()
-GOOD = python_batch(IMAGES, LABELS, TITLES[0])
 
 
 def batch(data: bytes | None = None, labels: bytes | None = None) -> bytes:
@@ -119,12 +118,6 @@ def test_broken_binary_file(content, said):
     with pytest.raises(DataError, match=r"data_batch_1\.bin: expected") as caught:
         binary.parse(content, "data_batch_1.bin", ROWS)
     assert said in str(caught.value)
-
-
-def refused(path, official=None) -> str:
-    with pytest.raises(DataError) as caught:
-        readers.read(readers.find(path) or path, official or tiny_official())
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("layout", ["python", "binary"])

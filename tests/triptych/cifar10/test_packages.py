@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.util
 import io
+import os
 import pickle
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.triptych.cifar10.test_files import (
+from tests.helpers.cifar_files import (
     ROWS,
     assert_same,
     batch_files,
@@ -123,9 +127,8 @@ def test_torchvision_built_for_another_torch(monkeypatch, tmp_path):
 
 def png(image: np.ndarray) -> bytes:
     """A channel-first image as PNG."""
-    image_module = pytest.importorskip("PIL.Image")
     buffer = io.BytesIO()
-    image_module.fromarray(image.transpose(1, 2, 0)).save(buffer, "PNG")
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -139,6 +142,9 @@ def records(arrays: Arrays) -> dict[str, list[dict]]:
             for place in order.permutation(len(labels))
         ]
     return out
+
+
+RECORDS = records(ARRAYS)
 
 
 @pytest.fixture
@@ -186,55 +192,43 @@ def prepare(tmp_path):
 
 
 def test_tfds_gives_the_official_order(prepare):
-    content = records(ARRAYS)
-    assert [e["id"] for e in content["train"]] != sorted(e["id"] for e in content["train"])
-    data = load("tfds", prepare(content))
+    ids = [example["id"] for example in RECORDS["train"]]
+    assert ids != sorted(ids)
+    data = load("tfds", prepare(RECORDS))
     assert_same(data, ARRAYS)
     assert data.source == "tfds"
 
 
-def changed(split: str, at: int, **values) -> dict[str, list[dict]]:
-    content = records(ARRAYS)
-    content[split][at].update(values)
-    return content
+WRONG: dict[str, tuple[str, dict[str, Any] | None, str]] = {
+    "place": ("train", {"id": "train_00020"}, r"record 3: expected an id from train_00000 to train_00019"),
+    "split": ("train", {"id": "test_00001"}, "got 'test_00001'"),
+    "number": ("test", {"id": "test_-0001"}, "split test, record 3"),
+    "no image": ("train", {"image": b"no png"}, "damaged"),
+    "size": ("train", {"image": png(np.zeros((3, 8, 8), np.uint8))}, r"\(8, 8, 3\)"),
+    "twice": ("test", {"id": RECORDS["test"][0]["id"]}, "split test, record 3: expected each id once"),
+    "too few": ("test", None, f"split test: expected {ROWS} records, got {ROWS - 1}"),
+}
 
 
-@pytest.mark.parametrize(
-    ("split", "values", "said"),
-    [
-        ("train", {"id": "train_00020"}, r"record 3: expected an id from train_00000 to train_00019"),
-        ("train", {"id": "test_00001"}, "got 'test_00001'"),
-        ("test", {"id": "test_-0001"}, "split test, record 3"),
-        ("train", {"image": b"no png"}, "damaged"),
-        ("train", {"image": png(np.zeros((3, 8, 8), np.uint8))}, r"\(8, 8, 3\)"),
-    ],
-)
-def test_tfds_with_a_wrong_record(prepare, split, values, said):
+@pytest.mark.parametrize("case", WRONG)
+def test_tfds_with_a_wrong_record(prepare, case):
+    split, values, said = WRONG[case]
+    content = copy.deepcopy(RECORDS)
+    if values is None:
+        del content[split][0]
+    else:
+        content[split][3].update(values)
     with pytest.raises(DataError, match=said):
-        load("tfds", prepare(changed(split, 3, **values)))
-
-
-def test_tfds_with_an_id_twice(prepare):
-    content = records(ARRAYS)
-    content["test"][3]["id"] = content["test"][0]["id"]
-    with pytest.raises(DataError, match="split test, record 3: expected each id once"):
-        load("tfds", prepare(content))
-
-
-def test_tfds_with_a_record_too_few(prepare):
-    content = records(ARRAYS)
-    del content["test"][0]
-    with pytest.raises(DataError, match=f"split test: expected {ROWS} records, got {ROWS - 1}"):
         load("tfds", prepare(content))
 
 
 def test_tfds_with_other_classes(prepare):
     with pytest.raises(DataError, match="expected the classes"):
-        load("tfds", prepare(records(ARRAYS), classes=CLASS_NAMES[::-1]))
+        load("tfds", prepare(RECORDS, classes=CLASS_NAMES[::-1]))
 
 
 def test_tfds_prepared_for_tensorflow(prepare):
-    folder = prepare(records(ARRAYS), file_format="tfrecord")
+    folder = prepare(RECORDS, file_format="tfrecord")
     with pytest.raises(
         DataError, match=r"without TensorFlow; expected array_record.*download_and_prepare\(\)"
     ):
@@ -249,26 +243,19 @@ def test_tfds_not_prepared(tmp_path):
         load("tfds", tmp_path)
 
 
-def test_tfds_with_broken_metadata(prepare):
-    folder = prepare(records(ARRAYS))
-    for path in folder.rglob("dataset_info.json"):
-        path.write_text("{")
-    with pytest.raises(DataError, match="cannot be opened"):
-        load("tfds", folder)
-
-
-def test_tfds_with_truncated_shard(prepare):
-    folder = prepare(records(ARRAYS))
-    path = next(folder.rglob("*train*-00000-of-00002"))
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match="tfds"):
-        load("tfds", folder)
-
-
-def test_tfds_with_missing_shard(prepare):
-    folder = prepare(records(ARRAYS))
-    next(folder.rglob("*train*-00001-of-00002")).unlink()
-    with pytest.raises(DataError, match="tfds"):
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("dataset_info.json", lambda path: path.write_text("{"), "cannot be opened"),
+        ("*train*-00000-of-00002", lambda path: os.truncate(path, 1000), "tfds"),
+        ("*train*-00001-of-00002", Path.unlink, "tfds"),
+    ],
+)
+def test_tfds_with_damaged_files(prepare, file, damage, said):
+    folder = prepare(RECORDS)
+    for path in list(folder.rglob(file)):
+        damage(path)
+    with pytest.raises(DataError, match=said):
         load("tfds", folder)
 
 
@@ -279,7 +266,7 @@ def test_tfds_missing(monkeypatch, tmp_path):
 
 
 def test_array_record_missing(prepare, monkeypatch):
-    folder = prepare(records(ARRAYS))
+    folder = prepare(RECORDS)
     lazy = "tensorflow_datasets.core.data_sources.array_record"
     module = importlib.import_module(lazy)
 

@@ -15,16 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.triptych.cifar10.test_files import (
+from tests.helpers.cifar_files import (
+    TITLES,
     assert_same,
     batch_files,
+    python_batch,
     tiny_arrays,
     tiny_official,
     write_archive,
     write_folder,
 )
-from triptych.cifar10 import DataError, generated, load
+from triptych.cifar10 import DataError, generated, load, pickles
 from triptych.cifar10.download import download
+from triptych.cifar10.official import CIFAR10
 from triptych.cifar10.sources import load_official
 
 ARRAYS = tiny_arrays()
@@ -262,8 +265,18 @@ def test_unreadable_file_is_no_traceback(tmp_path):
         run("cifar10", folder, tiny_official())
 
 
-def test_full_size_files_through_load(tmp_path):
-    """The shipped facts (10,000 rows a file) on files of the official size."""
+def test_a_file_of_the_official_size_is_read():
+    """The shipped facts: 10,000 rows a file."""
+    images, labels, *_ = generated.generate(train=CIFAR10.rows, test=0)
+    content = python_batch(images, labels, TITLES[0])
+    assert len(content) < CIFAR10.file_bytes
+    read, numbers, _ = pickles.parse(content, "data_batch_1", CIFAR10.rows)
+    np.testing.assert_array_equal(read, images, strict=True)
+    np.testing.assert_array_equal(numbers, labels, strict=True)
+
+
+@pytest.mark.slow
+def test_files_of_the_official_size_through_load(tmp_path):
     arrays = generated.generate()
     write_folder(tmp_path / "cifar-10-batches-py", batch_files(arrays, "python"))
     data = load("cifar10", tmp_path, report=lambda _: None)

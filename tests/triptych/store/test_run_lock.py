@@ -30,9 +30,7 @@ with RunLocks() as locks:
 """
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 @contextlib.contextmanager

@@ -18,16 +18,12 @@ from triptych.describe.catalogue import CATALOGUE
 from triptych.describe.spec import Experiment
 from triptych.store.run_dir import RunDirectory
 from triptych.train import command as train
-from triptych.train.launch import RunOptions
+from triptych.train.options import RunOptions
 
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The tiny data, and an empty folder to stand in."""
-    tiny.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 # --- what it offers ---

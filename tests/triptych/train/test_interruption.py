@@ -18,9 +18,7 @@ MOMENTUM = {"momentum": 0.9, "nesterov": True, "dropout": 0.3}
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 1e-2, "dropout": 0.3, "l2": 1e-3}
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 class Killed(BaseException):

@@ -23,9 +23,7 @@ PLAIN = tiny.settings(eval_every=5)
 """Three evaluations: after steps 5 and 10, and after the last, 12."""
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 @pytest.fixture(scope="module", params=tiny.BACKENDS)
@@ -201,7 +199,7 @@ def script(monkeypatch: pytest.MonkeyPatch, **accuracies: list[float]) -> None:
     """Let the n-th evaluation of a split report the n-th of these accuracies."""
     original, left = NumpyBackend.evaluate, {split: list(values) for split, values in accuracies.items()}
 
-    def evaluate(self: NumpyBackend, split: str) -> Evaluation:
+    def evaluate(self: NumpyBackend, split: str, statistics: object = None) -> Evaluation:
         found = original(self, split)
         return dataclasses.replace(found, accuracy=left[split].pop(0)) if left[split] else found
 

@@ -20,9 +20,7 @@ from triptych.train import memory
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 def allocation(backend: str) -> BaseException:

@@ -17,11 +17,7 @@ from triptych.cifar10.official import CIFAR10
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The tiny data, and an empty folder to stand in."""
-    tiny.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 MISTAKES: dict[str, tuple[str, str]] = {

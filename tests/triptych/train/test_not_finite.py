@@ -21,9 +21,7 @@ from triptych.train.diagnose import NonFiniteError
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "dropout": 0.3}
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.install(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("machine")
 
 
 def broken_down(folder: Path, what: Any, backend: str = "numpy", **options: Any) -> str:
@@ -109,7 +107,7 @@ def test_initial_parameters_beyond_float32_are_named(tmp_path: Path, backend: st
 def test_an_evaluation_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = NumpyBackend.evaluate
 
-    def planted(self: NumpyBackend, split: str) -> Any:
+    def planted(self: NumpyBackend, split: str, statistics: Any = None) -> Any:
         return dataclasses.replace(evaluate(self, split), loss=float("inf"))
 
     monkeypatch.setattr(NumpyBackend, "evaluate", planted)

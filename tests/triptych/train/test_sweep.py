@@ -25,8 +25,9 @@ from triptych.describe.spec import Experiment, Optimization, Schedule
 from triptych.describe.state import State
 from triptych.errors import UserError
 from triptych.store import checkpoint
+from triptych.train.launch import Job, grouped, launch_all
 from triptych.train.lockstep import call_length
-from triptych.train.sweep import grouped, launch_sweep
+from triptych.train.options import RunOptions
 
 OPTIMIZERS = {
     "momentum": Optimization(momentum=0.9, nesterov=True),
@@ -155,13 +156,6 @@ def test_runs_divided_among_two_devices_are_the_same() -> None:
 
 
 # --- folders ---
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tiny.install(monkeypatch.setattr)
-    monkeypatch.setattr("triptych.train.sweep.create", tiny._create)
-    monkeypatch.chdir(tmp_path)
 
 
 ADAM = {"optimizer": "adam", "dropout": 0.3, "weight_decay": 1e-2, "validation": 40}
@@ -312,13 +306,13 @@ def test_a_grid_is_every_combination_in_order() -> None:
 
 def test_only_runs_of_one_program_are_grouped(tmp_path: Path) -> None:
     wide = tiny.settings(hidden=(7,))
-    jobs = [("fig1", what, tmp_path / str(i)) for i, what in enumerate(
+    jobs = [Job(RunOptions("numpy", run_dir=tmp_path / str(i)), what) for i, what in enumerate(
         [tiny.settings(), wide, tiny.settings(seed=5, weight_decay=1.0, schedule="cosine")]
     )]  # fmt: skip
     assert grouped(jobs) == [[jobs[0], jobs[2]], [jobs[1]]]
     assert common(wide) != common(tiny.settings())
     with pytest.raises(UserError, match="a folder for each run"):
-        launch_sweep("numpy", [jobs[0], jobs[0]])
+        launch_all([jobs[0], jobs[0]])
 
 
 @pytest.mark.parametrize(

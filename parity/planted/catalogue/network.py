@@ -1,0 +1,39 @@
+"""Bugs of whole networks and their training step."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from parity.planted import Bug
+from parity.planted.edits import edit
+
+GROUP = "whole networks"
+NUMPY, JAX, TORCH = (
+    partial(edit, f"{package}.backend") for package in ("numpy_ref", "jax_models", "torch_models")
+)
+MODEL = ("model",)
+STALE = ('updated |= {f"{name}', 'updated | {f"{name}')
+
+# fmt: off
+BUGS = (
+    Bug("labels-one-row-late", "each image has the label of the one before", MODEL, ("loss ds",),
+        numpy=NUMPY('labels = self.labels["train"][rows]', 'labels = self.labels["train"][rows - 1]'),
+        jax=JAX('data.labels.at[row["indices"]]', 'data.labels.at[(row["indices"] - 1) % len(data.labels)]'),
+        torch=TORCH('self.labels["train"][batch.indices]', 'self.labels["train"][batch.indices - 1]')),
+    Bug("l2-on-biases", "the L2 penalty covers biases, gamma and beta", MODEL, ("db", "dgamma", "dbeta"),
+        numpy=NUMPY(" if is_weight(key)", ""),
+        jax=JAX(" if is_weight(key)", ""),
+        torch=TORCH(" if is_weight(key)", "")),
+    Bug("running-statistics-stale", "running statistics are never updated", MODEL, ("running_mean",),
+        numpy=edit("numpy_ref.model", "self.statistics |= cache", "self.statistics | cache"),
+        jax=edit("jax_models.model", *STALE),
+        torch=edit("torch_models.model", *STALE)),
+    Bug("evaluation-flag-forgotten", "evaluation runs in training mode", MODEL, ("predictions, running statistics",),
+        numpy=NUMPY("self._prepare(images[rows]), batch)", "self._prepare(images[rows]), True)"),
+        jax=JAX("network(x, statistics, batch_statistics=batch)", "network(x, statistics, batch_statistics=True)"),
+        torch=TORCH("self.statistics, batch_statistics=batch)", "self.statistics, batch_statistics=True)")),
+    Bug("gradients-accumulate", "zero_grad is forgotten: gradients of earlier batches are added", MODEL, ("updated",),
+        torch=TORCH("                self.optimizer.zero_grad()\n", "")),
+    Bug("upstream-of-another-layer", "a batch norm gets the upstream gradient of the layer behind it", MODEL, ("dx",),
+        numpy=edit("numpy_ref.model", "                break\n            dy = dx", "                break\n            dy = dy if layer.name.startswith('dropout') else dx")),
+)
