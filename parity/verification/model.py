@@ -16,6 +16,8 @@ the layers that fail the first one tells where to look.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from parity.bounds.bounded import Bounded
@@ -24,9 +26,11 @@ from parity.errors import UsageError
 from parity.verification import estimate
 from parity.verification.adapters import Implementation, Model, Signature, built, is_torch_module
 from parity.verification.case import Case, Given, drawn
-from parity.verification.judge import Item, check_repeats, compare, with_upstream
+from parity.verification.casts import cut_quantities
+from parity.verification.compare import check_repeats, compare, shape_of, with_upstream
+from parity.verification.judge import Item
 from parity.verification.place import Place
-from parity.verification.report import Report
+from parity.verification.report import Report, report_of
 
 Convert = Callable[[dict[str, Array]], Any]
 LIMITS = (
@@ -73,21 +77,30 @@ def verify_model(
     original = built("reference", Model(reference, {key: key for key in layers}, dict), signature)
     ported = built("port", Model(port, layers, convert), signature)
     place = Place(dtypes[0])
-    case = with_upstream(case, original, place)
+    case = with_upstream(case, shape_of(original, case, place))
     for one in (original, ported):
         check_repeats(one, case, place)
     return _compared(Item(name, lambda i, s, r: {}, tuple(dtypes)), original, ported, case)
 
 
 def _compared(item: Item, original: Implementation, ported: Implementation, case: Case) -> Report:
+    cuts = cache(lambda one: cut_quantities(one, case))
+    cut = cuts(original)
+
     def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:
         r = rounding(dtype)
-        values, wider = estimate.reference_values(original, case.arrays(r), r)
-        return estimate.limits(values, wider, [estimate.noise(original, case, dtype)], r)
+        return estimate.limits(original, case.arrays(r), [estimate.noise(original, case, dtype)], r, cut)
 
-    results, notes = compare(item, [ported], [case], expected)
-    first = next((result.quantity for result in results if not result.passed), "")
-    return Report(item.name, results, LIMITS.format(n=estimate.SAMPLES), notes, "reference", first)
+    compared = compare(item, [ported], [case], expected, cuts=lambda one: cuts(one) - cut)
+    first = next((result.quantity for result in compared.results if not result.passed), "")
+    notes = []
+    if cut:
+        notes.append(
+            f"The reference is cut to float32 at {next(k for k in compared.quantities if k in cut)}: "
+            "judged by float32's limits from there on"
+        )
+    report = report_of(item, compared, LIMITS.format(n=estimate.SAMPLES), notes, "reference")
+    return replace(report, first=first)
 
 
 def _case(name: str, inputs: Given, state: Mapping[str, Array]) -> Case:

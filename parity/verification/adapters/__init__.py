@@ -95,6 +95,14 @@ class Implementation:
     pull: Callable[[Inputs, Array, Place], Outputs]
     """The output `y` (of a model: its activations and `output`) and each d<name>, from dy."""
 
+    main: str = "y"
+    """The name of the output among the results."""
+
+    def whole(self, outputs: Outputs, expected: Mapping[str, Any]) -> bool:
+        """Whether the output has the expected shape: of another one no gradient is taken."""
+        main = outputs.get(self.main)
+        return main is None or self.main not in expected or main.shape == expected[self.main].shape
+
     def formats(self, asked: Sequence[str]) -> list[str]:
         """Those that it has: NumPy has no bfloat16."""
         return [dtype for dtype in asked if (self.framework, dtype) != ("numpy", "bfloat16")]
@@ -125,8 +133,16 @@ def built(name: str, given: Any, signature: Signature) -> Implementation:
     return found
 
 
+class CallFailed(UsageError):
+    """A stranger's function raised something; `what` says which and what, in one line."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; fix it, or leave the case out by name: without=(...)")
+        self.what = what
+
+
 def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a stranger's function; raises UsageError, which names it, from what it raises."""
+    """Call a stranger's function; raises CallFailed, which names it, from what it raises."""
     try:
         return function(*arguments)
     except UsageError:
@@ -134,10 +150,9 @@ def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except Exception as error:
         shapes = [getattr(a, "shape", None) for a in arguments]
         known = ", ".join(str(tuple(shape)) for shape in shapes if shape is not None)
-        raise UsageError(
-            f"{name}: the function raised {type(error).__name__}: {error} (called with shapes {known}); "
-            "fix it, or leave the case out by name: without=(...)"
-        ) from error
+        why = (str(error).strip() or "no message").splitlines()[0]
+        told = f"{name}: the function raised {type(error).__name__}: {why} (called with shapes {known})"
+        raise CallFailed(told) from error
 
 
 def one_array(name: str, found: Any, kind: type) -> Any:
@@ -149,6 +164,11 @@ def one_array(name: str, found: Any, kind: type) -> Any:
         )
     if not isinstance(found, kind):
         raise UsageError(f"{name}: expected a {kind.__name__} as output, got {type(found).__name__}")
+    if "complex" in str(getattr(found, "dtype", "")):
+        raise UsageError(
+            f"{name}: complex outputs are not supported; compare the real and the imaginary part, each by "
+            "itself"
+        )
     return found
 
 

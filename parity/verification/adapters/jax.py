@@ -48,7 +48,7 @@ def implementation(name: str, given: Jax | Model, signature: Signature) -> Imple
 
         leaves = {key: arrays[key] for key in signature.differentiated}
         y, back, seen = jax.vjp(output, leaves, has_aux=True)
-        return seen, back(dy.astype(y.dtype))[0]
+        return seen, back(dy.astype(y.dtype))[0] if y.shape == dy.shape else {}
 
     both = jax.jit(vjp) if isinstance(given, Model) or given.jit else vjp
 
@@ -69,10 +69,10 @@ def implementation(name: str, given: Jax | Model, signature: Signature) -> Imple
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
         with precision(place):
             seen, gradients = both(*split(inputs, place), _put(dy, place))
-            named = seen | {f"d{key}": gradients[key] for key in signature.differentiated}
+            named = seen | {f"d{key}": gradient for key, gradient in gradients.items()}
             return {key: as_float(array) for key, array in named.items()}
 
-    return Implementation(name, given.framework, shape, pull)
+    return Implementation(name, given.framework, shape, pull, main)
 
 
 def _of_layer(name: str, given: Jax, signature: Signature) -> Activations:

@@ -19,6 +19,8 @@ from parity.verification.place import Inputs, Outputs, Place
 Tensors = dict[str, Tensor]
 Run = Callable[[Inputs, Tensors, Place], tuple[Outputs, Tensor]]
 """Arrays, the same as tensors, and where: activations on the way, and the output."""
+SMALL = 10_000
+"""Numbers that go in: below this one thread is faster."""
 WHY = "autograd follows (.detach(), .data, .item() and torch.no_grad() cut it)"
 
 
@@ -51,15 +53,17 @@ def implementation(name: str, given: Torch | Model, signature: Signature) -> Imp
         return {key: _put(inputs[key], place) for key in called_with}
 
     def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
-        with torch.no_grad(), precision(place):
+        with _recording(inputs), precision(place):
             return tuple(run(inputs, tensors_of(inputs, place), place)[1].shape)
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
-        tensors = tensors_of(inputs, place)
-        leaves = {key: tensors[key].requires_grad_() for key in signature.differentiated}
-        with precision(place):
+        with _recording(inputs), precision(place):
+            tensors = tensors_of(inputs, place)
+            leaves = {key: tensors[key].requires_grad_() for key in signature.differentiated}
             seen, y = run(inputs, tensors, place)
             outputs = {**seen, main: _to_numpy(y)}
+            if y.shape != dy.shape:
+                return outputs
             if leaves and not y.requires_grad:
                 raise UsageError(
                     f"{name}: no gradient: the output does not depend on the inputs by operations that {WHY}"
@@ -74,7 +78,7 @@ def implementation(name: str, given: Torch | Model, signature: Signature) -> Imp
             outputs[f"d{key}"] = _to_numpy(torch.zeros_like(leaf) if gradient is None else gradient)
         return outputs
 
-    return Implementation(name, given.framework, shape, pull)
+    return Implementation(name, given.framework, shape, pull, main)
 
 
 def state_of(module: nn.Module) -> dict[str, Array]:
@@ -173,19 +177,38 @@ def _refuse_dropout(name: str, module: nn.Module) -> None:
 
 
 def _moved(module: nn.Module, place: Place) -> nn.Module:
-    """A copy in the judged dtype, on the device."""
-    return copy.deepcopy(module).to(device=_device(place), dtype=getattr(torch, place.number))
+    """A copy in the judged dtype, on the device. What a module computed from its parameters and keeps (the
+    old `nn.utils.weight_norm`) has a history and cannot be copied; the next call computes it anew.
+    """
+    kept = (value for part in module.modules() for value in vars(part).values())
+    memo = {id(t): t.detach().clone() for t in kept if isinstance(t, Tensor) and t.grad_fn is not None}
+    return copy.deepcopy(module, memo).to(device=_device(place), dtype=getattr(torch, place.number))
+
+
+@contextmanager
+def _recording(inputs: Inputs) -> Iterator[None]:
+    """Gradients are recorded, whatever holds around the call. Small arrays need one thread only, and wait
+    long for a second on a busy machine.
+    """
+    threads = torch.get_num_threads()
+    small = sum(np.size(array) for array in inputs.values()) < SMALL
+    try:
+        torch.set_num_threads(1 if small else threads)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _put(array: Array, place: Place) -> Tensor:
     """The tensor of an array, with its memory where that is possible."""
-    tensor = torch.from_numpy(array).to(_device(place))
+    tensor = torch.from_numpy(np.asarray(array)).to(_device(place))
     return tensor.to(getattr(torch, place.number)) if tensor.is_floating_point() else tensor
 
 
 def _to_numpy(tensor: Tensor) -> Array:
     """A copy, bfloat16 as float32."""
-    tensor = tensor.detach()
+    tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
     found: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy().copy()
     return found
 
