@@ -83,6 +83,7 @@ KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
 }
 """What is done to the inputs; parameters stay ordinary."""
 AT_KINKS = ("exact zeros of both signs", "whole numbers, ties", "constant rows")
+FAR = ("huge, 1e15", "tiny, 1e-20")
 GIVEN, ONE_SAMPLE, STRIDED = "given", "one sample", "not contiguous"
 
 

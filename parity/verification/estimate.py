@@ -51,7 +51,6 @@ from parity.verification.adapters import Implementation
 from parity.verification.case import Case, generator
 from parity.verification.place import Inputs, Outputs, Place
 
-FAR = ("huge, 1e15", "tiny, 1e-20")
 SAMPLES = 16
 FACTOR = 8
 STUDENT = 12.61
@@ -75,20 +74,27 @@ def reference_values(reference: Implementation, inputs: Inputs, r: Rounding) -> 
     return _run(reference, inputs, "float64"), False
 
 
+def measured_in(dtype: str) -> str:
+    """The format in which the noise of another is measured."""
+    return "float32" if dtype == "float64" else dtype
+
+
 def noise(implementation: Implementation, case: Case, dtype: str, samples: int = SAMPLES) -> Noise:
     """Measured in float32 or bfloat16; float32's serves float64 too."""
-    r = rounding("float32" if dtype == "float64" else dtype)
+    r = rounding(measured_in(dtype))
     inputs = case.arrays(r)
-    exact = _cast(inputs, np.float64)
+    exact = {key: _in_range(a, inputs[key], r) for key, a in case.arrays(rounding("float64")).items()}
     centre = _run(implementation, exact, "float64")
     scale = {key: _largest(value) for key, value in centre.items()}
     conditions: dict[str, list[float]] = {key: [] for key in centre}
     roundings: dict[str, list[float]] = {key: [] for key in centre}
     for k in range(samples):
-        moved = {key: _moved(array, r, k, key) for key, array in inputs.items()}
-        far = _cast(moved, np.float64)
-        near = {key: a + (far[key] - a) / 256 if a.dtype.kind == "f" else a for key, a in exact.items()}
-        wide, close = (_run(implementation, x, "float64") for x in (far, near))
+        far = {key: _moved(array, r, k, key) for key, array in exact.items()}
+        moved = {key: r.nearest(a) if a.dtype.kind == "f" else a for key, a in far.items()}
+        wide = _run(implementation, far, "float64")
+        far = {key: a + (far[key] - a) / 256 if a.dtype.kind == "f" else a for key, a in exact.items()}
+        close = _run(implementation, far, "float64")
+        del far
         narrow = _run(implementation, moved, r.name)
         with np.errstate(all="ignore"):
             for key, value in centre.items():
@@ -171,7 +177,7 @@ def chosen(
             int(np.count_nonzero(~np.isfinite(a))) for outputs in values[one.name] for a in outputs.values()
         )
         wide = reference_values(one, first.arrays(r), r)[1]
-        scatter = sum(noise(one, first, dtype).values()) / (largest[one.name] or 1.0)
+        scatter = sum(noise(one, first, measured_in(dtype)).values()) / (largest[one.name] or 1.0)
         return -agreeing, broken, len(cuts(one)), not wide, scatter
 
     return min(found, key=rank)
@@ -193,19 +199,33 @@ def _agree(a: Outputs, b: Outputs) -> bool:
         )
 
 
+def _in_range(array: Array, rounded: Array, r: Rounding) -> Array:
+    """The number rounded to the format, in float64; what the format cannot hold stays as it is."""
+    if array.dtype.kind != "f":
+        return array
+    size = np.abs(array)
+    return np.where((size < r.tiny) | (size > r.largest), array, rounded.astype(np.float64))
+
+
 def _moved(array: Array, r: Rounding, k: int, key: str) -> Array:
     """Each number's last digit changed up or down: by 2 u, which survives being rounded to the format."""
     if array.dtype.kind != "f":
         return array
     signs = generator("perturbed", key, str(k)).choice([-1.0, 1.0], size=array.shape)
-    return r.nearest(array.astype(np.float64) * (1 + 2 * r.u * signs))
+    moved = array * (1 + 2 * r.u * signs)
+    return _in_range(moved, r.nearest(moved), r)
 
 
 def _cast(inputs: Inputs, dtype: type) -> dict[str, Array]:
     return {key: array.astype(dtype) if array.dtype.kind == "f" else array for key, array in inputs.items()}
 
 
+def _own(array: Array) -> Array:
+    """A copy, in case it is written to; a large one is a parameter, which nobody writes to."""
+    return array.copy() if array.size < 2**16 else array
+
+
 def _run(implementation: Implementation, inputs: Inputs, dtype: str) -> Outputs:
     with np.errstate(all="ignore"):
-        given = {key: array.copy() for key, array in inputs.items() if key != "dy"}
+        given = {key: _own(array) for key, array in inputs.items() if key != "dy"}
         return implementation.pull(given, inputs["dy"].copy(), Place(dtype))

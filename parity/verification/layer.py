@@ -27,7 +27,7 @@ from parity.bounds.rounding import Array, rounding
 from parity.errors import UsageError
 from parity.verification import estimate
 from parity.verification.adapters import CallFailed, Implementation, Jax, Numpy, Signature, Torch, built
-from parity.verification.case import Case, Given, generated
+from parity.verification.case import FAR, Case, Given, generated
 from parity.verification.casts import cut_quantities
 from parity.verification.compare import check_repeats, compare, left_out, shape_of, with_upstream
 from parity.verification.judge import Item
@@ -143,23 +143,23 @@ def _by_one_another(
     """Each against the values of one, `estimate.chosen`, its limit set by the noise of all but itself."""
     noise, first = cache(estimate.noise), item.dtypes[0]
     fitting = [one for one in found if _fits(one, table[0], Place(first, device))]
-    near = [case for case in table if case.name not in estimate.FAR]
+    near = [case for case in table if case.name not in FAR]
     reference = estimate.chosen(fitting, near, first, noise, cuts)
     cut = cuts(reference)
 
     def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded] | None:
         r = rounding(dtype, device)
-        if case.name in estimate.FAR and dtype != "float64":
+        if case.name in FAR and dtype != "float64":
             return None
         others = [
-            noise(other, case, dtype)
+            noise(other, case, estimate.measured_in(dtype))
             for other in fitting
             if other is not one and other.formats([dtype]) and not broken(other, case, dtype)
         ]
         wider = dtype != "float64" or estimate.reference_values(reference, case.arrays(r), r)[1]
         if not others or (one is reference and not wider):
             return None  # it would be compared with itself
-        far = case.name in estimate.FAR
+        far = case.name in FAR
         return estimate.limits(reference, case.arrays(r), others, r, cut, far)
 
     @cache

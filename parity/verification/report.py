@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from parity.verification.case import AT_KINKS
+from parity.verification.case import AT_KINKS, FAR
 from parity.verification.casts import CUT
 from parity.verification.compare import Comparison
 from parity.verification.judge import Item, Result
@@ -81,7 +81,8 @@ class Report:
             groups.setdefault((result.backend, result.quantity), []).append(result)
         if self.first:
             later = len({r.quantity for r in self.failures}) - 1
-            lines.append(f"The first layer that differs: {self.first}; {later} later results follow from it")
+            follow = f"; {later} later results follow from it" if later else ""
+            lines.append(f"The first layer that differs: {self.first}{follow}")
             groups = {key: failed for key, failed in groups.items() if key[1] == self.first}
         for (backend, quantity), failed in groups.items():
             tried = {r.case for r in self.results if (r.backend, r.quantity) == (backend, quantity)}
@@ -90,6 +91,7 @@ class Report:
             worst = max(failed, key=lambda r: (r.share != float("inf"), r.share))
             lines.append(f"{backend} {quantity}: {self._meaning(backend, failed)}")
             lines.append(f"  in {len(cases)} of {len(tried)} cases; {explain_one(worst)}")
+        lines += [note for note in self.notes if "does not use" in note]
         others = {r.backend for r in self.results} - {self.reference}
         everywhere = self._everywhere(others)
         suspect = f"the reference, {self.reference}," if self.reference else "the formula"
@@ -108,7 +110,8 @@ class Report:
         wide = [r for r in numbers if r.dtype == "float64"]
         shares = [r.share for r in wide]
         if cut:
-            more = wide and not max(shares) < FLOAT32 * 64
+            near = [r.share for r in wide if r.case not in FAR]
+            more = near and not max(near) < FLOAT32 * 64
             return cut[0] + ("; and wrong beyond that" if more else "")
         notes = list(dict.fromkeys(r.note for r in failed))
         if all(notes):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -20,6 +21,10 @@ from parity.errors import UsageError
 from parity.verification.place import Inputs, Outputs, Place
 
 Framework = Literal["numpy", "jax", "torch"]
+
+
+Pick = int | str | Callable[[Any], Any] | None
+"""Which of several outputs: by number, by name, or by a function of them."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Jax:
 
     function: Callable[..., Any]
     jit: bool = True
+    output: Pick = None
     framework: ClassVar[Framework] = "jax"
 
 
@@ -50,6 +56,7 @@ class Torch:
 
     function: Callable[..., Any]
     names: Mapping[str, str] = field(default_factory=dict)
+    output: Pick = None
     framework: ClassVar[Framework] = "torch"
 
 
@@ -64,6 +71,13 @@ class Model:
     convert: Callable[..., Any] | None
     """The parameters that come in, NumPy arrays by name, to the model's. None: a module keeps its own, a
     function is called with what comes in."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Further names of tied parameters, to the name under which they come in."""
+    back: Callable[[Sequence[Array], Place], dict[str, Array]] | None = None
+    """From the gradients of the model's floating parameters to those of the parameters that come in."""
+    output: Pick = None
+    keywords: tuple[str, ...] = ()
+    """Inputs that are passed by name."""
 
     @property
     def framework(self) -> Framework:
@@ -160,7 +174,7 @@ def one_array(name: str, found: Any, kind: type) -> Any:
     if isinstance(found, tuple | list | dict):
         raise UsageError(
             f"{name}: expected one array as output, got a {type(found).__name__} of {len(found)}; "
-            "choose one in a lambda, and check the others by a second call"
+            "choose one by output=0 or in a lambda, and check the others by a second call"
         )
     if not isinstance(found, kind):
         raise UsageError(f"{name}: expected a {kind.__name__} as output, got {type(found).__name__}")
@@ -170,6 +184,35 @@ def one_array(name: str, found: Any, kind: type) -> Any:
             "itself"
         )
     return found
+
+
+def picked(name: str, found: Any, pick: Pick) -> Any:
+    """One of several outputs."""
+    if pick is None:
+        return found
+    try:
+        return pick(found) if callable(pick) else found[pick]
+    except Exception as error:
+        raise UsageError(
+            f"{name}: output={pick!r} cannot be had of a {type(found).__name__}: "
+            f"{type(error).__name__} {error}"
+        ) from None
+
+
+def with_aliases(arrays: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Tied parameters under all of their names."""
+    return {**arrays, **{other: arrays[name] for other, name in aliases.items()}}
+
+
+THIN = 4096
+
+
+def thinned(key: str, gradient: Array) -> Array:
+    """Of a parameter's gradient at most THIN elements, the same in every call."""
+    if gradient.size <= THIN:
+        return gradient
+    chosen = np.random.default_rng(zlib.crc32(key.encode())).choice(gradient.size, THIN, replace=False)
+    return gradient.reshape(-1)[np.sort(chosen)]
 
 
 def by_name(name: str, found: Any, wanted: Sequence[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from parity import Report, Torch, verify
 from parity.errors import UsageError
 from parity.formula import erf, rsqrt, sqrt, where
 from parity.verification import estimate
-from parity.verification.case import KINDS
+from parity.verification.case import FAR, KINDS
 from parity.verification.casts import CUT
 
 X = {"x": (5, 8)}
@@ -206,7 +206,7 @@ def test_without_a_formula_right_layers_hold_and_the_report_says_estimated() -> 
     report = norm(jax=None, also={"by hand": Torch(torch_layer_norm)})
     report.assert_passed()
     assert "ESTIMATED" in str(report)
-    assert {r.dtype for r in report.results if r.case in estimate.FAR} <= {"float64"}
+    assert {r.dtype for r in report.results if r.case in FAR} <= {"float64"}
 
 
 def test_without_a_formula_a_wrong_port_fails() -> None:
