@@ -105,25 +105,23 @@ class Report:
         return "\n".join(lines)
 
     def _meaning(self, backend: str, failed: Sequence[Result]) -> str:
-        cut = [r.note for r in failed if r.note == CUT]
-        numbers = [r for r in failed if r.note != CUT]
-        wide = [r for r in numbers if r.dtype == "float64"]
-        shares = [r.share for r in wide]
-        if cut:
-            near = [r.share for r in wide if r.case not in FAR]
-            more = near and not max(near) < FLOAT32 * 64
-            return cut[0] + ("; and wrong beyond that" if more else "")
-        notes = list(dict.fromkeys(r.note for r in failed))
-        if all(notes):
-            return "; ".join(notes)
+        notes = list(dict.fromkeys(r.note for r in failed if r.note))
+        numbers = [r for r in failed if not r.note]
+        if CUT in notes:
+            near = [r.share for r in numbers if r.dtype == "float64" and r.case not in FAR]
+            more = near and max(near) > FLOAT32 * SLIGHT
+            return CUT + ("; and wrong beyond that" if more else "")
+        return "; ".join(notes + ([self._of_numbers(numbers)] if numbers else []))
+
+    def _of_numbers(self, failed: Sequence[Result]) -> str:
+        wide = [r for r in failed if r.dtype == "float64"]
         if not wide:
             formats = ", ".join(sorted({r.dtype for r in failed}))
-            return f"right in float64 and too far off in {formats}: a loss of accuracy{self._slight(numbers)}"
-        if max(shares) <= SLIGHT:
-            return (
-                f"off by at most {max(shares):.2g} limits: rounding, not another formula{self._slight(wide)}"
-            )
-        if max(shares) <= FLOAT32:
+            return f"right in float64 and too far off in {formats}: a loss of accuracy{self._slight(failed)}"
+        most = max(r.share for r in wide)
+        if most <= SLIGHT:
+            return f"off by at most {most:.2g} limits: rounding, not another formula{self._slight(wide)}"
+        if most <= FLOAT32:
             return (
                 "right to float32's accuracy only: a cast to float32 on the way, a constant or table given "
                 "to 7 digits, or another small eps"
