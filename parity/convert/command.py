@@ -41,8 +41,8 @@ def convert(
 ) -> int:
     """Move weights between this project's form, torch and Flax, and prove that they compute the same.
 
-    Nothing is rounded: names and layouts change, bits do not. Exit code 0: written; 1: the check fails and
-    nothing was written; 2: a mistake in the call or in a file. docs/convert.md has the conventions.
+    Nothing is rounded: names and layouts change, bits do not. Exit code 1: the check fails and nothing was
+    written. docs/convert.md has the conventions.
 
     Args:
         source: A run folder, a checkpoint, safetensors (canonical, torch or Flax names), a torch state_dict
@@ -54,12 +54,10 @@ def convert(
         experiment: The network: a run of the catalogue, a run folder or a config.json. Needed for the check
             where the source does not say.
         like: A file with the names that the target is to have: your own model's state_dict or variables.
-        model: Your own model, as package.module:callable, which is imported and called: a torch Module or an
-            NNX Module, of the target, or of the source where the target is canonical. Gives the names and
-            their order, and is checked by its own forward pass.
+        model: Your own torch or NNX model, as package.module:callable, which is imported and called; of the
+            foreign side. Gives the names and their order, and is checked by its own forward pass.
         map: THEIR.NAME=OUR.NAME, of layers or parameters, or a JSON file of such pairs, where shapes and
-            order leave a choice; may be given several times. Theirs is the target where it is foreign, else
-            the source.
+            order leave a choice; may be given several times.
         to_flatten: The order in which the target's model flattens images; by default channels-last for Flax
             and channels-first for torch.
         from_flatten: The same of the source's model.
@@ -87,12 +85,16 @@ def convert(
     if not passed:
         print(f"{target} was not written")
         return 1
+    _write(target, content)
+    print(f"written: {target}, {len(done.arrays)} arrays, read back bit for bit")
+    return 0
+
+
+def _write(target: Path, content: bytes) -> None:
     try:
         write_atomically(target, content)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another target") from None
-    print(f"written: {target}, {len(done.arrays)} arrays, read back bit for bit")
-    return 0
 
 
 def _require_free(target: Path, overwrite: bool) -> None:
