@@ -9,6 +9,7 @@ from parity.planted.edits import edit
 
 GROUP = "optimizers"
 NUMPY, JAX, TORCH = (partial(edit, f"{name}.optim") for name in ("numpy_ref", "jax_models", "torch_models"))
+FAST = partial(edit, "numpy_ref.fast")
 OPTIMIZER, THETA = ("optimizer",), ("theta",)
 
 NUMPY_COUPLED = '    if o.weight_decay and o.optimizer == "adam":\n        g = g + o.weight_decay * theta\n'
@@ -125,4 +126,8 @@ BUGS = (
         "amsgrad, weight decay",
         numpy=NUMPY('v, out=slots["largest_second_moment"])', "v)"),
         jax=JAX("return direction, Moments(m, v, largest)", "return direction, Moments(m, v, state.nu_max)")),
+    Bug("block-without-its-start", "every block of a large parameter starts at 0", ("model",), ("updated", "first_moment"),
+        numpy=FAST("part = slice(first, first + rows)", "part = slice(0, rows)")),
+    Bug("block-one-row-short", "a block ends one row early", ("model",), ("updated", "first_moment"),
+        numpy=FAST("part = slice(first, first + rows)", "part = slice(first, first + rows - 1)")),
 )
