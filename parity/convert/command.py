@@ -50,7 +50,7 @@ def convert(
         to: canonical; torch: a state_dict; flax-nnx: an NNX module's state; flax-linen: params and
             batch_stats.
         from_: What the source is, where its content does not tell.
-        experiment: The network, where the source does not say: a run of the catalogue, a folder, a config.json.
+        experiment: The network, where the source does not tell: a name, a run folder or a config.json.
         like: A file with the names that the target is to have: your own model's state_dict or variables.
         model: Your own torch or NNX model, as package.module:callable, which is imported and called; of the
             foreign side. Gives the names and their order, and is checked by its own forward pass.
