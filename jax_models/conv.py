@@ -170,7 +170,11 @@ def flatten(x: Array) -> Array:
 
 
 class Conv2d(nnx.Module):
-    """`conv2d` with its parameters."""
+    """`conv2d` with its parameters.
+
+    Not `nnx.Conv`: same numbers to 0.4 units of rounding, but in a compiled loop on a CPU a forward and
+    backward pass took 95 times as long (64-128 channels at 16x16), or 20 times (512-512 at 2x2).
+    """
 
     def __init__(self, layer: layers.Conv2d) -> None:
         self.window = layer.window
@@ -183,7 +187,7 @@ class Conv2d(nnx.Module):
 
 
 class MaxPool2d(nnx.Module):
-    """`max_pool2d` with its window."""
+    """`max_pool2d` with its window. Not `nnx.max_pool`: it took 14 times as long there (3x3, stride 2)."""
 
     def __init__(self, layer: layers.MaxPool2d) -> None:
         self.window = layer.window

@@ -48,8 +48,9 @@ def dropout(x: Array, keep: Array, rate: float) -> Array:
 class Linear(nnx.Module):
     """`linear` with its parameters.
 
-    Flax's own Linear keeps its kernel as (in, out). Ours is canonical, (out, in): no transpose at the
-    border, and on a CPU the weight gradient (dL/dx~)^T x is twice as fast as x^T dL/dx~.
+    Not `nnx.Linear`: same numbers, but its kernel is (in, out), whose gradient x^T dL/dx~ is slower on a CPU
+    (forward, gradient and update of 3072-100 took 1.36 times as long, of 3072-2048 1.05 times). Ours is
+    canonical, (out, in): no transpose at the border.
     """
 
     def __init__(self, layer: layers.Linear) -> None:

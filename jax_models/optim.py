@@ -94,6 +94,7 @@ class Moments(NamedTuple):
 def scale_by_adam(o: Optimization, scalars: Scalars) -> optax.GradientTransformation:
     """`optax.scale_by_adam` with the bias corrections given: equal in float64, exact in float32.
 
+    optax's own computes 1 - b2^t in float32: 1.3e-5 off at t = 1, and the first step 6e-6 (it is as fast).
     AMSGrad is torch's (module docstring), not `optax.scale_by_amsgrad`.
     """
 

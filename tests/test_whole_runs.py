@@ -35,8 +35,8 @@ REAL_DATA = "TRIPTYCH_TEST_CIFAR10"
 def test_1500_steps_in_float64_end_with_the_same_weights(source: str) -> None:
     """A whole run by three backends: weights at most 1e-10 apart, every prediction the same.
 
-    Run 1 itself needs the real images: on the generated ones its rate makes training chaotic (a start
-    changed by 1e-15 ends elsewhere, `python -m parity perturb`), so there a calmer experiment stands in.
+    Run 1 itself needs the real images: on the generated ones its rate makes training chaotic (rounding
+    alone ends elsewhere, `python -m parity grow --dataset generated`), so a calmer experiment stands in.
     """
     spec = find("fig1").experiment
     if source == "generated":

@@ -32,6 +32,7 @@ from triptych.describe.protocol import Backend, Steps, TrainingData, create, pla
 from triptych.describe.spec import BackendName, Device, Experiment
 from triptych.describe.state import PARAMETERS, STATISTICS, Key, State
 from triptych.errors import UserError
+from triptych.show import tables
 
 TWIN = "twin"
 """The reference's double that only rounding drives."""
@@ -300,23 +301,31 @@ def table(growth: Growth) -> str:
             for curve in growth.curves
             if curve.backend != TWIN
         ),
-        f"{'backend':<8} {'step':>6} {'parameters':>11} {'statistics':>11} {'batch loss':>11} "
-        f"{'predictions':>12} {'of limit':>9}  worst array",
     ]
+    header = (
+        "backend",
+        "step",
+        "parameters",
+        "statistics",
+        "batch loss",
+        "predictions",
+        "of limit",
+        "worst array",
+    )
+    rows = []
     for curve in growth.curves:
         shown = {0, *np.searchsorted([p.step for p in curve.points], spread(growth.steps, 6))}
         for point in (curve.points[i] for i in sorted(shown)):
             differ = "" if point.predictions is None else str(point.predictions)
-            loss = max(curve.losses[: point.step])
-            lines.append(
-                f"{curve.backend:<8} {point.step:>6} {point.parameters:>11.1e} {point.statistics:>11.1e} "
-                f"{loss:>11.1e} {differ:>12} {point.share:>9.3f}  {point.parameter}"
-            )
-    lines.append(
+            gaps = point.parameters, point.statistics, max(curve.losses[: point.step])
+            shares = *(f"{gap:.1e}" for gap in gaps), differ, f"{point.share:.3f}"
+            rows.append((curve.backend, str(point.step), *shares, point.parameter))
+    lines += [
+        tables.text(header, rows),
         "parameters, statistics: largest difference over largest magnitude, worst array; batch loss: largest "
         f"so far, nats; predictions: differing, of {growth.test_images}; limit: what rounding explains, "
-        "sqrt(t) times the twin's difference"
-    )
+        "sqrt(t) times the twin's difference",
+    ]
     failed = [curve.backend for curve in growth.curves if not curve.passed]
     lines.append(
         f"NOT explained by rounding: {', '.join(failed)}" if failed else "Rounding explains every difference."

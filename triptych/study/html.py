@@ -18,8 +18,8 @@ SHADES = {
     **dict.fromkeys(("one run", "other data"), "none"),
 }
 """Words that colour their cell, and the class that does it."""
-_LONG = 40
-"""Characters from which on a cell may wrap."""
+WORDS = ("why", "which", "state")
+"""Columns whose cells may wrap."""
 
 
 def page(markdown: str, pictures: Mapping[str, tuple[str, Sequence[str]]]) -> str:
@@ -63,7 +63,7 @@ def _card_table(tokens: Sequence[Token]) -> None:
             token.attrs["scope"] = "col"
         elif token.type == "td_open":
             token.attrs |= {"data-label": columns[place]}
-            if shade := _shade(inner.content):
+            if shade := _shade(inner.content, columns[place]):
                 token.attrs["class"] = shade
             if place == 0:
                 token.attrs["scope"] = "row"
@@ -71,11 +71,11 @@ def _card_table(tokens: Sequence[Token]) -> None:
             place += 1
 
 
-def _shade(text: str) -> str:
+def _shade(text: str, column: str) -> str:
     """The class of a cell: a verdict's colour, a command, or words that may wrap."""
     if text.startswith("`"):
         return "code"
-    return SHADES.get(text) or ("wrap" if len(text) > _LONG else "")
+    return SHADES.get(text) or ("wrap" if column in WORDS else "")
 
 
 def _without_empty_paragraphs(tokens: Sequence[Token]) -> list[Token]:

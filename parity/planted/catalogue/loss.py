@@ -79,6 +79,6 @@ BUGS = (
                     "return margins.masked_fill(true, 0).sum(1) / s.shape[1]")),
     Bug("l2-without-half", "l sum W^2 for l/2 sum W^2: the gradient doubles", ("l2",), ("penalty", "dW"),
         numpy=NUMPY("return 0.5 * l2 * sum(", "return l2 * sum(", "return l2 * W", "return 2 * l2 * W"),
-        jax=JAX("return 0.5 * l2 * sum(", "return l2 * sum("),
+        jax=JAX("return 0.5 * l2 * optax", "return l2 * optax"),
         torch=TORCH("return 0.5 * l2 * torch", "return l2 * torch")),
 )

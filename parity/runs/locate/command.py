@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
+from parity.report.progress import show
+from parity.report.saving import write_json
 from parity.runs.locate.files import compare_files
-from parity.runs.locate.findings import Report
+from parity.runs.locate.findings import Report, document, render
 from parity.runs.locate.folders import locate_runs, read
-from parity.runs.locate.report import render, write_json
-from parity.runs.locate.search import EVERY, Progress, begin
+from parity.runs.locate.search import EVERY, begin
 from parity.runs.locate.search import locate as search
-from parity.runs.locate.settings import CALL
-from parity.runs.locate.side import Side
+from parity.runs.locate.side import CALL, Side
 from parity.suite.backends import BACKENDS
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
 from triptych.describe.catalogue import find
 from triptych.describe.protocol import TrainingData, create
-from triptych.describe.spec import BackendName, Device, Dtype, Experiment
+from triptych.describe.spec import Device, Dtype, Experiment
 from triptych.errors import UserError
 from triptych.store import checkpoint
 
@@ -62,26 +61,37 @@ def locate(
         device: As for train.py.
         json: Also write the report to this file.
     """
-    for name, value, low in (("steps", steps, 1), ("from_step", from_step, 0), ("every", every, 1)):
-        if value is not None and value < low:
-            option = "--" + name.replace("_", "-")
-            raise UserError(f"{name}: expected at least {low}, got {value}; change {option}")
+    _require_least(("steps", steps, 1), ("from_step", from_step, 0), ("every", every, 1))
     kinds = [_kind(name) for name in (left, right)]
+
+    def load(spec: Experiment) -> tuple[TrainingData, str]:
+        found = cifar10.load(dataset or spec.data.dataset, data_dir)
+        return prepare(found, spec.data.preprocess, spec.data.validation), found.fingerprint
+
     if "file" in kinds:
         report = _files(left, right, kinds)
     elif kinds == ["backend", "backend"]:
         spec = find(experiment).experiment
-        training = replace(spec.training, dtype=dtype, seed=seed)
-        data = replace(spec.data, dataset=dataset or spec.data.dataset)  # type: ignore[arg-type]
-        spec = replace(spec, training=training, data=data)
-        report = _backends(left, right, spec, steps or STEPS, from_step, every, data_dir, device)
+        spec = replace(spec, training=replace(spec.training, dtype=dtype, seed=seed))
+        data, _ = load(spec)
+        sides = [Side(name, create(name, spec, data, device), spec, data) for name in (left, right)]  # type: ignore[arg-type]
+        report = _backends(sides[0], sides[1], steps or STEPS, from_step, every)
     else:
-        report = _runs(left, right, kinds, steps, from_step, every, dataset, data_dir, device)
-    _progress("")
+        run, other = (left, right) if kinds[0] == "run" else (right, left)
+        held = read(Path(other)) if kinds == ["run", "run"] else other
+        report = locate_runs(read(Path(run)), held, load, device, steps, from_step, every, show)  # type: ignore[arg-type]
+    show("")
     print(render(report))
     if json is not None:
-        write_json(report, json)
+        write_json(json, document(report))
     return 0 if report.divergence is None else 1
+
+
+def _require_least(*options: tuple[str, int | None, int]) -> None:
+    for name, value, low in options:
+        if value is not None and value < low:
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{name}: expected at least {low}, got {value}; change {option}")
 
 
 def _kind(name: str) -> str:
@@ -96,11 +106,6 @@ def _kind(name: str) -> str:
         f"locate: expected a backend ({', '.join(BACKENDS)}), a run folder or a checkpoint file, got "
         f"{name!r}, which does not exist; see ./runs"
     )
-
-
-def _progress(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def _files(left: str, right: str, kinds: list[str]) -> Report:
@@ -123,56 +128,14 @@ def _files(left: str, right: str, kinds: list[str]) -> Report:
     return compare_files(*paths)
 
 
-def _loaded(spec: Experiment, dataset: str | None, data_dir: Path | None) -> tuple[TrainingData, str]:
-    found = cifar10.load(dataset or spec.data.dataset, data_dir)
-    return prepare(found, spec.data.preprocess, spec.data.validation), found.fingerprint
-
-
-def _backends(
-    left: str,
-    right: str,
-    spec: Experiment,
-    steps: int,
-    from_step: int,
-    every: int,
-    data_dir: Path | None,
-    device: Device,
-) -> Report:
-    data, _ = _loaded(spec, None, data_dir)
-    sides = [Side(name, create(name, spec, data, device), spec, data) for name in (left, right)]  # type: ignore[arg-type]
+def _backends(left: Side, right: Side, steps: int, from_step: int, every: int) -> Report:
     state = None
     if from_step:
-        begin(sides[0])
+        begin(left)
         for first in range(0, from_step, CALL):
-            sides[0].backend.train(sides[0].plan(first, min(CALL, from_step - first)))
-        state = sides[0].backend.export_state()
-    report = search(sides[0], sides[1], steps, state, from_step, every, _progress)
-    where = f"{spec.training.dtype}, seed {spec.training.seed}"
-    return replace(report, notes=(f"on {sides[0].backend.device} and {sides[1].backend.device}, {where}",))
-
-
-def _runs(
-    left: str,
-    right: str,
-    kinds: list[str],
-    steps: int | None,
-    from_step: int,
-    every: int,
-    dataset: str | None,
-    data_dir: Path | None,
-    device: Device,
-) -> Report:
-    """Runs, or one and a backend: the run then counts as LEFT."""
-    if kinds[0] == "backend":
-        left, right = right, left
-        kinds = kinds[::-1]
-
-    def load(spec: Experiment) -> tuple[TrainingData, str]:
-        return _loaded(spec, dataset, data_dir)
-
-    def build(name: str, backend: BackendName, spec: Experiment, data: TrainingData) -> Side:
-        return Side(name, create(backend, spec, data, device), spec, data)
-
-    other = read(Path(right)) if kinds[1] == "run" else right
-    progress: Progress = _progress
-    return locate_runs(read(Path(left)), other, load, build, steps, from_step or None, every, progress)  # type: ignore[arg-type]
+            left.backend.train(left.plan(first, min(CALL, from_step - first)))
+        state = left.backend.export_state()
+    report = search(left, right, steps, state, from_step, every, show)
+    training = left.experiment.training
+    where = f"{training.dtype}, seed {training.seed}"
+    return replace(report, notes=(f"on {left.backend.device} and {right.backend.device}, {where}",))

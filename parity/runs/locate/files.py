@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from parity.bounds.rounding import ROUNDINGS, Array
 from parity.runs.difference import relative
-from parity.runs.locate.audit import KINDS, kind_of, quantity_of
+from parity.runs.locate.audit import kind_of, ordered, quantity_of
 from parity.runs.locate.findings import Divergence, Report
 from parity.runs.locate.hints import bits
-from triptych.describe.layers import parameter_shapes
 from triptych.describe.plain import from_dict
 from triptych.describe.state import Key, State
 from triptych.errors import UserError
@@ -33,7 +31,7 @@ def compare_files(left: Path, right: Path) -> Report:
     for config, path in zip(configs, folders, strict=True):
         if config is not None:
             spec = from_dict(config["experiment"], str(path))
-            order = order or list(parameter_shapes(spec.layers()))
+            order = order or [layer.name for layer in spec.layers()]
     if configs[0] is not None and configs[1] is not None:
         a, b = flat(configs[0]["experiment"]), flat(configs[1]["experiment"])
         settings = tuple(f"{key}: {a.get(key)!r}, {b.get(key)!r}" for key in a if a.get(key) != b.get(key))
@@ -80,17 +78,6 @@ def table(left: State, right: State, order: list[str]) -> list[str]:
                     f"{key}: {relative(*pair):.1e} relative, {count} of {gap.size} elements, most at {index}"
                 )
     return lines
-
-
-def ordered(keys: Iterable[Key], order: list[str]) -> list[Key]:
-    """By kind, then by layer."""
-    layers = [name.rpartition(".")[0] for name in order]
-
-    def place(key: Key) -> tuple[int, int, str]:
-        where = layers.index(key.layer) if key.layer in layers else len(layers)
-        return KINDS.index(kind_of(key)), where, str(key)
-
-    return sorted(keys, key=place)
 
 
 def _one(key: Key, left: Array | None, right: Array | None, step: int) -> Divergence | None:

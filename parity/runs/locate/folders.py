@@ -11,14 +11,14 @@ import numpy as np
 
 from parity.bounds.rounding import Array
 from parity.runs.difference import relative
+from parity.runs.locate.audit import one_step_limits
 from parity.runs.locate.findings import Divergence, Report
 from parity.runs.locate.replay import Segment, differs_beyond_rounding
-from parity.runs.locate.search import EVERY, Progress, begin, locate, one_step_limits
-from parity.runs.locate.settings import differing_settings
-from parity.runs.locate.side import Side
+from parity.runs.locate.search import Progress, begin, locate
+from parity.runs.locate.side import Side, differing_settings
 from triptych.describe.plain import from_dict
-from triptych.describe.protocol import TrainingData
-from triptych.describe.spec import BackendName, Experiment
+from triptych.describe.protocol import TrainingData, create
+from triptych.describe.spec import BackendName, Device, Experiment
 from triptych.describe.state import State
 from triptych.errors import UserError
 from triptych.store import checkpoint
@@ -64,19 +64,15 @@ def read(path: Path) -> Recorded:
     return Recorded(path, config["backend"], spec, fingerprint, losses, checkpoints, resumed, test)
 
 
-Build = Callable[[str, BackendName, Experiment, TrainingData], Side]
-"""(name, backend, experiment, data) to a side."""
-
-
 def locate_runs(
     left: Recorded,
     right: Recorded | BackendName,
     load: Callable[[Experiment], tuple[TrainingData, str]],
-    build: Build,
-    steps: int | None = None,
-    from_step: int | None = None,
-    every: int = EVERY,
-    progress: Progress = lambda _: None,
+    device: Device,
+    steps: int | None,
+    from_step: int,
+    every: int,
+    progress: Progress,
 ) -> Report:
     """Two runs, or a run and another backend on its settings.
 
@@ -84,41 +80,39 @@ def locate_runs(
     `load` gives an experiment's data and its fingerprint. Raises UserError where the data is another than
     the runs', or the networks are not alike.
     """
-    other = right if isinstance(right, Recorded) else None
-    spec = left.experiment if other is None else other.experiment
-    backend: BackendName = other.backend if other is not None else right  # type: ignore[assignment]
-    name = str(other.path) if other is not None else str(right)
     data, fingerprint = load(left.experiment)
     _require_data(left, fingerprint)
-    sides = [build(str(left.path), left.backend, left.experiment, data)]
-    their_data = data if spec.data == left.experiment.data else load(spec)[0]
-    sides.append(build(name, backend, spec, their_data))
-    settings = tuple(differing_settings(*sides))
-    last = min(side.experiment.training.steps for side in sides)
-    if other is not None and other.fingerprint != left.fingerprint:
-        other_data = Divergence(
-            1, "data", "", "fingerprint", "right", float("inf"),
-            note=f"the runs trained on other data: {left.fingerprint} and {other.fingerprint}",
-        )  # fmt: skip
-        return Report(sides[0].name, sides[1].name, 0, last, other_data, settings)
-    notes = [] if other is None else [*_losses(left, other), *_ends(left, other)]
-    own: list[Divergence] = []
-    recorded = [(left, sides[0])] + ([(other, sides[1])] if other is not None else [])
+    ours = _side(str(left.path), left.backend, left.experiment, data, device)
+    recorded, notes = [(left, ours)], []
+    if isinstance(right, Recorded):
+        spec = right.experiment
+        data = data if spec.data == left.experiment.data else load(spec)[0]
+        theirs = _side(str(right.path), right.backend, spec, data, device)
+        recorded.append((right, theirs))
+        notes = [*_losses(left, right), *_ends(left, right)]
+    else:
+        theirs = _side(right, right, left.experiment, data, device)
+    settings = tuple(differing_settings(ours, theirs))
+    last = min(side.experiment.training.steps for side in (ours, theirs))
+    if isinstance(right, Recorded) and right.fingerprint != left.fingerprint:
+        note = f"the runs trained on other data: {left.fingerprint} and {right.fingerprint}"
+        other = Divergence(1, "data", "", "fingerprint", "right", float("inf"), note=note)
+        return Report(ours.name, theirs.name, 0, last, other, settings)
+    found: list[Divergence] = []
     for where, (run, side) in zip(("left", "right"), recorded, strict=False):
-        found, line = follow(run, side, every, progress)
+        own, line = follow(run, side, every, progress)
         notes.append(f"{where}: {line}")
-        if found is not None:
-            own.append(replace(found, side=where))  # type: ignore[arg-type]
-    first, state = _common(left, other, sides[0], from_step)
+        found += [replace(own, side=where)] if own else []  # type: ignore[arg-type]
+    first, state = _common([run for run, _ in recorded], ours, from_step)
     last = last if steps is None else min(last, first + steps)
-    report = locate(sides[0], sides[1], last - first, state, first, every, progress)
-    candidates = sorted([*own, *filter(None, [report.divergence])], key=lambda found: found.step)
-    notes += [
-        f"also: step {found.step}, {found.kind}, {found.layer} {found.quantity}, {found.side}"
-        for found in candidates[1:]
-    ]
-    chosen = candidates[0] if candidates else None
-    return replace(report, divergence=chosen, settings=settings, notes=tuple(notes))
+    report = locate(ours, theirs, last - first, state, first, every, progress)
+    found = sorted([*found, *filter(None, [report.divergence])], key=lambda one: one.step)
+    notes += [f"also: step {o.step}, {o.kind}, {o.layer} {o.quantity}, {o.side}" for o in found[1:]]
+    return replace(report, divergence=found[0] if found else None, settings=settings, notes=tuple(notes))
+
+
+def _side(name: str, backend: BackendName, spec: Experiment, data: TrainingData, device: Device) -> Side:
+    return Side(name, create(backend, spec, data, device), spec, data)
 
 
 def _require_data(run: Recorded, fingerprint: str) -> None:
@@ -165,12 +159,11 @@ def _ends(left: Recorded, right: Recorded) -> list[str]:
     ]
 
 
-def _common(
-    left: Recorded, right: Recorded | None, side: Side, from_step: int | None
-) -> tuple[int, State | None]:
+def _common(runs: list[Recorded], side: Side, from_step: int) -> tuple[int, State | None]:
     """Where the search begins: the step asked for, or the last pair of checkpoints no farther apart than
     one step's rounding, or the start.
     """
+    left = runs[0]
     if from_step:
         if from_step not in left.checkpoints:
             known = ", ".join(map(str, left.checkpoints)) or "none"
@@ -179,12 +172,13 @@ def _common(
                 "--from-step"
             )
         return from_step, left.state(from_step)
-    theirs = {} if right is None else right.checkpoints
-    last = left.experiment.training.steps
-    for step in sorted(left.checkpoints.keys() & theirs.keys(), reverse=True):
-        if 0 < step < last and right is not None and _agree(left.state(step), right.state(step), side, step):
-            return step, left.state(step)
-    if left.resumed or (right is not None and right.resumed):
+    shared = left.checkpoints.keys() & runs[-1].checkpoints.keys() if len(runs) > 1 else set()
+    for step in sorted(shared, reverse=True):
+        if 0 < step < left.experiment.training.steps:
+            state = left.state(step)
+            if _agree(state, runs[-1].state(step), side, step):
+                return step, state
+    if any(run.resumed for run in runs):
         step = min(left.checkpoints)
         return step, left.state(step)
     return 0, None

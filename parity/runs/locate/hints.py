@@ -16,8 +16,9 @@ from triptych.describe.protocol import Steps
 from triptych.describe.state import State
 
 
-def hint(finding: Finding, step: Step, trace: Mapping[str, Array], wanted: Steps) -> str:
+def hint(finding: Finding, step: Step, trace: Mapping[str, Array]) -> str:
     """One clause, or nothing."""
+    wanted = step.wanted
     if finding.result.note or finding.actual.shape != finding.expected.shape:
         return finding.result.note
     if finding.kind == "data":

@@ -14,12 +14,10 @@ from functools import partial
 import numpy as np
 
 from parity.bounds.rounding import Array
-from parity.runs.locate.audit import LOSS_KEY, quantity_of
+from parity.runs.locate.audit import LOSS_KEY, one_step_limits, quantity_of
 from parity.runs.locate.files import differences
 from parity.runs.locate.findings import Divergence
-from parity.runs.locate.search import one_step_limits
-from parity.runs.locate.settings import CALL
-from parity.runs.locate.side import Side
+from parity.runs.locate.side import CALL, Side
 from triptych.describe.state import Key, State
 
 REPETITIONS = 2

@@ -16,17 +16,19 @@ import numpy as np
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import at_blas_speed
 from parity.runs.difference import relative
-from parity.runs.locate.audit import LOSS_KEY, Step, audit, failed, outcome_truths, shares
+from parity.runs.locate.audit import LOSS_KEY, Step, audit, one_step_limits
 from parity.runs.locate.findings import Divergence, Finding, Report
 from parity.runs.locate.hints import hint
-from parity.runs.locate.settings import (
+from parity.runs.locate.side import (
     CALL,
+    Outcome,
+    Reference,
+    Side,
     differing_settings,
     other_layers,
     planned_difference,
     require_alike,
 )
-from parity.runs.locate.side import Outcome, Reference, Side
 from triptych.describe.init import initial_parameters
 from triptych.describe.state import Key, State
 
@@ -82,10 +84,12 @@ class Search:
         if any(failed(findings) for findings in found.values()):
             return self._first(found, state, step)
         for name, findings in found.items():
-            share, worst = max(shares(findings), key=lambda pair: pair[0])
-            if share > self.share:
+            known = [finding for finding in findings if np.isfinite(finding.result.share)]
+            worst = max(known, key=lambda finding: finding.result.share)
+            if worst.result.share > self.share:
                 what = f"{worst.layer} {worst.quantity}".strip()
-                self.share, self.share_at = share, f"{what}, step {step + 1}, {name} ({sides[name].name})"
+                self.share = worst.result.share
+                self.share_at = f"{what}, step {step + 1}, {name} ({sides[name].name})"
         if self.screens:
             self._set_screen(state, step)
         return None
@@ -149,9 +153,8 @@ class Search:
         finding, side = firsts[where], sides[where]
         both = len({firsts[name].order for name in firsts}) < len(firsts)
         name: Where = "both" if both else where  # type: ignore[assignment]
-        plan = self.reference.plan(step)
         side.put(state)
-        note = hint(finding, self._step(side, state, step, exact=True), side.trace(side.plan(step)), plan)
+        note = hint(finding, self._step(side, state, step, exact=True), side.trace(side.plan(step)))
         if finding.compiled:
             note = "; ".join(filter(None, (note, "of the compiled step; operation by operation it is right")))
         result = finding.result
@@ -172,6 +175,11 @@ class Search:
         if len(arrays) == 2 and arrays[0].shape == arrays[1].shape and arrays[0].size:
             return relative(*arrays)
         return float("nan")
+
+
+def failed(findings: list[Finding]) -> list[Finding]:
+    """Those beyond their limits."""
+    return [finding for finding in findings if not finding.result.passed]
 
 
 def _name(finding: Finding) -> str:
@@ -219,16 +227,6 @@ def locate(
         left.name, right.name, first, last, found, tuple(differing_settings(left, right)), search.judged,
         search.share, search.share_at, inherited, name,
     )  # fmt: skip
-
-
-def one_step_limits(
-    side: Side, state: State, step: int, reference: Reference | None = None
-) -> dict[Key, Bounded]:
-    """`LOSS_KEY` and a state's keys to their true values after one more step, with limits."""
-    reference = reference or side.reference
-    side.put(state)
-    judged = Step(side, reference, state, step, at_blas_speed(side.rounding))
-    return outcome_truths(judged, side.backend.export_state(), reference.plan(step))
 
 
 def begin(side: Side) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from triptych.errors import UserError
 from triptych.study import docs
+from triptych.study.page import gather, render
+from triptych.study.results import ROOT as RUNS
 from triptych.study.table import PUBLISHED, Table, read
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,6 +33,16 @@ def test_the_docs_have_the_figures_of_the_published_table(path: Path, made: dict
     text = (ROOT / path).read_text()
     assert text.count("<!-- study: ") == text.count("<!-- end -->") == 2
     assert docs.filled(text, made, str(path)) == text
+
+
+def test_every_table_of_the_published_page_is_whole(published: Table) -> None:
+    blocks = [block.splitlines() for block in render(gather(published, RUNS)).split("\n\n")]
+    tables = [block for block in blocks if block[0].startswith("|")]
+    assert len(tables) == 21
+    for head, rule, *rows in tables:
+        assert rule.startswith("|---")
+        assert rows
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in (head, rule, *rows)} == {head.count("|")}
 
 
 def test_another_table_changes_the_docs(

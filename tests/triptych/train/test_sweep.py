@@ -68,18 +68,28 @@ def alone(run: Experiment, steps: int) -> State:
 
 
 def together(made: list[Experiment], steps: int, at_once: int, devices: int = 1) -> list[State]:
-    """The states after so many steps; asserts that training was traced and compiled once."""
+    """The states after so many steps."""
+    return trained(program(made, at_once, devices), made, steps)
+
+
+def program(made: list[Experiment], at_once: int, devices: int = 1) -> JaxSweep:
+    """Asserts that training is traced once."""
     sweep = JaxSweep(made, DATA, find_devices("cpu")[:devices], at_once)
     assert sweep._mesh.size == devices
     chex.clear_trace_counter()  # it counts by function, and every sweep has the same
     once = chex.assert_max_traces(sweep.train_group, n=1)
-    compiled: Any = jax.jit(once, donate_argnums=0, out_shardings=sweep._divided)
-    sweep._train = compiled
+    sweep._train = jax.jit(once, donate_argnums=0, out_shardings=sweep._divided)
+    return sweep
+
+
+def trained(sweep: JaxSweep, made: list[Experiment], steps: int) -> list[State]:
+    """The states after so many steps of these runs; asserts that training was compiled once."""
     for member, run in zip(sweep.members, made, strict=True):
         member.start(initial_parameters(run))
     sweep.compile(10)
     for first in range(0, steps, 10):
         sweep.train({seat: small.steps(run, DATA, first, 10) for seat, run in enumerate(made)})
+    compiled: Any = sweep._train
     assert compiled._cache_size() == 1
     return [member.export_state() for member in sweep.members]
 
@@ -102,16 +112,21 @@ def test_in_float64_together_is_one_by_one(optimizer: str) -> None:
     """One after another in the program, and three at once, which leaves two seats spare."""
     made = runs(optimizer, "float64")
     expected = [alone(run, 30) for run in made]
-    for at_once in (1, 3):
-        found = together(made, 30, at_once)
-        for state, wanted in zip(found, expected, strict=True):
+
+    def agreeing(at_once: int) -> JaxSweep:
+        sweep = program(made, at_once)
+        for state, wanted in zip(trained(sweep, made, 30), expected, strict=True):
             assert worst(state, wanted) <= 1e-12
+        return sweep
+
+    agreeing(3)
+    sweep = agreeing(1)
     swapped = [replace(run) for run in made]
     swapped[0], swapped[2] = (
         replace(a, optimization=replace(a.optimization, learning_rate=b.optimization.learning_rate))
         for a, b in ((made[0], made[2]), (made[2], made[0]))
     )
-    wrong = together(swapped, 30, 1)
+    wrong = trained(sweep, swapped, 30)  # rates come with the steps: the same program
     assert [worst(state, wanted) > 1e-12 for state, wanted in zip(wrong, expected, strict=True)] == [
         True, False, True, False,
     ]  # fmt: skip
@@ -214,11 +229,12 @@ def test_runs_left_at_different_steps_go_on_to_the_same_end() -> None:
 )
 def test_an_interrupted_sweep_goes_on_to_the_same_weights(tmp_path: Path, moment: str, code: int) -> None:
     words = ("--backend", "jax", "--run-dir", str(tmp_path / "run"), *tiny.arguments(**ADAM), *GRID)
-    assert tiny.run(moment, *words).returncode == code
+    cache = {"TRIPTYCH_CACHE_DIR": str(tmp_path / "compiled")}  # the three processes compile once
+    assert tiny.run(moment, *words, **cache).returncode == code
     assert not list((tmp_path / "run").rglob("summary.json"))
-    assert tiny.run("never", *words).returncode == 0
+    assert tiny.run("never", *words, **cache).returncode == 0
     whole = (*words[:3], str(tmp_path / "whole"), *words[4:])
-    assert tiny.run("never", *whole).returncode == 0
+    assert tiny.run("never", *whole, **cache).returncode == 0
     for name, folder in folders(str(tmp_path / "whole")).items():
         assert tiny.results(tmp_path / "run" / name) == tiny.results(folder)
 
