@@ -18,22 +18,10 @@ import safetensors
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from parity.convert.source import FLOATING, About, Source, stripped
-from parity.convert.units import (
-    BATCH_STATS,
-    CONVENTIONS,
-    PARAMS,
-    TRACKED,
-    Array,
-    Arrays,
-    Convention,
-    Order,
-    bfloat16,
-    canonical_order,
-    group,
-    is_flax,
-    shapes_of,
-)
+from parity.convert import units
+from parity.convert.match import canonical_order
+from parity.convert.source import FLOATING, Source, bfloat16, stripped
+from parity.convert.units import Array, Arrays, Convention, Names
 from triptych.describe.plain import from_dict, to_dict
 from triptych.errors import UserError
 
@@ -59,37 +47,29 @@ def read(content: bytes, path: Path, convention: Convention | None) -> Source:
     """The weights in a file's content; raises UserError where they are damaged or of no known names."""
     metadata = metadata_of(content, path)
     arrays = {name: _array(name, view, path) for name, view in safetensors.deserialize(content)}
-    about = _about(metadata, arrays, path)
-    if about is None or convention not in (None, about.convention):
-        found = convention or _guess(arrays, path)
-        arrays, notes = stripped(arrays) if found == "torch" else (arrays, ())
-        if is_flax(found) and not any("/" in name for name in arrays):
-            arrays = {name.replace(".", "/"): array for name, array in arrays.items()}
-        return Source(f"safetensors with {found} names", found, arrays, notes=notes)
-    order = [*about.names, *(name for name in arrays if name not in about.names)]
-    what = f"safetensors with {about.convention} names, written by this command"
-    ordered = {name: arrays[name] for name in order if name in arrays}
-    return Source(what, about.convention, ordered, bool(about.names), about.experiment, about)
+    if _NOTE in metadata:
+        ours = _ours(metadata, arrays, path)
+        if convention in (None, ours.convention):
+            return ours
+    found = convention or _guess(arrays, path)
+    arrays, notes = stripped(arrays) if found == "torch" else (arrays, ())
+    if units.is_flax(found) and not any("/" in name for name in arrays):
+        arrays = {name.replace(".", "/"): array for name, array in arrays.items()}
+    return Source(f"safetensors with {found} names", found, arrays, notes=notes)
 
 
 def _array(name: str, view: Mapping[str, Any], path: Path) -> Array:
-    if view["dtype"] == "BF16":
-        kind = bfloat16()
-    elif view["dtype"] in _DTYPES:
-        kind = np.dtype(_DTYPES[view["dtype"]])
-    else:
+    kind = bfloat16() if view["dtype"] == "BF16" else _DTYPES.get(view["dtype"])
+    if kind is None or (kind is np.int64 and not name.endswith(units.TRACKED)):
         raise UserError(
-            f"{path}: {name} is {view['dtype']}; expected float64, float32, float16 or bfloat16 weights; "
-            "save them as one of these"
+            f"{path}: {name} is {view['dtype']}; expected weights of {', '.join(FLOATING)}; save them as one "
+            "of these"
         )
-    if kind.kind == "i" and not name.endswith(TRACKED):
-        raise UserError(f"{path}: {name} holds whole numbers; expected weights of {', '.join(FLOATING)}")
     return np.frombuffer(view["data"], dtype=kind).reshape(view["shape"])
 
 
-def _about(metadata: Mapping[str, str], arrays: Arrays, path: Path) -> About | None:
-    if _NOTE not in metadata:
-        return None
+def _ours(metadata: Mapping[str, str], arrays: dict[str, Array], path: Path) -> Source:
+    """A file that this command wrote."""
     content = metadata[_NOTE]
     if metadata.get("sha256") != _digest(content, arrays):
         raise UserError(f"{path}: damaged, its SHA-256 is not the one it was written with; convert it anew")
@@ -97,14 +77,16 @@ def _about(metadata: Mapping[str, str], arrays: Arrays, path: Path) -> About | N
         fields = json.loads(content)
         spec, names = fields["experiment"], {str(a): str(b) for a, b in fields["names"].items()}
         convention, flatten = fields["convention"], fields["flatten"]
-        if convention not in CONVENTIONS or flatten not in get_args(Order):
+        if convention not in units.CONVENTIONS or flatten not in (None, *get_args(units.Order)):
             raise ValueError(f"{convention}, {flatten}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: what it says of itself is not what this command writes ({error!r})"
         ) from None
-    described = None if spec is None else from_dict(spec, f"{path}: experiment")
-    return About(convention, described, names, flatten)
+    experiment = None if spec is None else from_dict(spec, f"{path}: experiment")
+    what = f"safetensors with {convention} names, written by this command"
+    ordered = {name: arrays[name] for name in names if name in arrays} | arrays
+    return Source(what, convention, ordered, bool(names), experiment, names, flatten)
 
 
 def _digest(content: str, arrays: Arrays) -> str:
@@ -118,33 +100,34 @@ def _digest(content: str, arrays: Arrays) -> str:
 
 def _guess(arrays: Arrays, path: Path) -> Convention:
     """The convention that the names belong to."""
-    leaves = {name.replace("/", ".").rpartition(".")[2] for name in arrays}
-    tops = {name.replace("/", ".").partition(".")[0] for name in arrays}
+    parts = [name.replace("/", ".").split(".") for name in arrays]
+    tops, leaves = {part[0] for part in parts}, {part[-1] for part in parts}
     vectors = any(name.endswith("weight") and array.ndim == 1 for name, array in arrays.items())
     if "gamma" in leaves:
         return "canonical"
     if leaves & {"kernel", "scale"}:
-        return "flax-linen" if tops <= {PARAMS, BATCH_STATS} else "flax-nnx"
-    if vectors or leaves & {TRACKED, "running_mean", "running_var"}:
+        return "flax-linen" if tops <= {units.PARAMS, units.BATCH_STATS} else "flax-nnx"
+    if vectors or leaves & {units.TRACKED, *units.STATISTICS}:
         return "torch"
-    if leaves <= {"weight", "bias"} and leaves:
+    if leaves and leaves <= {"weight", "bias"}:
         # Without batch norm torch's form is ours; what differs is whether the names are.
-        return "canonical" if canonical_order(group(shapes_of(arrays), "torch"))[1] else "torch"
+        found = units.group(Names("torch", units.shapes_of(arrays)))
+        return "canonical" if canonical_order(found)[1] else "torch"
     raise UserError(
         f"{path}: names that belong to no convention ({', '.join(list(arrays)[:6])}...); expected canonical, "
         "torch or Flax names; say --from, and --map for names of your own"
     )
 
 
-def encode(arrays: Arrays, about: About) -> bytes:
+def encode(source: Source) -> bytes:
     """A file's content, with what it says of itself."""
     fields = {
-        "convention": about.convention,
-        "experiment": None if about.experiment is None else to_dict(about.experiment),
-        "names": about.names,
-        "flatten": about.flatten,
+        "convention": source.convention,
+        "experiment": None if source.experiment is None else to_dict(source.experiment),
+        "names": source.names,
+        "flatten": source.flatten,
     }
     content = json.dumps(fields)
-    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    metadata = {"format": _FORMATS[about.convention], _NOTE: content, "sha256": _digest(content, plain)}
+    plain = {name: np.asarray(array, order="C") for name, array in source.arrays.items()}
+    metadata = {"format": _FORMATS[source.convention], _NOTE: content, "sha256": _digest(content, plain)}
     return safetensors.numpy.save(plain, metadata)

@@ -1,9 +1,12 @@
-"""Weights as they were read from a file, and what both kinds of readers share."""
+"""Weights as they were read from a file, and what all readers share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from parity.convert.units import TRACKED, Array, Convention, Order
 from triptych.describe.spec import Experiment
@@ -11,17 +14,6 @@ from triptych.errors import UserError
 
 PREFIXES = ("module.", "_orig_mod.")
 FLOATING = ("float64", "float32", "float16", "bfloat16")
-
-
-@dataclass(frozen=True)
-class About:
-    """What a file of ours says of itself beside its arrays."""
-
-    convention: Convention
-    experiment: Experiment | None = None
-    names: dict[str, str] = field(default_factory=dict)
-    """Its names to canonical ones, in the network's order."""
-    flatten: Order = "channels-first"
 
 
 @dataclass(frozen=True)
@@ -36,7 +28,9 @@ class Source:
     ordered: bool = False
     """Whether that order is the network's."""
     experiment: Experiment | None = None
-    about: About | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    """Its names to canonical ones in the network's order, where a file of ours says so."""
+    flatten: Order | None = None
     step: int = 0
     """Steps of training behind them, where known."""
     run: Path | None = None
@@ -66,3 +60,15 @@ def stripped(arrays: dict[str, Array]) -> tuple[dict[str, Array], tuple[str, ...
             arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
             notes = (*notes, f"every name begins with {prefix!r}, which was left out")
     return arrays, notes
+
+
+def bfloat16() -> np.dtype[Any]:
+    """NumPy's, from ml_dtypes, which comes with JAX; raises UserError where it is not installed."""
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise UserError(
+            "bfloat16: NumPy has it only with the package ml_dtypes; pip install ml_dtypes (JAX brings it), "
+            "or convert the source to float32, which is exact"
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)
