@@ -204,11 +204,11 @@ def huge_rate(what: Experiment, first: int, count: int) -> np.ndarray:
 # --- the program ---------------------------------------------------------------------------------
 
 
-def python(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Python on these words in a process of its own, one thread."""
     variables = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | environment
     return subprocess.run(
-        [sys.executable, *words], cwd=cwd, env=variables, capture_output=True, text=True, timeout=170
+        [sys.executable, *words], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=170
     )
 
 

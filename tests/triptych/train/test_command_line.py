@@ -267,7 +267,7 @@ def test_the_program_itself_ends_with_2_at_a_mistake():
 
 def test_the_program_itself_trains_on_the_whole_generated_set():
     words = ("--backend", "numpy", "--dataset", "generated", "--steps", "3", "--hidden", "6")
-    done = tiny.python(TRAIN, *words, "--run-dir", "run", cwd=Path())
+    done = tiny.python(TRAIN, *words, "--run-dir", str(Path("run").absolute()))
     assert (done.returncode, done.stderr) == (0, "")
     summary = tiny.summary(Path("run"))
     assert f"test accuracy {summary['test_accuracy']:.4f}" in done.stdout
