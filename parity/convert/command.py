@@ -41,8 +41,7 @@ def convert(
 ) -> int:
     """Move weights between this project's form, torch and Flax, and prove that they compute the same.
 
-    Nothing is rounded: names and layouts change, bits do not. Exit code 0: written; 1: the check fails and
-    nothing was written; 2: a mistake in the call or in a file. docs/convert.md has the conventions.
+    Nothing is rounded. Exit code 1: the check fails and nothing was written. See docs/convert.md.
 
     Args:
         source: A run folder, a checkpoint, safetensors (canonical, torch or Flax names), a torch state_dict
@@ -51,20 +50,16 @@ def convert(
         to: canonical; torch: a state_dict; flax-nnx: an NNX module's state; flax-linen: params and
             batch_stats.
         from_: What the source is, where its content does not tell.
-        experiment: The network: a run of the catalogue, a run folder or a config.json. Needed for the check
-            where the source does not say.
+        experiment: The network, where the source does not tell: a name, a run folder or a config.json.
         like: A file with the names that the target is to have: your own model's state_dict or variables.
-        model: Your own model, as package.module:callable, which is imported and called: a torch Module or an
-            NNX Module, of the target, or of the source where the target is canonical. Gives the names and
-            their order, and is checked by its own forward pass.
+        model: Your own torch or NNX model, as package.module:callable, which is imported and called; of the
+            foreign side. Gives the names and their order, and is checked by its own forward pass.
         map: THEIR.NAME=OUR.NAME, of layers or parameters, or a JSON file of such pairs, where shapes and
-            order leave a choice; may be given several times. Theirs is the target where it is foreign, else
-            the source.
-        to_flatten: The order in which the target's model flattens images; by default channels-last for Flax
-            and channels-first for torch.
+            order leave a choice; may be given several times.
+        to_flatten: The target model's order of flattened images; default: channels-last for Flax only.
         from_flatten: The same of the source's model.
         check: Build a plain model, or take --model, and hold its layers and logits to the true values.
-        test_set: Also predict the test images of the source run, and compare with its predictions.npy.
+        test_set: Also predict the source run's test images, and compare with its predictions.npy.
         data_dir: Where the run's data is, for --test-set; as for train.py.
         overwrite: Replace the target where it exists.
     """
@@ -81,18 +76,27 @@ def convert(
     _print_mapping(done)
     passed = _print_proofs(done.proofs()) if check else True
     if test_set:
-        outcome, accuracy = predictions.of_run(found, spec, done.canonical, done.made or done.came, data_dir)
-        print(outcome.line(accuracy))
-        passed = passed and outcome.passed
-    if not passed:
-        print(f"{target} was not written")
-        return 1
+        passed = _print_test_set(done, data_dir) and passed
+    if passed:
+        _write(target, content)
+    said = f"written: {target}, {len(done.arrays)} arrays, read back bit for bit"
+    print(said if passed else f"{target} was not written")
+    return 0 if passed else 1
+
+
+def _print_test_set(done: Conversion, data_dir: Path | None) -> bool:
+    """The plain model's predictions against the run's; returns whether rounding explains what differs."""
+    request, side = done.request, done.made or done.came
+    outcome, accuracy = predictions.of_run(request.source, request.experiment, done.canonical, side, data_dir)
+    print(outcome.line(accuracy))
+    return outcome.passed
+
+
+def _write(target: Path, content: bytes) -> None:
     try:
         write_atomically(target, content)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another target") from None
-    print(f"written: {target}, {len(done.arrays)} arrays, read back bit for bit")
-    return 0
 
 
 def _require_free(target: Path, overwrite: bool) -> None:
