@@ -6,11 +6,12 @@ from functools import partial
 from typing import Any
 
 from parity.planted import Bug
-from parity.planted.edits import Edits, edit
+from parity.planted.edits import Edits, alike, edit
 
+# fmt: off
 GROUP = "schedules, initial parameters and data"
 INIT, SCHEDULE, PIXELS = (partial(edit, f"triptych.{name}") for name in
-                          ("describe.init", "describe.schedule", "cifar10.preprocess"))  # fmt: skip
+                          ("describe.init", "describe.schedule", "cifar10.preprocess"))
 RATES, DRAWS, PREPARED = ("learning_rate",), ("initial_draws",), ("preprocessing",)
 FLOAT64, AUGMENTED = ("float64",), ("augmentation",)
 SHIFTED = "rows + shifts[:, :1], columns + shifts[:, 1:]"
@@ -25,7 +26,6 @@ def _everywhere(edits: Edits) -> Any:
     return dict.fromkeys(("numpy", "jax", "torch"), edits)
 
 
-# fmt: off
 BUGS = (
     Bug("schedule-off-by-one", "the rate of the next step", RATES, ("rates",), dtypes=FLOAT64,
         shared=SCHEDULE("np.arange(first, first + count,", "np.arange(first + 1, first + count + 1,")),
@@ -49,9 +49,7 @@ BUGS = (
         jax=edit("jax_models.backend", "else x * data.scale", "else x * data.scale * data.scale"),
         torch=edit("torch_models.backend", "x.mul_(self.scale)", "x.mul_(self.scale * self.scale)")),
     Bug("crop-rows-columns-exchanged", "a crop shifts rows by the columns' draw", AUGMENTED, ("y",), "every shift",
-        numpy=edit("numpy_ref.augment", SHIFTED, EXCHANGED),
-        jax=edit("jax_models.augment", SHIFTED, EXCHANGED),
-        torch=edit("torch_models.augment", SHIFTED, EXCHANGED)),
+        **alike("augment", SHIFTED, EXCHANGED)),
     Bug("flip-inverted", "images that should stay are mirrored", AUGMENTED, ("y",), "flips alone",
         numpy=edit("numpy_ref.augment", "columns[:, ::-1], columns)", "columns, columns[:, ::-1])"),
         jax=edit("jax_models.augment", "columns[:, ::-1], columns)", "columns, columns[:, ::-1])"),

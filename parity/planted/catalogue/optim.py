@@ -7,6 +7,7 @@ from functools import partial
 from parity.planted import Bug
 from parity.planted.edits import edit
 
+# fmt: off
 GROUP = "optimizers"
 NUMPY, JAX, TORCH = (partial(edit, f"{name}.optim") for name in ("numpy_ref", "jax_models", "torch_models"))
 FAST = partial(edit, "numpy_ref.fast")
@@ -49,7 +50,6 @@ ZEROS = (
 )
 """The first step finds zeros, and so many updates done."""
 
-# fmt: off
 BUGS = (
     Bug("adam-counts-from-2", "bias corrections of the next step", OPTIMIZER, THETA, "adam",
         numpy=NUMPY("theta, g, slots, o, eta, t)\n", "theta, g, slots, o, eta, t + 1)\n"),
