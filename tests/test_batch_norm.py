@@ -60,7 +60,8 @@ def test_torch_function_saves_no_more_than_the_gradients_asked_for_need(rng: np.
 def test_what_has_no_statistics_is_refused(
     name: str, shape: tuple[int, ...], features: int, message: str
 ) -> None:
-    x, gamma = np.ones(shape), np.ones(features)
+    x: Any = np.ones(shape)
+    gamma: Any = np.ones(features)
     if "jax" in name:
         x, gamma = jnp.asarray(np.moveaxis(x, 1, -1)), jnp.asarray(gamma)
     if "torch" in name:

@@ -67,7 +67,7 @@ def leaky_relu(slope: float) -> tuple[Function, Function, Shapes]:
 def batch_norm(shape: tuple[int, ...]) -> tuple[Function, Function, Shapes]:
     return (
         lambda x, gamma, beta: norm.batch_norm(x, gamma, beta, 1e-5)[0],
-        lambda dy, *arrays: norm.batch_norm_backward(dy, norm.batch_norm(*arrays, 1e-5)[1]),
+        lambda dy, x, gamma, beta: norm.batch_norm_backward(dy, norm.batch_norm(x, gamma, beta, 1e-5)[1]),
         [shape, shape[1:2], shape[1:2]],
     )
 
