@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from parity.convert import conversion, files, own_model, verify
 from parity.convert.conversion import Conversion, Request
 from parity.convert.units import Convention, Order, is_flax
-from parity.convert.verify import Proof
-from parity.verification.table import explain
 from triptych.describe.catalogue import find
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
@@ -73,7 +72,7 @@ def convert(
     done = conversion.carry_out(Request(found, to, spec, explicit, module, like, from_flatten, to_flatten))
     content = done.content(target, spec)
     _print_mapping(done, found.notes)
-    passed = _print_proofs(done.proofs(spec, module)) if check else True
+    passed = _check(done, spec, module) if check else True
     if test_set:
         explained, line = verify.test_set(found, spec, done.canonical, done.made or done.came, data_dir)
         print(line)
@@ -110,21 +109,23 @@ def _print_mapping(done: Conversion, notes: tuple[str, ...]) -> None:
     print(f"dtype: {', '.join(dtypes)}, kept", *(f"note: {line}" for line in notes), sep="\n")
 
 
-def _print_proofs(proofs: list[tuple[str, Proof]] | str) -> bool:
-    """What was found; returns whether everything holds."""
-    if isinstance(proofs, str):
-        print(proofs)
-        return True
-    for name, proof in proofs:
-        worst = proof.worst()
-        if proof.passed:
-            print(
-                f"check, {name}: holds; {len(proof.results)} comparisons, the worst ({worst.quantity}) at "
-                f"{worst.share:.3f} of its limit; predictions equal on {proof.agreeing} of {proof.images} "
-                f"images; a logit's limit is {proof.room:.1e} of the logits' spread"
-            )
-        else:
-            print(f"check, {name}: FAILED")
-            for result in [result for result in proof.results if not result.passed][:5]:
-                print(f"  {explain(result)}")
-    return all(proof.passed for _, proof in proofs)
+def _check(done: Conversion, spec: Experiment | None, module: Any) -> bool:
+    """Hold each side, and the caller's own `module` of the last, to the truth; whether everything holds."""
+    if not all(np.isfinite(array.astype(np.float64)).all() for array in done.canonical.values()):
+        print("not checked: the weights hold NaN or infinities, which were moved as they are")
+    elif spec is None:
+        print("not checked: the network is not known; say --experiment (and --no-check silences this)")
+    elif not done.sides:
+        print("nothing to check: the weights were canonical and stay so")
+    else:
+        proofs = {
+            f"plain {side.plan.convention} model": verify.check(spec, done.canonical, side)
+            for side in done.sides
+        }
+        if module is not None:
+            side = done.sides[-1]
+            run = own_model.runner(module, side.plan.convention, side.arrays)
+            proofs["your model"] = verify.check_model(spec, done.canonical, run, side.plan.convention)
+        print(*(proof.line(name) for name, proof in proofs.items()), sep="\n")
+        return all(proof.passed for proof in proofs.values())
+    return True

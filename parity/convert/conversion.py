@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity.convert import api, files, own_model, plan, verify
+from parity.convert import api, files, own_model, plan
 from parity.convert.plan import NEUTRAL, Options, Side
 from parity.convert.source import Source
 from parity.convert.units import Array, Arrays, Convention, Names, Order, group, is_flax, shapes_of
@@ -58,24 +58,6 @@ class Conversion:
         if self.made is not None:
             _require_same(self.canonical, self.made.plan.to_ours(back))
         return content
-
-    def proofs(self, experiment: Experiment | None, module: Any) -> list[tuple[str, verify.Proof]] | str:
-        """Each side's check by name, or why there is none; `module` is the caller's own, of the last side."""
-        if not verify.finite(self.canonical):
-            return "not checked: the weights hold NaN or infinities, which were moved as they are"
-        if experiment is None:
-            return "not checked: the network is not known; say --experiment (and --no-check silences this)"
-        if not self.sides:
-            return "nothing to check: the weights were canonical and stay so"
-        proofs = []
-        for side in self.sides:
-            proof = verify.check(experiment, self.canonical, side)
-            proofs.append((f"plain {side.plan.convention} model", proof))
-        if module is not None:
-            run = own_model.runner(module, side.plan.convention, side.arrays)
-            proof = verify.check_model(experiment, self.canonical, run, side.plan.convention)
-            proofs.append(("your model", proof))
-        return proofs
 
 
 def carry_out(request: Request) -> Conversion:

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from parity.convert import safe
 from parity.convert.api import canonical_of, flax_arrays
-from parity.convert.source import Source, floating
+from parity.convert.source import Source, encoded, floating, metadata_of, read_safetensors
 from parity.convert.units import CONVENTIONS, Convention
 from triptych.describe.plain import from_dict
 from triptych.describe.spec import Experiment
@@ -43,7 +42,7 @@ def read(path: Path, convention: Convention | None = None) -> Source:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file or run folder") from None
-    if content[8:9] == b"{" and safe.metadata_of(content, path).get("format") == checkpoint.FORMAT:
+    if content[8:9] == b"{" and metadata_of(content, path).get("format") == checkpoint.FORMAT:
         return _of_state(checkpoint.load(path))
     return parse(content, path, convention)
 
@@ -51,7 +50,7 @@ def read(path: Path, convention: Convention | None = None) -> Source:
 def parse(content: bytes, path: Path, convention: Convention | None = None) -> Source:
     """The weights in the content of the file `path`, by what it begins with."""
     if content[8:9] == b"{":
-        return safe.read(content, path, convention)
+        return read_safetensors(content, path, convention)
     if content[:2] == b"PK" or content[:1] == b"\x80":
         _require(convention, ("torch",), f"{path}: a torch file")
         found: Source = _import("parity.convert.torch_file", path).read(content, path)
@@ -124,7 +123,7 @@ def encode(path: Path, source: Source) -> bytes:
         kinds = ", ".join(suffix for suffix, known in SUFFIXES.items() if source.convention in known)
         raise UserError(f"{path}: {source.convention} weights are written as {kinds}; choose such a name")
     if path.suffix == ".safetensors":
-        return safe.encode(source)
+        return encoded(source)
     if path.suffix == ".msgpack":
         serialization, flax = _import("flax.serialization", path), _import("parity.convert.plain_flax", path)
         content: bytes = serialization.msgpack_serialize(flax.nested(source.arrays))

@@ -26,6 +26,7 @@ from parity.suite.network import evaluated, own
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Place
+from parity.verification.table import explain
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
 from triptych.describe.layers import initial_statistics
@@ -60,16 +61,23 @@ class Proof:
         """Of the failures, or else of all."""
         return max(self.results, key=lambda result: (not result.passed, result.share))
 
+    def line(self, name: str) -> str:
+        """What was found of the model called `name`."""
+        if not self.passed:
+            failed = [f"\n  {explain(result)}" for result in self.results if not result.passed]
+            return f"check, {name}: FAILED{''.join(failed[:5])}"
+        worst = self.worst()
+        return (
+            f"check, {name}: holds; {len(self.results)} comparisons, the worst ({worst.quantity}) at "
+            f"{worst.share:.3f} of its limit; predictions equal on {self.agreeing} of {self.images} "
+            f"images; a logit's limit is {self.room:.1e} of the logits' spread"
+        )
+
 
 def images_for(experiment: Experiment) -> Array:
     """Random images, prepared about as the experiment's are: float64 (IMAGES, 3, 32, 32)."""
     pixels = generator("convert").integers(0, 256, (IMAGES, *IMAGE_SHAPE)).astype(np.float64) - 127.5
     return pixels / 64 if experiment.data.preprocess == "standardize" else pixels
-
-
-def finite(canonical: Arrays) -> bool:
-    """Whether there is anything to compute with: no NaN and no infinity."""
-    return all(bool(np.isfinite(array.astype(np.float64)).all()) for array in canonical.values())
 
 
 def check(experiment: Experiment, canonical: Arrays, side: Side, flatten: Order | None = None) -> Proof:
