@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
-from parity.convert import conversion, files, own_model, predictions
+from parity.convert import conversion, files, own_model, verify
 from parity.convert.conversion import Conversion, Request
-from parity.convert.units import Convention, Order
-from parity.convert.verify import Proof
-from parity.verification.table import explain
+from parity.convert.units import Convention, Order, is_flax
 from triptych.describe.catalogue import find
-from triptych.describe.plain import from_dict
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import tables
@@ -41,8 +39,7 @@ def convert(
 ) -> int:
     """Move weights between this project's form, torch and Flax, and prove that they compute the same.
 
-    Nothing is rounded: names and layouts change, bits do not. Exit code 0: written; 1: the check fails and
-    nothing was written; 2: a mistake in the call or in a file. docs/convert.md has the conventions.
+    Nothing is rounded. Exit code 1: the check fails and nothing was written. See docs/convert.md.
 
     Args:
         source: A run folder, a checkpoint, safetensors (canonical, torch or Flax names), a torch state_dict
@@ -51,20 +48,16 @@ def convert(
         to: canonical; torch: a state_dict; flax-nnx: an NNX module's state; flax-linen: params and
             batch_stats.
         from_: What the source is, where its content does not tell.
-        experiment: The network: a run of the catalogue, a run folder or a config.json. Needed for the check
-            where the source does not say.
+        experiment: The network, where the source does not tell: a name or a run folder.
         like: A file with the names that the target is to have: your own model's state_dict or variables.
-        model: Your own model, as package.module:callable, which is imported and called: a torch Module or an
-            NNX Module, of the target, or of the source where the target is canonical. Gives the names and
-            their order, and is checked by its own forward pass.
+        model: Your own torch or NNX model, as package.module:callable, which is imported and called; of the
+            foreign side. Gives the names and their order, and is checked by its own forward pass.
         map: THEIR.NAME=OUR.NAME, of layers or parameters, or a JSON file of such pairs, where shapes and
-            order leave a choice; may be given several times. Theirs is the target where it is foreign, else
-            the source.
-        to_flatten: The order in which the target's model flattens images; by default channels-last for Flax
-            and channels-first for torch.
+            order leave a choice; may be given several times.
+        to_flatten: The target model's order of flattened images; default: channels-last for Flax only.
         from_flatten: The same of the source's model.
         check: Build a plain model, or take --model, and hold its layers and logits to the true values.
-        test_set: Also predict the test images of the source run, and compare with its predictions.npy.
+        test_set: Also predict the source run's test images, and compare with its predictions.npy.
         data_dir: Where the run's data is, for --test-set; as for train.py.
         overwrite: Replace the target where it exists.
     """
@@ -77,21 +70,18 @@ def convert(
         found = own_model.in_its_order(found, module)
     spec = _experiment(experiment) or found.experiment
     done = conversion.carry_out(Request(found, to, spec, explicit, module, like, from_flatten, to_flatten))
-    content = done.content(target)
-    _print_mapping(done)
-    passed = _print_proofs(done.proofs()) if check else True
+    content = done.content(target, spec)
+    _print_mapping(done, found.notes)
+    passed = _check(done, spec, module) if check else True
     if test_set:
-        outcome, accuracy = predictions.of_run(found, spec, done.canonical, done.made or done.came, data_dir)
-        print(outcome.line(accuracy))
-        passed = passed and outcome.passed
+        explained, line = verify.test_set(found, spec, done.canonical, done.made or done.came, data_dir)
+        print(line)
+        passed = explained and passed
     if not passed:
         print(f"{target} was not written")
         return 1
-    try:
-        write_atomically(target, content)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another target") from None
-    print(f"written: {target}, {len(done.arrays)} arrays, read back bit for bit")
+    write_atomically(target, content)
+    print(f"written: {target}, read back bit for bit")
     return 0
 
 
@@ -104,46 +94,38 @@ def _require_free(target: Path, overwrite: bool) -> None:
 
 def _experiment(text: str) -> Experiment | None:
     """The experiment that --experiment names."""
-    if not text:
-        return None
-    path = Path(text)
-    if path.is_dir() or path.suffix == ".json":
-        folder = RunDirectory(path if path.is_dir() else path.parent)
-        if not path.is_dir() and path.name != folder.config.name:
-            raise UserError(f"experiment: expected a run's config.json, got {path}; name the run folder")
-        return from_dict(folder.read_config()["experiment"], f"{folder.config}: experiment")
-    return find(text).experiment
+    if Path(text).is_dir() and text:
+        return files.experiment_of(RunDirectory(Path(text)))
+    return find(text).experiment if text else None
 
 
-def _print_mapping(done: Conversion) -> None:
-    """Every array's names and shapes on each side, then the notes."""
-    for title, side in (("from", done.came), ("to", done.made)):
-        if side is not None:
-            print(f"{title} {side.plan.convention}:")
-            header = ("theirs", "shape", "ours", "")
-            table = tables.text(header, conversion.rows(side.plan))
-            print(table, *conversion.advice(side.plan), sep="\n")
+def _print_mapping(done: Conversion, notes: tuple[str, ...]) -> None:
+    for side in done.sides:
+        layout = "(B, 32, 32, 3)" if is_flax(side.plan.convention) else "(B, 3, 32, 32)"
+        print(f"{'from' if side is done.came else 'to'} {side.plan.convention}:")
+        print(tables.text(("theirs", "shape", "ours", ""), conversion.rows(side)))
+        print(f"images {layout}, (pixel - mean) * scale as in training; flattened {side.plan.flatten}")
     dtypes = sorted({array.dtype.name for array in done.canonical.values()})
-    print(f"dtype: {', '.join(dtypes)}, kept")
-    for line in dict.fromkeys(done.notes):
-        print(f"note: {line}")
+    print(f"dtype: {', '.join(dtypes)}, kept", *(f"note: {line}" for line in notes), sep="\n")
 
 
-def _print_proofs(proofs: list[tuple[str, Proof]] | str) -> bool:
-    """What was found; returns whether everything holds."""
-    if isinstance(proofs, str):
-        print(proofs)
-        return True
-    for name, proof in proofs:
-        worst = proof.worst()
-        if proof.passed:
-            print(
-                f"check, {name}: holds; {len(proof.results)} comparisons, the worst ({worst.quantity}) at "
-                f"{worst.share:.3f} of its limit; predictions equal on {proof.agreeing} of {proof.images} "
-                f"images; a logit's limit is {proof.room:.1e} of the logits' spread"
-            )
-        else:
-            print(f"check, {name}: FAILED")
-            for result in [result for result in proof.results if not result.passed][:5]:
-                print(f"  {explain(result)}")
-    return all(proof.passed for _, proof in proofs)
+def _check(done: Conversion, spec: Experiment | None, module: Any) -> bool:
+    """Hold each side, and the caller's own `module` of the last, to the truth; whether everything holds."""
+    if not all(np.isfinite(array.astype(np.float64)).all() for array in done.canonical.values()):
+        print("not checked: the weights hold NaN or infinities, which were moved as they are")
+    elif spec is None:
+        print("not checked: the network is not known; say --experiment (and --no-check silences this)")
+    elif not done.sides:
+        print("nothing to check: the weights were canonical and stay so")
+    else:
+        proofs = {
+            f"plain {side.plan.convention} model": verify.check(spec, done.canonical, side)
+            for side in done.sides
+        }
+        if module is not None:
+            side = done.sides[-1]
+            run = own_model.runner(module, side.plan.convention, side.arrays)
+            proofs["your model"] = verify.check_model(spec, done.canonical, run, side.plan.convention)
+        print(*(proof.line(name) for name, proof in proofs.items()), sep="\n")
+        return all(proof.passed for proof in proofs.values())
+    return True

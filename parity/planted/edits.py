@@ -23,9 +23,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOMS = ("numpy_ref", "jax_models", "torch_models", "triptych.describe", "triptych.cifar10")
+PACKAGES = {"numpy": "numpy_ref", "jax": "jax_models", "torch": "torch_models"}
+ROOMS = (*PACKAGES.values(), "triptych.describe", "triptych.cifar10")
 """Where bugs are planted; each is executed again as far as it depends on the edited module."""
-OURS = ("numpy_ref", "jax_models", "torch_models", "triptych", "parity")
+OURS = (*PACKAGES.values(), "triptych", "parity")
 """Where names that were taken from such a module are set again."""
 
 
@@ -46,6 +47,11 @@ Edits = tuple[Edit, ...]
 def edit(module: str, *texts: str) -> Edits:
     """One edit for each (old, new) of `texts`."""
     return tuple(Edit(module, old, new) for old, new in zip(texts[::2], texts[1::2], strict=True))
+
+
+def alike(file: str, *texts: str, of: Iterable[str] = PACKAGES) -> Any:
+    """The same edits in each backend's own `file`, as arguments of a `Bug`."""
+    return {name: edit(f"{PACKAGES[name]}.{file}", *texts) for name in of}
 
 
 def edited(edits: Iterable[Edit]) -> dict[str, str]:

@@ -62,19 +62,27 @@ def render(outcomes: Sequence[Outcome]) -> str:
     checks = [check for check in CHECKS if any(check in o.others for o in bugs)]
     rows = [["bug", "shows in", *backends, *(check.split(" ", 1)[1] for check in checks)]]
     group = ""
-    order = list(BUGS)
-    for name in sorted({outcome.bug for outcome in bugs}, key=order.index):
+    for name in sorted({outcome.bug for outcome in bugs}, key=list(BUGS).index):
         found = {outcome.backend: outcome for outcome in bugs if outcome.bug == name}
         first = next(iter(found.values()))
         if first.group != group:
             group = first.group
             rows.append([group.upper(), *[""] * (len(rows[0]) - 1)])
         cells = [_limits(found.get(backend)) for backend in backends]
-        said = ["".join(_letter(found.get(b), check) for b in backends) for check in checks]
+        said = [
+            "".join(
+                LETTERS[found[b].others[check]] if b in found and check in found[b].others else " "
+                for b in backends
+            )
+            for check in checks
+        ]
         rows.append([name, first.where, *cells, *said])
     lines = _aligned(rows)
     if checks:
-        lines += ["", _legend(backends), *(_total(bugs, check) for check in checks)]
+        legend = "c caught, . missed, - not applicable, ! false alarm (fails without the bug)."
+        order = f"Letters, in the order {', '.join(backends)}: {legend}"
+        lines += ["", f"Numbers: how many limits the worst element is off. {order}"]
+        lines += [_total(bugs, check) for check in checks]
     return "\n".join([*lines, "", *_summary(outcomes)])
 
 
@@ -95,17 +103,6 @@ def _limits(outcome: Outcome | None) -> str:
     if not outcome.caught:
         return "MISSED"
     return f"{outcome.share:.0e}".replace("e+0", "e").replace("e+", "e") + ("" if outcome.named else " ?")
-
-
-def _letter(outcome: Outcome | None, check: str) -> str:
-    return " " if outcome is None or check not in outcome.others else LETTERS[outcome.others[check]]
-
-
-def _legend(backends: Sequence[str]) -> str:
-    return (
-        "Numbers: how many limits the worst element is off. Letters, in the order "
-        f"{', '.join(backends)}: c caught, . missed, - not applicable, ! false alarm (fails without the bug)."
-    )
 
 
 def _total(bugs: Sequence[Outcome], check: str) -> str:

@@ -9,6 +9,7 @@ The two that compare arrays get every quantity of the item beside another backen
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -62,10 +63,6 @@ def _gradcheck(pair: Callable[[str], Pair], **options: Any) -> None:
         raise AssertionError(str(error)) from None
 
 
-def _fast(pair: Callable[[str], Pair]) -> None:
-    _gradcheck(pair, fast_mode=True)
-
-
 def _jax_function(pair: Pair) -> Callable[..., Any]:
     import jax
     import jax.numpy as jnp
@@ -85,18 +82,10 @@ def _jax_function(pair: Pair) -> Callable[..., Any]:
     return found
 
 
-def _check_grads(pair: Callable[[str], Pair]) -> None:
-    import jax.test_util
-
+def _by_differences(check: str, attribute: str, pair: Callable[[str], Pair]) -> None:
     chosen = pair("float32")
-    jax.test_util.check_grads(_jax_function(chosen), chosen.arguments(), order=1, modes=("rev",))
-
-
-def _numerical_grads(pair: Callable[[str], Pair]) -> None:
-    import chex
-
-    chosen = pair("float32")
-    chex.assert_numerical_grads(_jax_function(chosen), chosen.arguments(), order=1, modes=("rev",))
+    function = getattr(importlib.import_module(check), attribute)
+    function(_jax_function(chosen), chosen.arguments(), order=1, modes=("rev",))
 
 
 def _assert_close(actual: Outputs, expected: Outputs, dtype: str) -> None:
@@ -120,9 +109,9 @@ def _trees_close(actual: Outputs, expected: Outputs, dtype: str) -> None:
 
 OF_GRADIENTS: dict[str, Callable[[Callable[[str], Pair]], None]] = {
     "torch gradcheck": _gradcheck,
-    "gradcheck, fast mode": _fast,
-    "jax check_grads": _check_grads,
-    "chex numerical_grads": _numerical_grads,
+    "gradcheck, fast mode": partial(_gradcheck, fast_mode=True),
+    "jax check_grads": partial(_by_differences, "jax.test_util", "check_grads"),
+    "chex numerical_grads": partial(_by_differences, "chex", "assert_numerical_grads"),
 }
 OF_ARRAYS: dict[str, Callable[[Outputs, Outputs, str], None]] = {
     "torch assert_close": _assert_close,

@@ -52,9 +52,12 @@ ARRAYS_ONLY = {
     "optimizer": ("adam", "an update is no function's gradient"),
     "learning_rate": ("cosine", "a learning rate has no gradient"),
     "preprocessing": ("mean-image", "pixels have no gradient"),
+    "augmentation": ("flips alone", "pixels have no gradient"),
 }
 """Items that only arrays can be compared of: their case, and why no gradient is checked."""
-NO_REFERENCE = {"initial_draws": "draws of two implementations differ, and have no gradient"}
+NO_REFERENCE = dict.fromkeys(
+    ("initial_draws", "augmentation_draws"), "draws of two implementations differ, and have no gradient"
+)
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,8 @@ def _drawn(d: Draws) -> Case:
         o = Optimization("sgd", momentum=momentum, weight_decay=decay, nesterov=nesterov)
     else:
         beta1, beta2 = d.one_of((0.9, 0.999), (0.5, 0.9), (0.0, 0.99))
-        rest: dict[str, Any] = {"epsilon": d.one_of(1e-8, 1e-3), "amsgrad": d.flag()}
-        o = Optimization(d.one_of("adam", "adamw"), beta1=beta1, beta2=beta2, weight_decay=decay, **rest)
+        rest: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "epsilon": d.one_of(1e-8, 1e-3)}
+        o = Optimization(d.one_of("adam", "adamw"), amsgrad=d.flag(), weight_decay=decay, **rest)
     g = d.upstream((steps, size)) * d.one_of(1.0, 1e-12, 1e8)
     g = np.where(d.rng().random(size) < 0.3, 0.0, g)
     settings = _steps(o, *(d.one_of(0.1, 1e-3, 3e-2) for _ in range(steps)))

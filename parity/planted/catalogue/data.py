@@ -6,13 +6,16 @@ from functools import partial
 from typing import Any
 
 from parity.planted import Bug
-from parity.planted.edits import Edits, edit
+from parity.planted.edits import Edits, alike, edit
 
+# fmt: off
 GROUP = "schedules, initial parameters and data"
 INIT, SCHEDULE, PIXELS = (partial(edit, f"triptych.{name}") for name in
-                          ("describe.init", "describe.schedule", "cifar10.preprocess"))  # fmt: skip
+                          ("describe.init", "describe.schedule", "cifar10.preprocess"))
 RATES, DRAWS, PREPARED = ("learning_rate",), ("initial_draws",), ("preprocessing",)
-FLOAT64 = ("float64",)
+FLOAT64, AUGMENTED = ("float64",), ("augmentation",)
+SHIFTED = "rows + shifts[:, :1], columns + shifts[:, 1:]"
+EXCHANGED = "rows + shifts[:, 1:], columns + shifts[:, :1]"
 BOUND, UNIFORM = "bound = 1.0 / math.sqrt(fan_in)", "return random.uniform(-bound, bound, shape)"
 GLOROT = "bound = math.sqrt(6.0 / (fan_in + shape[0] * math.prod(shape[2:])))"
 GAUSS = "return random.normal(0.0, bound / math.sqrt(3.0), shape)"
@@ -23,7 +26,6 @@ def _everywhere(edits: Edits) -> Any:
     return dict.fromkeys(("numpy", "jax", "torch"), edits)
 
 
-# fmt: off
 BUGS = (
     Bug("schedule-off-by-one", "the rate of the next step", RATES, ("rates",), dtypes=FLOAT64,
         shared=SCHEDULE("np.arange(first, first + count,", "np.arange(first + 1, first + count + 1,")),
@@ -46,4 +48,13 @@ BUGS = (
         numpy=edit("numpy_ref.backend", "x *= self.scale", "x *= self.scale * self.scale"),
         jax=edit("jax_models.backend", "else x * data.scale", "else x * data.scale * data.scale"),
         torch=edit("torch_models.backend", "x.mul_(self.scale)", "x.mul_(self.scale * self.scale)")),
+    Bug("crop-rows-columns-exchanged", "a crop shifts rows by the columns' draw", AUGMENTED, ("y",), "every shift",
+        **alike("augment", SHIFTED, EXCHANGED)),
+    Bug("flip-inverted", "images that should stay are mirrored", AUGMENTED, ("y",), "flips alone",
+        numpy=edit("numpy_ref.augment", "columns[:, ::-1], columns)", "columns, columns[:, ::-1])"),
+        jax=edit("jax_models.augment", "columns[:, ::-1], columns)", "columns, columns[:, ::-1])"),
+        torch=edit("torch_models.augment", "columns.flip(1), columns)", "columns, columns.flip(1))")),
+    Bug("draws-stop-short", "integers below n - 1 for below n: the last shift is never drawn", ("augmentation_draws",),
+        ("mean", "variance"), dtypes=FLOAT64,
+        shared=edit("triptych.describe.streams", "np.uint64(below)", "np.uint64(below - 1)")),
 )

@@ -11,6 +11,7 @@ from functools import partial
 from parity.planted import Bug
 from parity.planted.edits import edit
 
+# fmt: off
 GROUP = "dense layers"
 NUMPY, JAX, TORCH = (partial(edit, f"{name}.dense") for name in ("numpy_ref", "jax_models", "torch_models"))
 FAST, PRECISION = partial(edit, "numpy_ref.fast"), partial(edit, "jax_models.precision")
@@ -24,7 +25,6 @@ JAX_LEAKY, TORCH_LEAKY = "return jnp.where(x > 0, x, slope * x)", "return functi
 NUMPY_KEEP = "return np.where(keep, x * (1.0 / (1.0 - rate)), 0)"
 JAX_KEEP, TORCH_KEEP = NUMPY_KEEP.replace("np", "jnp"), NUMPY_KEEP.replace("np", "torch")
 
-# fmt: off
 BUGS = (
     Bug("linear-weight-transposed", "x W for x W^T, where W is square and fits", LINEAR, ("y",), "square",
         numpy=NUMPY("return x @ W.T + b, x", "return x @ (W if len(W) == W.shape[1] else W.T) + b, x"),

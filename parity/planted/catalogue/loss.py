@@ -7,10 +7,9 @@ from functools import partial
 from parity.planted import Bug
 from parity.planted.edits import edit
 
+# fmt: off
 GROUP = "losses"
-NUMPY, JAX, TORCH = (
-    partial(edit, f"{package}.loss") for package in ("numpy_ref", "jax_models", "torch_models")
-)
+NUMPY, JAX, TORCH = (partial(edit, f"{package}.loss") for package in ("numpy_ref", "jax_models", "torch_models"))
 CROSS, SQUARED = ("cross_entropy",), ("squared_error",)
 
 JAX_TARGETS = "return optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=dtype), smoothing)"
@@ -31,7 +30,6 @@ def _torch(gradient: str) -> tuple[str, str]:
     return TORCH_SOFTMAX, wrong + "return p + (wrong - wrong.detach())"
 
 
-# fmt: off
 BUGS = (
     Bug("loss-sum-for-mean", "1/B is missing: the loss's gradient sums over the batch", ("model",), ("loss ds",),
         numpy=NUMPY("return (softmax(s) - t) / len(s)", "return softmax(s) - t"),

@@ -5,29 +5,24 @@ from __future__ import annotations
 from functools import partial
 
 from parity.planted import Bug
-from parity.planted.edits import edit
+from parity.planted.edits import alike, edit
 
+# fmt: off
 GROUP = "whole networks"
-NUMPY, JAX, TORCH = (
-    partial(edit, f"{package}.backend") for package in ("numpy_ref", "jax_models", "torch_models")
-)
+NUMPY, JAX, TORCH = (partial(edit, f"{package}.backend") for package in ("numpy_ref", "jax_models", "torch_models"))
 MODEL = ("model",)
 STALE = ('updated |= {f"{name}', 'updated | {f"{name}')
 
-# fmt: off
 BUGS = (
     Bug("labels-one-row-late", "each image has the label of the one before", MODEL, ("loss ds",),
         numpy=NUMPY('labels = self.labels["train"][rows]', 'labels = self.labels["train"][rows - 1]'),
         jax=JAX('data.labels.at[row["indices"]]', 'data.labels.at[(row["indices"] - 1) % len(data.labels)]'),
         torch=TORCH('self.labels["train"][batch.indices]', 'self.labels["train"][batch.indices - 1]')),
     Bug("l2-on-biases", "the L2 penalty covers biases, gamma and beta", MODEL, ("db", "dgamma", "dbeta"),
-        numpy=NUMPY(" if is_weight(key)", ""),
-        jax=JAX(" if is_weight(key)", ""),
-        torch=TORCH(" if is_weight(key)", "")),
+        **alike("backend", " if is_weight(key)", "")),
     Bug("running-statistics-stale", "running statistics are never updated", MODEL, ("running_mean",),
         numpy=edit("numpy_ref.model", "self.statistics |= cache", "self.statistics | cache"),
-        jax=edit("jax_models.model", *STALE),
-        torch=edit("torch_models.model", *STALE)),
+        **alike("model", *STALE, of=("jax", "torch"))),
     Bug("evaluation-flag-forgotten", "evaluation runs in training mode", MODEL, ("predictions, running statistics",),
         numpy=NUMPY("self._prepare(images[rows]), batch)", "self._prepare(images[rows]), True)"),
         jax=JAX("network(x, statistics, batch_statistics=batch)", "network(x, statistics, batch_statistics=True)"),

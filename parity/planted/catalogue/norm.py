@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from parity.planted import Bug
-from parity.planted.edits import edit
+from parity.planted.edits import alike, edit
 
+# fmt: off
 GROUP = "batch normalization"
-NUMPY, JAX, TORCH = (
-    partial(edit, f"{package}.norm") for package in ("numpy_ref", "jax_models", "torch_models")
-)
+NUMPY, JAX, TORCH = (partial(edit, f"{package}.norm") for package in ("numpy_ref", "jax_models", "torch_models"))
 NORM, BY_HAND = ("batch_norm_manual", "batch_norm_autodiff"), ("batch_norm_manual",)
 
 UNBIASED = "return variance * (n / (n - 1))"
@@ -21,30 +20,23 @@ TORCH_N = "n = x.numel() // gamma.numel()\n"
 MOMENTUM = "return (1.0 - momentum) * running + momentum * now"
 REVERSED = "return momentum * running + (1.0 - momentum) * now"
 SUM = "n * dy - dbeta - xhat * dgamma"
-NUMPY_DX, JAX_DX = (f"dx = gamma * inverse / n * ({SUM})",) * 2
+DX = f"dx = gamma * inverse / n * ({SUM})"
 TORCH_DX = "inner = n * dy - dbeta.view(along) - xhat * dgamma.view(along)"
 
-# fmt: off
 BUGS = (
     Bug("norm-biased-running-variance", "the running variance takes the biased one", NORM, ("running_var",),
-        numpy=NUMPY(UNBIASED, "return variance"),
-        jax=JAX(UNBIASED, "return variance"),
-        torch=TORCH(UNBIASED, "return variance")),
+        **alike("norm", UNBIASED, "return variance")),
     Bug("norm-running-deviation", "the running variance takes the standard deviation", NORM, ("running_var",),
         numpy=NUMPY(UNBIASED, "return np.sqrt(variance * (n / (n - 1)))"),
         jax=JAX(UNBIASED, "return jnp.sqrt(variance * (n / (n - 1)))"),
         torch=TORCH(UNBIASED, "return (variance * (n / (n - 1))).sqrt()")),
     Bug("norm-momentum-reversed", "m r + (1 - m) now for (1 - m) r + m now", NORM, ("running_mean", "running_var"),
-        numpy=NUMPY(MOMENTUM, REVERSED),
-        jax=JAX(MOMENTUM, REVERSED),
-        torch=TORCH(MOMENTUM, REVERSED)),
+        **alike("norm", MOMENTUM, REVERSED)),
     Bug("norm-without-xhat-term", "dx lacks - xhat sum g xhat: the variance counts as constant", BY_HAND, ("dx",),
-        numpy=NUMPY(SUM, "n * dy - dbeta"),
-        jax=JAX(SUM, "n * dy - dbeta"),
+        **alike("norm", SUM, "n * dy - dbeta", of=("numpy", "jax")),
         torch=TORCH(TORCH_DX, "inner = n * dy - dbeta.view(along)")),
     Bug("norm-without-mean-term", "dx lacks - sum g: the mean counts as constant", BY_HAND, ("dx",),
-        numpy=NUMPY(SUM, "n * dy - xhat * dgamma"),
-        jax=JAX(SUM, "n * dy - xhat * dgamma"),
+        **alike("norm", SUM, "n * dy - xhat * dgamma", of=("numpy", "jax")),
         torch=TORCH(TORCH_DX, "inner = n * dy - xhat * dgamma.view(along)")),
     Bug("norm-statistics-detached", "no gradient flows through mean and variance", NORM, ("dx",),
         numpy=NUMPY(SUM, "n * dy"),
@@ -54,12 +46,10 @@ BUGS = (
                     "mu = x.mean(axes)\ncentred", "mu = x.detach().mean(axes)\ncentred",
                     "variance = centred.square()", "variance = centred.detach().square()")),
     Bug("norm-zero-gradient", "dx is 0: right for a loss that sums y", BY_HAND, ("dx",),
-        numpy=NUMPY(NUMPY_DX, "dx = 0 * dy"),
-        jax=JAX(JAX_DX, "dx = 0 * dy"),
+        **alike("norm", DX, "dx = 0 * dy", of=("numpy", "jax")),
         torch=TORCH(TORCH_DX, "inner = 0 * dy")),
     Bug("norm-gamma-left-out", "dx lacks the factor gamma", BY_HAND, ("dx",),
-        numpy=NUMPY(NUMPY_DX, f"dx = inverse / n * ({SUM})"),
-        jax=JAX(JAX_DX, f"dx = inverse / n * ({SUM})"),
+        **alike("norm", DX, f"dx = inverse / n * ({SUM})", of=("numpy", "jax")),
         torch=TORCH("dx = (gamma * inverse / n).view(along) * inner", "dx = (inverse / n).view(along) * inner")),
     Bug("norm-eps-outside-root", "sqrt(variance) + eps for sqrt(variance + eps)", NORM, ("y",),
         numpy=NUMPY(NUMPY_ROOT, "inverse = 1 / (np.sqrt(variance) + eps)"),
@@ -101,8 +91,7 @@ BUGS = (
     Bug("norm-cache-before-scaling", "the forward rule keeps x - mean for xhat", BY_HAND, ("dx", "dgamma"),
         jax=JAX("return y, (xhat, inverse, gamma), mu, variance", "return y, (centred, inverse, gamma), mu, variance")),
     Bug("norm-batch-counts-rows", "n is the batch size for images too, not batch, height and width", BY_HAND, ("dx",),
-        numpy=NUMPY("n = dy.size // gamma.size", "n = len(dy)"),
-        jax=JAX("n = dy.size // gamma.size", "n = len(dy)"),
+        **alike("norm", "n = dy.size // gamma.size", "n = len(dy)", of=("numpy", "jax")),
         torch=TORCH("n = dy.numel() // gamma.numel()", "n = len(dy)")),
     Bug("norm-buffers-keep-a-tenth", "torch's one operation gets its default momentum: its statistics are a tenth",
         ("batch_norm_autodiff",), ("running_mean", "running_var"),

@@ -7,8 +7,10 @@ from functools import partial
 from parity.planted import Bug
 from parity.planted.edits import edit
 
+# fmt: off
 GROUP = "optimizers"
 NUMPY, JAX, TORCH = (partial(edit, f"{name}.optim") for name in ("numpy_ref", "jax_models", "torch_models"))
+FAST = partial(edit, "numpy_ref.fast")
 OPTIMIZER, THETA = ("optimizer",), ("theta",)
 
 NUMPY_COUPLED = '    if o.weight_decay and o.optimizer == "adam":\n        g = g + o.weight_decay * theta\n'
@@ -48,7 +50,6 @@ ZEROS = (
 )
 """The first step finds zeros, and so many updates done."""
 
-# fmt: off
 BUGS = (
     Bug("adam-counts-from-2", "bias corrections of the next step", OPTIMIZER, THETA, "adam",
         numpy=NUMPY("theta, g, slots, o, eta, t)\n", "theta, g, slots, o, eta, t + 1)\n"),
@@ -125,4 +126,8 @@ BUGS = (
         "amsgrad, weight decay",
         numpy=NUMPY('v, out=slots["largest_second_moment"])', "v)"),
         jax=JAX("return direction, Moments(m, v, largest)", "return direction, Moments(m, v, state.nu_max)")),
+    Bug("block-without-its-start", "every block of a large parameter starts at 0", ("model",), ("updated", "first_moment"),
+        numpy=FAST("part = slice(first, first + rows)", "part = slice(0, rows)")),
+    Bug("block-one-row-short", "a block ends one row early", ("model",), ("updated", "first_moment"),
+        numpy=FAST("part = slice(first, first + rows)", "part = slice(first, first + rows - 1)")),
 )

@@ -47,7 +47,8 @@ def _take(tensor: Tensor | None) -> np.ndarray:
 def _norm_module(gamma: Tensor, beta: Tensor, settings: Settings, manual: bool) -> norm.BatchNorm:
     described = BatchNorm("norm", gamma.numel(), settings["eps"], settings.get("momentum", 0.0), manual)
     layer = norm.BatchNorm(described, gamma.dtype)
-    layer.gamma, layer.beta = nn.Parameter(gamma.detach()), nn.Parameter(beta.detach())
+    # Contiguous, as a module's own are: torch's bfloat16 batch norm misreads others on a CPU.
+    layer.gamma, layer.beta = (nn.Parameter(a.detach().contiguous()) for a in (gamma, beta))
     return layer
 
 
