@@ -5,6 +5,7 @@ import os
 import pickle
 import tarfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_python_batch_in_fortran_order():
 @pytest.mark.parametrize(
     ("parse", "write", "title"),
     [
-        (pickles.parse, lambda *arrays: python_batch(*arrays, TITLES[2]), b"training batch 3 of 5"),
+        (pickles.parse, partial(python_batch, title=TITLES[2]), b"training batch 3 of 5"),
         (binary.parse, binary_batch, None),
     ],
 )
