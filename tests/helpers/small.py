@@ -45,6 +45,8 @@ def experiment(dtype: str = "float64", **parts: object) -> Experiment:
 def planted(spec: Experiment) -> dict[str, np.ndarray]:
     """Initial parameters whose first hidden unit is exactly 0 for every image: the kink of LeakyReLU."""
     parameters = initial_parameters(spec)
+    if not spec.model.hidden:
+        return parameters
     parameters["linear1.weight"][0] = 0.0
     parameters["linear1.bias"][0] = 0.0
     return parameters

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("machine")
 
 
 @pytest.mark.parametrize("part", ["kill", "signals", "mutate"])
-def test_a_short_soak_keeps_every_promise(tmp_path: Path, part: str) -> None:
+def test_a_short_soak_keeps_every_promise(tmp_path, part):
     """In a process of its own, since it forks."""
     words = [*SOAK, part, "--backends", "numpy", "--out", str(tmp_path)]
     done = subprocess.run(words, cwd=tiny.ROOT, capture_output=True, text=True, timeout=170)
@@ -51,7 +51,7 @@ def test_a_short_soak_keeps_every_promise(tmp_path: Path, part: str) -> None:
     assert figures[least[0]] >= least[1]
 
 
-def test_faults_at_some_calls_of_the_system_keep_every_promise(tmp_path: Path) -> None:
+def test_faults_at_some_calls_of_the_system_keep_every_promise(tmp_path):
     report = faults.run(tmp_path / "faults", every=17)
     assert report.findings == []
     assert report.figures["calls of the system in a run"] > 60
@@ -59,13 +59,13 @@ def test_faults_at_some_calls_of_the_system_keep_every_promise(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", list(resume.SETTINGS)[2:])
-def test_going_on_from_every_step_changes_no_bit(tmp_path: Path, name: str) -> None:
+def test_going_on_from_every_step_changes_no_bit(tmp_path, name):
     report = resume.run(("numpy",), tmp_path, (name,))
     assert report.findings == []
     assert report.figures["numpy: resumed"] >= 5
 
 
-def test_the_soak_sees_a_lost_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_soak_sees_a_lost_run(tmp_path, monkeypatch):
     """Guards the guard: a resume that forgets the momentum is found."""
     from numpy_ref.backend import NumpyBackend
 
@@ -79,7 +79,7 @@ def test_the_soak_sees_a_lost_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert any("parameters_sha256" in line for line in report.findings)
 
 
-def test_the_watch_sees_programs_and_files_elsewhere(tmp_path: Path) -> None:
+def test_the_watch_sees_programs_and_files_elsewhere(tmp_path):
     """Guards the guard: in a process of its own, since an audit hook stays."""
     code = (
         "import os, pathlib, sys\nfrom tools.soak.mutate import Watch\n"
@@ -93,7 +93,7 @@ def test_the_watch_sees_programs_and_files_elsewhere(tmp_path: Path) -> None:
     assert "elsewhere" in done.stdout
 
 
-def test_every_kind_of_input_is_mutated(tmp_path: Path) -> None:
+def test_every_kind_of_input_is_mutated(tmp_path):
     names = {kind.name.split()[0] for kind in targets(tmp_path.resolve())}
     files = "python binary checkpoint forged config.json metrics.jsonl summary.json torch safetensors msgpack"
     assert names >= {*files.split(), "command"}
@@ -103,9 +103,7 @@ def test_every_kind_of_input_is_mutated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
-def test_a_clock_that_jumps_changes_nothing_but_its_own_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
-) -> None:
+def test_a_clock_that_jumps_changes_nothing_but_its_own_record(tmp_path, monkeypatch, jump):
     """Forth or back by thirty years in the middle of a run and of its resume."""
     tiny.launch(tmp_path / "whole", tiny.settings(), keep_checkpoints=9)
     real, calls = time.time, 0
@@ -125,7 +123,7 @@ def test_a_clock_that_jumps_changes_nothing_but_its_own_record(
         assert 0 <= tiny.summary(one)["train_seconds"] < 60
 
 
-def test_progress_outlives_a_clock_that_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_outlives_a_clock_that_goes_back(monkeypatch):
     now = itertools.cycle([1e9, 5.0, 2e9, 1.0, 3e9, 0.0])
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
@@ -146,7 +144,7 @@ def test_progress_outlives_a_clock_that_goes_back(monkeypatch: pytest.MonkeyPatc
 # --- the network ---
 
 
-def test_a_run_opens_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_opens_no_socket(tmp_path, monkeypatch):
     """From the command line to the summary; only the data's download may, and the data are here."""
 
     def refuse(*_: object, **__: object) -> None:
@@ -160,7 +158,7 @@ def test_a_run_opens_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert tiny.call(*words, "--tensorboard") == 0
 
 
-def test_only_the_download_imports_what_reaches_the_network() -> None:
+def test_only_the_download_imports_what_reaches_the_network():
     rooms = ("triptych", "numpy_ref", "jax_models", "torch_models")
     files = [
         path for room in rooms for path in sorted((tiny.ROOT / room).rglob("*.py")) or [tiny.ROOT / room]
@@ -175,7 +173,7 @@ def test_only_the_download_imports_what_reaches_the_network() -> None:
 # --- --deterministic ---
 
 
-def test_deterministic_names_each_framework_s_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_names_each_framework_s_switches(monkeypatch):
     """In place before the first device is asked for, beside flags that the user has set."""
     code = (
         "import os\nfrom triptych.describe.protocol import make_deterministic\n"
@@ -195,7 +193,7 @@ def test_deterministic_names_each_framework_s_switches(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", tiny.BACKENDS)
-def test_two_runs_on_a_cpu_are_equal_bit_for_bit(tmp_path: Path, name: str) -> None:
+def test_two_runs_on_a_cpu_are_equal_bit_for_bit(tmp_path, name):
     """Without any flag: convolutions, max-pool, batch norm and dropout included."""
     what = tiny.settings(
         channels=("4", "M"), batch_norm="manual", slope=0.0, random_crop=4, random_flip=True, steps=4
@@ -210,7 +208,7 @@ def test_two_runs_on_a_cpu_are_equal_bit_for_bit(tmp_path: Path, name: str) -> N
     assert tiny.results(tmp_path / "one") == tiny.results(tmp_path / "two")
 
 
-def test_deterministic_reaches_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_reaches_the_backend(tmp_path, monkeypatch):
     asked: list[str] = []
     monkeypatch.setattr("triptych.train.launch.make_deterministic", asked.append)
     tiny.launch(tmp_path / "run", tiny.settings(), deterministic=True)
@@ -232,7 +230,7 @@ def test_deterministic_reaches_the_backend(tmp_path: Path, monkeypatch: pytest.M
         (None, "expected at most 67108864 bytes"),
     ],
 )
-def test_json_that_nobody_should_write_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+def test_json_that_nobody_should_write_is_refused(tmp_path, content, message):
     path = tmp_path / "x.json"
     path.write_text(content or "")
     if content is None:
@@ -242,9 +240,7 @@ def test_json_that_nobody_should_write_is_refused(tmp_path: Path, content: str |
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.jsonl"])
-def test_a_changed_digit_in_a_run_s_file_is_noticed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_a_changed_digit_in_a_run_s_file_is_noticed(tmp_path, capsys, name):
     """A number that stays a number: nothing but the SHA-256 can tell."""
     again, _ = half_done(tmp_path, tiny.settings())
     folder, field = (again, b'"loss": ') if name == "metrics.jsonl" else (tmp_path / "run", b'"steps": ')
@@ -261,7 +257,7 @@ def test_a_changed_digit_in_a_run_s_file_is_noticed(
     assert text.count("\n") == 1
 
 
-def test_files_of_earlier_versions_have_no_sha256_and_are_read(tmp_path: Path) -> None:
+def test_files_of_earlier_versions_have_no_sha256_and_are_read(tmp_path):
     tiny.launch(tmp_path / "run", tiny.settings())
     folder = RunDirectory(tmp_path / "run")
     for path, read in ((folder.config, folder.read_config), (folder.summary, folder.read_summary)):
@@ -289,7 +285,7 @@ def half_done(tmp_path: Path, what: Experiment) -> tuple[Path, Checkpoint]:
         ("parameters/linear1.bias", np.zeros(6, np.int64)),
     ],
 )
-def test_a_forged_checkpoint_is_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:
+def test_a_forged_checkpoint_is_refused(tmp_path, name, array):
     """Its SHA-256 is right: anybody can compute one."""
     what = tiny.settings(momentum=0.9)
     folder, found = half_done(tmp_path, what)
@@ -300,7 +296,7 @@ def test_a_forged_checkpoint_is_refused(tmp_path: Path, name: str, array: np.nda
 
 
 @pytest.mark.parametrize("field", ["backend", "fingerprint", "timed_from", "train_seconds"])
-def test_a_checkpoint_that_does_not_say_enough_is_refused(tmp_path: Path, field: str) -> None:
+def test_a_checkpoint_that_does_not_say_enough_is_refused(tmp_path, field):
     folder, found = half_done(tmp_path, tiny.settings())
     del found.info[field]
     checkpoint.save(folder / "checkpoints", found)
@@ -308,7 +304,7 @@ def test_a_checkpoint_that_does_not_say_enough_is_refused(tmp_path: Path, field:
         tiny.launch(folder, tiny.settings())
 
 
-def test_a_checkpoint_of_an_enormous_step_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_enormous_step_is_refused_at_once(tmp_path):
     """Found by the soak: the list of the steps before it took all memory."""
     folder, found = half_done(tmp_path, tiny.settings())
     checkpoint.save(folder / "checkpoints", Checkpoint(2**62, found.state, found.info))
@@ -317,7 +313,7 @@ def test_a_checkpoint_of_an_enormous_step_is_refused_at_once(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("archive", [True, False])
-def test_weights_that_take_for_ever_to_hash_are_refused(tmp_path: Path, archive: bool) -> None:
+def test_weights_that_take_for_ever_to_hash_are_refused(tmp_path, archive):
     """Found by the soak: torch.load runs nothing, but hashed a key of 2^80 parts."""
     bomb = b"\x80\x02}(" + b")q\x00" + b"h\x00h\x00\x86q\x00" * 80 + b"h\x00K\x01u."
     path = tmp_path / "weights.pt"
@@ -331,7 +327,7 @@ def test_weights_that_take_for_ever_to_hash_are_refused(tmp_path: Path, archive:
         weights.read(path)
 
 
-def test_weights_that_are_an_enormous_view_of_one_number_are_refused(tmp_path: Path) -> None:
+def test_weights_that_are_an_enormous_view_of_one_number_are_refused(tmp_path):
     import torch
 
     torch.save({"linear1.weight": torch.ones(1).expand(2**15, 2**15)}, tmp_path / "weights.pt")

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ def measured() -> dict[str, Any]:
         return steps.measure(options(variants=(*OURS, *PLAIN)), ask)
 
 
-def test_every_variant_trains_the_same_steps_and_gets_a_row(measured: dict[str, Any]) -> None:
+def test_every_variant_trains_the_same_steps_and_gets_a_row(measured):
     assert measured["refused"] == measured["failed"] == measured["skipped"] == []
     assert {row["variant"] for row in measured["rows"]} == {*OURS, *PLAIN}
     numpy = next(row for row in measured["rows"] if row["variant"] == "numpy")
@@ -64,7 +63,7 @@ def test_every_variant_trains_the_same_steps_and_gets_a_row(measured: dict[str, 
         assert np.allclose(row["losses"], numpy["losses"], rtol=0, atol=2e-6), row["variant"]
 
 
-def test_a_rows_numbers_fit_together(measured: dict[str, Any]) -> None:
+def test_a_rows_numbers_fit_together(measured):
     spec = Experiment()
     best = {
         key: max(ceiling[key] for ceiling in measured["ceilings"]) for key in ("flops_per_s", "bytes_per_s")
@@ -89,12 +88,12 @@ def test_a_rows_numbers_fit_together(measured: dict[str, Any]) -> None:
     assert measured["machine"]["cores"] >= 1
 
 
-def test_bytes_of_a_step_are_what_the_description_comes_to() -> None:
+def test_bytes_of_a_step_are_what_the_description_comes_to():
     """fig1 by hand: 308,310 parameters moved 6 times, SGD has no slots; 110 outputs and one image each."""
     assert step_bytes(Experiment()) == 308_310 * 4 * 6 + 200 * (5 * 4 * 110 + 3072 + 3 * 4 * 3072)
 
 
-def test_a_cnn_agrees_in_torchs_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cnn_agrees_in_torchs_forms(monkeypatch):
     """Convolutions, image batch norm and Adam, channels-last or not, from the same canonical parameters. The
     CNN's training with fewer and narrower layers.
     """
@@ -121,7 +120,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_variant_is_refused_and_gets_no_speed(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_variant_is_refused_and_gets_no_speed(wrong, monkeypatch):
     right = Case.experiment
 
     def planted(case: Case) -> Experiment:
@@ -146,7 +145,7 @@ def test_a_wrong_variant_is_refused_and_gets_no_speed(wrong: str, monkeypatch: p
     assert "refused, its losses disagree" in text.terminal(data)
 
 
-def test_limits_follow_the_precision() -> None:
+def test_limits_follow_the_precision():
     reference, untrained = np.array([2.0, 1.8, 1.5]), np.array([2.0, 2.0, 2.0])
     limits = {name: agree.allowed(reference, untrained, name) for name in agree.UNIT}
     assert limits["float32"] == pytest.approx(
@@ -162,7 +161,7 @@ def test_limits_follow_the_precision() -> None:
     assert "2 losses" in str(agree.disagreement([2.0, 1.8], reference, untrained, "float32", "float32"))
 
 
-def test_a_variant_that_dies_is_reported_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_that_dies_is_reported_and_the_others_stay(monkeypatch):
     def dying(request: dict[str, Any]) -> dict[str, Any]:
         if request.get("variant") == "jax":
             raise collect.ProcessFailed("out of memory")
@@ -173,7 +172,7 @@ def test_a_variant_that_dies_is_reported_and_the_others_stay(monkeypatch: pytest
     assert [(row["variant"], row["reason"]) for row in data["failed"]] == [("jax", "out of memory")]
 
 
-def test_repeats_take_turns_and_stop_at_the_deadline() -> None:
+def test_repeats_take_turns_and_stop_at_the_deadline():
     asked: list[str] = []
 
     def noting(request: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +204,7 @@ def slower(data: dict[str, Any], factor: float) -> dict[str, Any]:
     return other
 
 
-def test_compare_tells_a_difference_from_the_spread(measured: dict[str, Any]) -> None:
+def test_compare_tells_a_difference_from_the_spread(measured):
     assert reports.compare(measured, measured).count("within the spread") == len(measured["rows"])
     apart = reports.compare(measured, slower(measured, 1000))
     assert apart.count("B is slower") == len(measured["rows"])
@@ -217,7 +216,7 @@ def test_compare_tells_a_difference_from_the_spread(measured: dict[str, Any]) ->
     assert reports.verdict(spread, {"min": 2.1, "max": 3.0, "median": 2.5}) == "B is slower"
 
 
-def test_compare_warns_of_another_device_and_names_what_only_one_has(measured: dict[str, Any]) -> None:
+def test_compare_warns_of_another_device_and_names_what_only_one_has(measured):
     other = copy.deepcopy(measured)
     for row in other["rows"]:
         row["device_name"] = "gpu (another)"
@@ -238,7 +237,7 @@ REFUSALS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("reason", REFUSALS)
-def test_compare_refuses_files_that_measured_different_things(measured: dict[str, Any], reason: str) -> None:
+def test_compare_refuses_files_that_measured_different_things(measured, reason):
     other = copy.deepcopy(measured)
     REFUSALS[reason](other)
     with pytest.raises(UserError, match=reason):
@@ -254,9 +253,7 @@ def test_compare_refuses_files_that_measured_different_things(measured: dict[str
         ('{"rows": []}', "is no bench report"),
     ],
 )
-def test_a_file_that_is_no_report_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, reason: str
-) -> None:
+def test_a_file_that_is_no_report_is_refused(tmp_path, capsys, content, reason):
     path = tmp_path / "other.json"
     if content is not None:
         path.write_text(content)
@@ -264,7 +261,7 @@ def test_a_file_that_is_no_report_is_refused(
     assert reason in capsys.readouterr().err
 
 
-def test_a_file_of_another_format_is_refused(tmp_path: Path, measured: dict[str, Any]) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path, measured):
     path = tmp_path / "old.json"
     path.write_text(json.dumps({**measured, "format": 0}))
     with pytest.raises(UserError, match="format 0"):
@@ -300,17 +297,13 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, measured: dict[str,
         ),
     ],
 )
-def test_mistakes_end_with_2_and_a_sentence(
-    words: list[str], reason: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_end_with_2_and_a_sentence(words, reason, capsys, monkeypatch):
     monkeypatch.setattr(steps, "processes", lambda: nullcontext(ask))
     assert command.main(words) == 2
     assert reason in capsys.readouterr().err
 
 
-def test_torch_compile_without_a_compiler_says_so(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_compile_without_a_compiler_says_so(capsys, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     assert command.main(["--models", "fig1", "--variants", "torch-compile"]) == 2
@@ -320,7 +313,7 @@ def test_torch_compile_without_a_compiler_says_so(
     assert "torch-compile" in {case.variant for case, reason in skipped if "C++ compiler" in reason}
 
 
-def test_the_command_measures_in_processes_and_writes_its_files(tmp_path: Path) -> None:
+def test_the_command_measures_in_processes_and_writes_its_files(tmp_path):
     report = tmp_path / "bench.json"
     words = ["--quick", "--models", "fig1", "--variants", "numpy", "--json", str(report)]
     done = subprocess.run(
@@ -335,9 +328,7 @@ def test_the_command_measures_in_processes_and_writes_its_files(tmp_path: Path) 
     assert "fig1, batch 200, float32, cpu: 0.247 GFLOP, 15.8 MB, floor" in done.stdout
 
 
-def test_tables_and_picture_hold_every_row(
-    measured: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tables_and_picture_hold_every_row(measured, tmp_path, capsys):
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(measured))
     assert command.main(["table", str(path)]) == 0
@@ -353,6 +344,6 @@ def test_tables_and_picture_hold_every_row(
     assert [line.split()[0] for line in listed.splitlines()] == ["variant", *VARIANTS]
 
 
-def test_every_model_is_in_the_catalogue() -> None:
+def test_every_model_is_in_the_catalogue():
     for name in MODELS:
         assert step_flops(Case(name, "numpy", 8, "float32", "cpu").experiment()) > 0

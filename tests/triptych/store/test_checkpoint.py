@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +45,7 @@ def assert_same(actual: State, expected: State) -> None:
 # --- save and load ---
 
 
-def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+def test_what_is_loaded_is_what_was_saved(tmp_path):
     path = saved(tmp_path / "new")
     assert path.name == "step-00000007.safetensors"
     loaded = checkpoint.load(path)
@@ -55,19 +54,19 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_arrays_in_any_memory_layout_come_back(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_arrays_in_any_memory_layout_come_back(tmp_path, rng):
     table = rng.standard_normal((4, 6))
     odd = State({"t": table.T, "s": table[::2, ::-1], "f": np.asfortranarray(table)})
     assert_same(checkpoint.load(checkpoint.save(tmp_path, Checkpoint(0, odd, {}))).state, odd)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1, 1, 1)])
-def test_unusual_shapes_come_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_unusual_shapes_come_back(tmp_path, shape):
     odd = State({"a": np.ones(shape, np.float32)})
     assert_same(checkpoint.load(checkpoint.save(tmp_path, Checkpoint(0, odd, {}))).state, odd)
 
 
-def test_a_long_run_keeps_its_place(tmp_path: Path) -> None:
+def test_a_long_run_keeps_its_place(tmp_path):
     """A step of more than eight digits is found again, and is the newest."""
     for step in (99_999_999, 100_000_000):
         saved(tmp_path, step)
@@ -95,7 +94,7 @@ def undetected(path: Path, contents: Iterator[tuple[str, bytes]]) -> list[str]:
     return wrong
 
 
-def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
+def test_every_flipped_bit_is_detected(tmp_path):
     """In the tensors' bytes, in safetensors' header, and in the header's length."""
     path = saved(tmp_path)
     whole = path.read_bytes()
@@ -110,7 +109,7 @@ def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
     assert undetected(path, flipped()) == []
 
 
-def test_every_truncation_and_any_extra_byte_is_detected(tmp_path: Path) -> None:
+def test_every_truncation_and_any_extra_byte_is_detected(tmp_path):
     path = saved(tmp_path)
     whole = path.read_bytes()
     cut = ((f"{length} bytes", whole[:length]) for length in range(len(whole)))
@@ -138,11 +137,11 @@ def foreign(kind: str, size: int) -> bytes:
         pytest.param(foreign("F8_E4M3", 1), id="float8"),
     ],
 )
-def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_foreign_file_is_refused(tmp_path, content):
     assert undetected(tmp_path / "step-00000001.safetensors", iter([("file", content)])) == []
 
 
-def test_another_version_of_the_format_is_named(tmp_path: Path) -> None:
+def test_another_version_of_the_format_is_named(tmp_path):
     path = tmp_path / "step-00000001.safetensors"
     path.write_bytes(safetensors.numpy.save({"a": np.zeros(3)}, {"format": "triptych-checkpoint-2"}))
     with pytest.raises(
@@ -151,7 +150,7 @@ def test_another_version_of_the_format_is_named(tmp_path: Path) -> None:
         checkpoint.load(path)
 
 
-def test_a_missing_file_and_a_folder_are_user_errors(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_user_errors(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         checkpoint.load(tmp_path / "step-00000001.safetensors")
     with pytest.raises(CheckpointError):
@@ -161,7 +160,7 @@ def test_a_missing_file_and_a_folder_are_user_errors(tmp_path: Path) -> None:
 # --- the newest that loads, and which are kept ---
 
 
-def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_are_named(tmp_path: Path) -> None:
+def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_are_named(tmp_path):
     paths = {step: saved(tmp_path, step) for step in (2, 10, 9, 100)}
     tiny.flip(paths[100])
     paths[10].write_bytes(b"")
@@ -174,7 +173,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_damaged_are_named(tmp_path
     ]
 
 
-def test_with_no_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
+def test_with_no_whole_checkpoint_there_is_none(tmp_path):
     assert checkpoint.load_latest(tmp_path / "nowhere") == (None, [])
     tiny.flip(saved(tmp_path, 3))
     found, damaged = checkpoint.load_latest(tmp_path)
@@ -191,16 +190,14 @@ def test_with_no_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
         (1, {99}, [12]),
     ],
 )
-def test_pruning_keeps_the_newest_and_the_chosen(
-    tmp_path: Path, keep_last: int, keep_steps: set[int], left: list[int]
-) -> None:
+def test_pruning_keeps_the_newest_and_the_chosen(tmp_path, keep_last, keep_steps, left):
     for step in (0, 4, 8, 12):
         saved(tmp_path, step)
     checkpoint.prune(tmp_path, keep_last, keep_steps)
     assert [step for step, _ in checkpoint.listing(tmp_path)] == left
 
 
-def test_a_temporary_file_left_over_is_no_checkpoint_and_is_pruned(tmp_path: Path) -> None:
+def test_a_temporary_file_left_over_is_no_checkpoint_and_is_pruned(tmp_path):
     saved(tmp_path, 3)
     leftover = tmp_path / "step-00000004.safetensors.tmp"
     leftover.write_bytes(b"half")
@@ -217,7 +214,7 @@ def test_a_temporary_file_left_over_is_no_checkpoint_and_is_pruned(tmp_path: Pat
 # --- the digest of parameters ---
 
 
-def test_the_digest_covers_name_dtype_shape_and_bytes() -> None:
+def test_the_digest_covers_name_dtype_shape_and_bytes():
     """Its definition, spelled out: published digests must keep their meaning."""
     values = np.array([[1.0, -2.0]], np.float32)
     text = b'["parameters/a", "<f4", [1, 2]]' + bytes.fromhex("0000803f000000c0")
@@ -234,13 +231,13 @@ def test_the_digest_covers_name_dtype_shape_and_bytes() -> None:
     ],
     ids=["one ulp", "sign of zero", "shape", "dtype"],
 )
-def test_the_digest_sees_any_change_of_a_parameter(change: Any) -> None:
+def test_the_digest_sees_any_change_of_a_parameter(change):
     before = np.zeros((2, 2), np.float32)
     digests = {checkpoint.parameters_sha256(State({"a": array})) for array in (before, change(before))}
     assert len(digests) == 2
 
 
-def test_the_digest_ignores_the_optimizer_and_the_order() -> None:
+def test_the_digest_ignores_the_optimizer_and_the_order():
     full = state()
     bare = State(dict(sorted(full.parameters.items(), reverse=True)))
     assert checkpoint.parameters_sha256(full) == checkpoint.parameters_sha256(bare)
@@ -250,9 +247,7 @@ def test_the_digest_ignores_the_optimizer_and_the_order() -> None:
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch, call):
     path = tmp_path / "file"
     checkpoint.write_atomically(path, b"old")
 
@@ -269,9 +264,7 @@ def test_a_failed_write_leaves_the_old_content(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_content_is_on_the_disk_before_it_takes_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
     """fsync of the file, then the rename, then fsync of the folder."""
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace

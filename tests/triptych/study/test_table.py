@@ -45,7 +45,7 @@ def published() -> Table:
 # --- what is published ---
 
 
-def test_the_published_table_holds_the_whole_plan(published: Table) -> None:
+def test_the_published_table_holds_the_whole_plan(published):
     wanted = {
         (name, backend, seed)
         for name, planned in PLAN.items()
@@ -58,7 +58,7 @@ def test_the_published_table_holds_the_whole_plan(published: Table) -> None:
     assert (PUBLISHED / "curves.csv").stat().st_size + (PUBLISHED / "runs.csv").stat().st_size < 800_000
 
 
-def test_writing_the_published_table_again_changes_no_byte(published: Table, tmp_path: Path) -> None:
+def test_writing_the_published_table_again_changes_no_byte(published, tmp_path):
     write(tmp_path, published)
     for file in ("runs.csv", "curves.csv"):
         assert (tmp_path / file).read_bytes() == (PUBLISHED / file).read_bytes()
@@ -67,7 +67,7 @@ def test_writing_the_published_table_again_changes_no_byte(published: Table, tmp
 # --- there and back ---
 
 
-def test_a_table_comes_back_as_it_was_written(folder: Path) -> None:
+def test_a_table_comes_back_as_it_was_written(folder):
     found = read(folder)
     assert found.failures == [FAILURE]
     assert found.results == [run(), run("size7", notices=found.results[1].notices, test_loss=1 / 3)]
@@ -75,7 +75,7 @@ def test_a_table_comes_back_as_it_was_written(folder: Path) -> None:
     assert [result.records for result in found.results] == [run().records, run("size7").records]
 
 
-def test_runs_of_a_folder_are_thinned_and_keep_what_is_computed_with(tmp_path: Path) -> None:
+def test_runs_of_a_folder_are_thinned_and_keep_what_is_computed_with(tmp_path):
     for seed in (0, 1):
         study_runs.finished(tmp_path / "root", "fig1", "jax", seed, 0.4567)
     study_runs.finished(tmp_path / "root", "size7", "jax", 0, 0.5, steps=60)
@@ -97,7 +97,7 @@ def test_runs_of_a_folder_are_thinned_and_keep_what_is_computed_with(tmp_path: P
 # --- publish ---
 
 
-def test_publish_adds_and_replaces_and_loses_nothing(tmp_path: Path, capsys: Any) -> None:
+def test_publish_adds_and_replaces_and_loses_nothing(tmp_path, capsys):
     root, out = tmp_path / "root", tmp_path / "out"
     words = ["--root", str(root), "--published", str(out)]
     study_runs.finished(root, "fig1", "jax", 0, 0.45, steps=60)
@@ -130,7 +130,7 @@ def test_publish_adds_and_replaces_and_loses_nothing(tmp_path: Path, capsys: Any
         (["report", "--published", "nowhere"], "nowhere/curves.csv: no such file; name the published"),
     ],
 )
-def test_mistakes(words: list[str], said: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_mistakes(words, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     study_runs.finished(Path("root"), "fig1", "jax", 0, 0.45, steps=60)
     assert study(words) == 2
@@ -138,7 +138,7 @@ def test_mistakes(words: list[str], said: str, tmp_path: Path, monkeypatch: Any,
     assert said in line
 
 
-def test_a_run_that_is_not_the_plans_or_not_whole_is_not_published(tmp_path: Path, capsys: Any) -> None:
+def test_a_run_that_is_not_the_plans_or_not_whole_is_not_published(tmp_path, capsys):
     whole = study_runs.finished(tmp_path, "size7", "jax", 0, 0.5, steps=60)
     lines = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
     (whole / "metrics.jsonl").write_text("".join([*lines[:-1], lines[-1][:40]]))
@@ -156,7 +156,7 @@ def test_a_run_that_is_not_the_plans_or_not_whole_is_not_published(tmp_path: Pat
 # --- own runs beside the published ones ---
 
 
-def test_own_runs_are_taken_in_place_of_published_ones_and_beside_them(folder: Path) -> None:
+def test_own_runs_are_taken_in_place_of_published_ones_and_beside_them(folder):
     study_runs.finished(folder / "root", "fig1", "jax", 0, 0.49, steps=60)
     study_runs.finished(folder / "root", "fig1", "torch", 0, 0.48, steps=60)
     found = read(folder).updated(of_folder(folder / "root", PLAN))
@@ -166,7 +166,7 @@ def test_own_runs_are_taken_in_place_of_published_ones_and_beside_them(folder: P
     assert load(folder / "root", ["fig1"])[0] == found.results[0]
 
 
-def test_a_finished_run_stays_where_a_newer_one_failed() -> None:
+def test_a_finished_run_stays_where_a_newer_one_failed():
     again = replace(FAILURE, name="fig1", backend="jax", seed=0)
     assert Table([run()]).updated(Table([], [again])).by_key() == Table([run()]).by_key()
     later = Table([], [FAILURE]).updated(Table([run("fig2", backend="numpy", seed=3)]))
@@ -238,7 +238,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_malformed_table_gives_one_line_that_says_where(case: str, folder: Path, capsys: Any) -> None:
+def test_a_malformed_table_gives_one_line_that_says_where(case, folder, capsys):
     change, said = CASES[case]
     change(folder)
     words = ["--published", str(folder), "--root", str(folder / "root")]
