@@ -16,23 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.cifar_files import (
-    ROWS,
-    assert_same,
-    batch_files,
-    tiny_arrays,
-    tiny_official,
-    write_archive,
-)
+from tests.helpers import cifar_files as made
 from triptych.cifar10 import CLASS_NAMES, DataError
 from triptych.cifar10.dataset import Arrays
 from triptych.cifar10.sources import load_official
 
-ARRAYS = tiny_arrays()
+ARRAYS = made.tiny_arrays()
 
 
 def load(dataset: str, folder: Path):
-    return load_official(dataset, folder, 1.0, lambda _: None, tiny_official())
+    return load_official(dataset, folder, 1.0, lambda _: None, made.tiny_official())
 
 
 def forget(monkeypatch, package: str) -> None:
@@ -69,8 +62,8 @@ def torchvision(monkeypatch):
 def small_torchvision(monkeypatch, torchvision, tmp_path):
     """torchvision.datasets.CIFAR10 expecting our small archive in place of the official one."""
     meta = pickle.dumps({"label_names": list(CLASS_NAMES)}, protocol=2)
-    files = {**batch_files(ARRAYS, "python"), "batches.meta": meta}
-    archive = write_archive(tmp_path / "cifar-10-python.tar.gz", files)
+    files = {**made.batch_files(ARRAYS, "python"), "batches.meta": meta}
+    archive = made.write_archive(tmp_path / "cifar-10-python.tar.gz", files)
     md5 = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
     cls = torchvision.CIFAR10
     monkeypatch.setattr(cls, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
@@ -83,9 +76,9 @@ def small_torchvision(monkeypatch, torchvision, tmp_path):
 
 def test_torchvision_gives_the_same_arrays(small_torchvision, tmp_path, capsys):
     data = load("torchvision", tmp_path)
-    assert_same(data, ARRAYS)
+    made.assert_same(data, ARRAYS)
     assert data.source == "torchvision"
-    assert_same(load("torchvision", tmp_path / "cifar-10-batches-py"), ARRAYS)
+    made.assert_same(load("torchvision", tmp_path / "cifar-10-batches-py"), ARRAYS)
 
 
 def test_torchvision_refuses_an_altered_archive(small_torchvision, tmp_path):
@@ -97,7 +90,7 @@ def test_torchvision_refuses_an_altered_archive(small_torchvision, tmp_path):
 
 def test_torchvision_with_other_counts_is_refused(small_torchvision, tmp_path):
     with pytest.raises(DataError, match=r"expected training images uint8 \(25, 32, 32, 3\)"):
-        load_official("torchvision", tmp_path, 1.0, lambda _: None, tiny_official(rows=5))
+        load_official("torchvision", tmp_path, 1.0, lambda _: None, made.tiny_official(rows=5))
 
 
 def test_torchvision_missing(monkeypatch, tmp_path):
@@ -186,7 +179,7 @@ def test_tfds_gives_the_official_order(prepare):
     ids = [example["id"] for example in RECORDS["train"]]
     assert ids != sorted(ids)
     data = load("tfds", prepare(RECORDS))
-    assert_same(data, ARRAYS)
+    made.assert_same(data, ARRAYS)
     assert data.source == "tfds"
 
 
@@ -197,7 +190,7 @@ WRONG: dict[str, tuple[str, dict[str, Any] | None, str]] = {
     "no image": ("train", {"image": b"no png"}, "damaged"),
     "size": ("train", {"image": png(np.zeros((3, 8, 8), np.uint8))}, r"\(8, 8, 3\)"),
     "twice": ("test", {"id": RECORDS["test"][0]["id"]}, "split test, record 3: expected each id once"),
-    "too few": ("test", None, f"split test: expected {ROWS} records, got {ROWS - 1}"),
+    "too few": ("test", None, f"split test: expected {made.ROWS} records, got {made.ROWS - 1}"),
 }
 
 
