@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from parity.suite import network, optim
 from parity.suite.model import MODEL, expected_trace, traced
 from parity.verification.case import Case
 from parity.verification.judge import Label, Result, judge
-from triptych.describe.layers import initial_statistics
 from triptych.describe.protocol import Steps
 from triptych.describe.state import PARAMETERS, STATISTICS, Key, State
 
@@ -67,79 +66,78 @@ class Step:
         return Finding(at, result, actual, expected.value)
 
 
+Claim = tuple[At, Bounded | None, Array | float | None]
+"""A quantity, what it should be, and what it is; as `Step.judge` takes them."""
+
+
 def audit(step: Step) -> list[Finding]:
     """Everything about the step, in the order of computation. The side is left one step further."""
-    side, reference, wanted = step.side, step.reference, step.wanted
-    steps, spec = side.plan(step.first), reference.experiment
+    side, steps, rule = step.side, step.side.plan(step.first), step.reference.experiment.optimization
     side.put(step.state)
     own = side.backend.export_state()
     trace = side.trace(steps)
     after = side.step_unfused(steps)
-    labels, statistics = reference.labels(wanted), own.statistics_of(spec.layers())
-    truths, keys = expected_trace(
-        spec, own.parameters, statistics, trace, labels, wanted, step.r, step.winograd_too
-    )
-    found = [*_restored(step, own)]
-    found.append(step.judge(At("data", "", "input"), reference.input(wanted, step.r), trace["input"]))
-    found += _layers(step, trace, truths, keys)
-    found += _reported(step, trace, after, truths["loss"])
-    if own.slots_of(spec.optimization) is None:
-        found.append(step.judge(At("optimizer state", "", ", ".join(spec.optimization.slots)), None, None))
+    claims = [*_restored(step, own), *_traced(step, own, trace, after)]
+    if own.slots_of(rule) is None:
+        claims.append((At("optimizer state", "", ", ".join(rule.slots)), None, None))
     else:
         if side.repeats or side.compiled:
-            found += _updated(step, own, trace, after)
-            found += _running(step, after, truths)
+            claims += _updated(step, own, trace, after)
         if not side.repeats:
             side.put(step.state)
-            found += _compiled(step, own, side.step(steps))
-    return sorted(found, key=lambda finding: finding.at.order(reference.layers))
+            claims += _compiled(step, own, side.step(steps))
+    found = [step.judge(*claim) for claim in claims]
+    return sorted(found, key=lambda finding: finding.at.order(step.reference.layers))
 
 
-def _restored(step: Step, own: State) -> Iterable[Finding]:
+def _restored(step: Step, own: State) -> Iterator[Claim]:
     """What was put in comes out again, rounded to the side's numbers."""
     r, given = step.r.wide, step.state.arrays()
     for key, array in own.arrays().items():
         if key in given:
             exactly = Bounded(r.nearest(given[key]).astype(r.truth), np.zeros(given[key].shape), r)
-            yield step.judge(At("state", key.layer, str(key)), exactly, array)
-    yield _count(step, At("state", "", "updates"), own, step.state.updates)
+            yield At("state", key.layer, str(key)), exactly, array
+    yield At("state", "", "updates"), _count(step.state.updates, r), float(own.updates)
 
 
-def _count(step: Step, at: At, state: State, wanted: int) -> Finding:
-    return step.judge(at, Bounded.exact(np.asarray(float(wanted)), step.r.wide), float(state.updates))
+def _count(updates: int, r: Rounding) -> Bounded:
+    return Bounded.exact(np.asarray(float(updates)), r)
 
 
-def _layers(
-    step: Step, trace: Mapping[str, Array], truths: Mapping[str, Bounded], keys: Mapping[str, str]
-) -> Iterable[Finding]:
-    """Every layer's output and gradients, and the loss."""
+def _traced(step: Step, own: State, trace: Mapping[str, Array], after: Outcome) -> Iterator[Claim]:
+    """The input, every layer's output and gradients, the loss, and running statistics."""
+    reference, wanted, r = step.reference, step.wanted, step.r.wide
+    spec, labels = reference.experiment, reference.labels(wanted)
+    statistics = own.statistics_of(spec.layers())
+    truths, keys = expected_trace(
+        spec, own.parameters, statistics, trace, labels, wanted, step.r, step.winograd_too
+    )
+    yield At("data", "", "input"), reference.input(wanted, step.r), trace["input"]
     for name, key in keys.items():
         layer, _, quantity = name.rpartition(" ")
         at = At("forward" if quantity == "y" else "backward", layer, quantity)
         if layer in ("", "loss"):
             at = At("loss", "", quantity)
-        yield step.judge(at, truths[name], traced(trace, key, step.r) if key in trace else None)
-
-
-def _reported(step: Step, trace: Mapping[str, Array], after: Outcome, loss: Bounded) -> Iterable[Finding]:
-    """Loss and accuracy as the training step reports them."""
-    r = step.r.wide
-    yield step.judge(At("loss", "", "reported loss"), loss, after.loss)
-    logits = trace[f"activation/{step.reference.layers[-1]}"]
-    hits = np.mean(logits.argmax(axis=1) == step.reference.labels(step.wanted))
+        yield at, truths[name], traced(trace, key, step.r) if key in trace else None
+    yield At("loss", "", "reported loss"), truths["loss"], after.loss
+    hits = np.mean(trace[f"activation/{reference.layers[-1]}"].argmax(axis=1) == labels)
     # A share of the batch: exact up to its one division.
     share = Bounded(np.asarray(hits, r.truth), np.asarray(r.u * hits), r)
-    yield step.judge(At("loss", "", "reported accuracy"), share, after.accuracy)
+    yield At("loss", "", "reported accuracy"), share, after.accuracy
+    if step.side.repeats or step.side.compiled:
+        for name in statistics:
+            at = At.of(Key(STATISTICS, name))
+            yield at, truths[f"{at.layer} {at.quantity}"], after.state.statistics.get(name)
 
 
-def _updated(step: Step, own: State, trace: Mapping[str, Array], after: Outcome) -> Iterable[Finding]:
+def _updated(step: Step, own: State, trace: Mapping[str, Array], after: Outcome) -> Iterator[Claim]:
     """Optimizer state from the traced gradients, then parameters from the state stored with them."""
-    arrays = after.state.arrays()
-    yield _count(step, At("optimizer state", "", "updates"), after.state, own.updates + 1)
+    arrays, r = after.state.arrays(), step.r.wide
+    yield At("optimizer state", "", "updates"), _count(own.updates + 1, r), float(after.state.updates)
     for name in own.parameters:
-        g = Bounded.exact(trace[f"gradient/{name}"], step.r.wide)
+        g = Bounded.exact(trace[f"gradient/{name}"], r)
         for key, truth in _moved(step, own, name, g, after.state).items():
-            yield step.judge(At.of(key), truth, arrays.get(key))
+            yield At.of(key), truth, arrays.get(key)
 
 
 def _moved(
@@ -163,28 +161,23 @@ def _moved(
     return {Key(slot, name): slots[slot] for slot in rule.slots} | {Key(PARAMETERS, name): theta}
 
 
-def _running(step: Step, after: Outcome, truths: Mapping[str, Bounded]) -> Iterable[Finding]:
-    for name in initial_statistics(step.reference.experiment.layers()):
-        at = At.of(Key(STATISTICS, name))
-        yield step.judge(at, truths[f"{at.layer} {at.quantity}"], after.state.statistics.get(name))
-
-
 # --- the step as one program ---
 
 
-def _compiled(step: Step, own: State, after: Outcome) -> Iterable[Finding]:
+def _compiled(step: Step, own: State, after: Outcome) -> Iterator[Claim]:
     """The outcome of a compiled step, by the limits of everything that the step may do."""
     arrays = after.state.arrays()
-    yield _count(step, At("optimizer state", "", "updates", True), after.state, own.updates + 1)
+    count = _count(own.updates + 1, step.r.wide)
+    yield At("optimizer state", "", "updates", True), count, float(after.state.updates)
     for key, truth in _outcome(step, own).items():
         # Where a whole step has no finite limit nothing is held against it.
         known = np.isfinite(truth.error) & np.isfinite(truth.value.astype(np.float64))
         error = np.where(known, truth.error, truth.r.largest)
         bounded = Bounded(np.where(known, truth.value, 0), error, truth.r)
         if key == LOSS_KEY:
-            yield step.judge(At("loss", "", "reported loss", True), bounded, after.loss)
+            yield At("loss", "", "reported loss", True), bounded, after.loss
         else:
-            yield step.judge(At.of(key, True), bounded, arrays.get(key))
+            yield At.of(key, True), bounded, arrays.get(key)
 
 
 def _outcome(step: Step, own: State) -> dict[Key, Bounded]:

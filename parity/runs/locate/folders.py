@@ -19,13 +19,11 @@ from triptych.describe.spec import BackendName, Device, Experiment
 from triptych.describe.state import State
 from triptych.errors import UserError
 
-Load = Callable[[Experiment], tuple[TrainingData, str]]
-
 
 def locate_runs(
     left: Recorded,
     right: Recorded | BackendName,
-    load: Load,
+    load: Callable[[Experiment], tuple[TrainingData, str]],
     device: Device,
     steps: int | None,
     from_step: int,
@@ -48,20 +46,18 @@ def locate_runs(
         own = data if spec.data == left.experiment.data else load(spec)[0]
         return Side(name, create(backend, spec, own, device), spec, own)
 
-    ours = side(str(left.path), left.backend, left.experiment)
     runs, notes = [left], list[str]()
     if isinstance(right, Recorded):
-        theirs = side(str(right.path), right.backend, right.experiment)
         runs, notes = [left, right], [*_losses(left, right), *_ends(left, right)]
-        if right.fingerprint != left.fingerprint:
-            note = f"the runs trained on other data: {left.fingerprint} and {right.fingerprint}"
-            other = Divergence(1, "data", "", "fingerprint", "right", note=note)
-            settings = differing_settings(left.experiment, right.experiment)
-            last = min(run.experiment.training.steps for run in runs)
-            return Report(ours.name, theirs.name, 0, last, other, settings)
-    else:
-        theirs = side(right, right, left.experiment)
+    ours, *others = (side(str(run.path), run.backend, run.experiment) for run in runs)
+    theirs = others[0] if isinstance(right, Recorded) else side(right, right, left.experiment)
     require_alike(ours, theirs)
+    last = min(run.experiment.training.steps for run in runs)
+    if len({run.fingerprint for run in runs}) > 1:
+        note = f"the runs trained on other data: {left.fingerprint} and {runs[1].fingerprint}"
+        other = Divergence(1, "data", "", "fingerprint", "right", note=note)
+        settings = differing_settings(ours.experiment, theirs.experiment)
+        return Report(ours.name, theirs.name, 0, last, other, settings)
     found: list[Divergence] = []
     wheres: tuple[Where, ...] = ("left", "right")
     for where, run, own in zip(wheres, runs, (ours, theirs), strict=False):
@@ -69,7 +65,6 @@ def locate_runs(
         notes.append(f"{where}: {line}")
         found += [replace(apart, side=where)] if apart else []
     first, state = _common(runs, ours, from_step)
-    last = min(run.experiment.training.steps for run in runs)
     last = last if steps is None else min(last, first + steps)
     report = locate(ours, theirs, last - first, state, first, every)
     found = sorted([*found, *filter(None, [report.divergence])], key=lambda one: one.step)
