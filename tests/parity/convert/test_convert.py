@@ -32,6 +32,7 @@ from parity.convert import (
 from parity.convert.api import flax_arrays
 from parity.convert.plan import Side
 from parity.convert.units import Array, Convention, shapes_of
+from tests.helpers.small import same_bits
 from triptych.describe.network import Model
 from triptych.describe.spec import Data, Experiment
 from triptych.errors import UserError
@@ -68,14 +69,6 @@ def converted(
     theirs = naming.default_theirs(names, units, convention)
     made = plan.make(shapes_of(canonical), theirs, convention, layers=layers, **options)
     return Side(made, plan.to_theirs(made, canonical)[0])
-
-
-def same_bits(left: dict[str, Array], right: dict[str, Array]) -> bool:
-    return set(left) == set(right) and all(
-        (left[name].dtype, left[name].shape, left[name].tobytes())
-        == (right[name].dtype, right[name].shape, right[name].tobytes())
-        for name in left
-    )
 
 
 # --- bits ---
