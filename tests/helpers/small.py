@@ -1,7 +1,5 @@
 """A small experiment, data with planted special points, and the ways to compare what backends give."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 
