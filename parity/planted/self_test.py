@@ -113,20 +113,10 @@ def _outcome(bug: Bug, backend: str, quick: bool, said: Said) -> Outcome:
     wrong = [result for result in results if not result.passed]
     worst = _worst(wrong or results)
     heard = Verdicts() if checks is None else verdicts(bug, checks, before, now)
-    return Outcome(
-        bug.name,
-        bug.title,
-        bug.group,
-        backend,
-        bool(wrong),
-        f"{worst.item} {worst.quantity}",
-        _named(bug, results),
-        worst.share,
-        by_quick,
-        heard.words,
-        heard.reasons,
-        diff(bug.edits[backend]),
-    )
+    label, where = (bug.name, bug.title, bug.group, backend), f"{worst.item} {worst.quantity}"
+    caught = bool(wrong), where, _named(bug, results), worst.share, by_quick
+    row = (*label, *caught, heard.words, heard.reasons, diff(bug.edits[backend]))
+    return Outcome(*row)
 
 
 def _named(bug: Bug, results: Sequence[Result]) -> bool:

@@ -20,7 +20,7 @@ from jax_models.cpu import windows
 from numpy_ref import fast, model
 from numpy_ref import windows as numpy_windows
 from parity.__main__ import main
-from parity.planted import FRAMEWORKS, edits, planted, self_test
+from parity.planted import FRAMEWORKS, edits, kill_matrix, planted, self_test
 from parity.planted.catalogue import BUGS
 from parity.planted.kill_matrix import CONTROL, Outcome
 from parity.planted.usual_checks import CHECKS, OF_GRADIENTS, Verdicts, usual, verdicts
@@ -134,8 +134,8 @@ def test_every_bug_of_the_reference_is_caught_where_it_is() -> None:
     assert wrong(outcomes) == []
     caught = {(o.bug, o.backend) for o in outcomes if o.group != CONTROL}
     assert caught == {(name, side) for name, side in PLANTINGS if side in ("numpy", "shared")}
-    # Far outside the limit, not at its edge.
-    assert min(o.share for o in outcomes if o.group != CONTROL) > 5
+    # Far outside the limit, not at its edge: the nearest is a moment of draws, 28 standard errors off.
+    assert min(o.share for o in outcomes if o.group != CONTROL) > 4
 
 
 SAMPLE = {
@@ -256,20 +256,25 @@ def test_a_check_that_fails_without_the_bug_raises_a_false_alarm() -> None:
 # --- the command ---
 
 
-def test_the_command_lists(capsys: Capture) -> None:
+def test_the_command_lists_and_shows_diffs(capsys: Capture) -> None:
     assert main(["self-test", "--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(BUGS)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(BUGS)
+    assert main(["self-test", "--list", "--bug", "norm-zero-gradient"]) == 0
+    assert "+            inner = 0 * dy" in capsys.readouterr().out
 
 
 def test_the_command_reports_and_writes(tmp_path: Path, capsys: Capture) -> None:
-    file = tmp_path / "matrix.json"
+    file, page = tmp_path / "matrix.json", tmp_path / "page.md"
+    page.write_text(f"before\n{self_test.START}old{self_test.END}\nafter\n")
     names = ["dropout-mask-inverted", "schedule-off-by-one"]
-    assert main(["self-test", "--quick", "--bug", *names, "--json", str(file)]) == 0
+    assert main(["self-test", "--quick", "--bug", *names, "--json", str(file), "--page", str(page)]) == 0
     assert "catches 2 of 2 plantings of 2 bugs" in capsys.readouterr().out
     document = json.loads(file.read_text())
     assert document["passed"]
+    matrix = kill_matrix.render(kill_matrix.read(document))
+    assert page.read_text() == f"before\n{self_test.START}{matrix}{self_test.END}\nafter\n"
     rows = {row["bug"]: row for row in document["outcomes"] if row["bug"]}
+    assert "+    return np.where(~keep" in rows["dropout-mask-inverted"]["diff"]
     assert set(rows) == set(names)
     assert rows["dropout-mask-inverted"]["share"] == "inf"
     assert np.isfinite(rows["schedule-off-by-one"]["share"])

@@ -1,12 +1,11 @@
 """The official layouts, whole: python and binary files, folders and archives, written here in small."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle
 import tarfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +29,6 @@ from triptych.cifar10.official import CIFAR10, FILES
 REAL_DATA = "TRIPTYCH_TEST_CIFAR10"
 
 
-# ---- parsers ----
-
-
 def test_the_writer_writes_what_python_and_numpy_read():
     # The ordinary unpickler, on our own bytes, is the independent witness for both writer and reader.
     images, labels, *_ = tiny_arrays()
@@ -44,16 +40,6 @@ def test_the_writer_writes_what_python_and_numpy_read():
     assert batch[b"batch_label"] == TITLES[0].encode()
 
 
-def test_python_batch():
-    images, labels, *_ = tiny_arrays()
-    got_images, got_labels, title = pickles.parse(
-        python_batch(images, labels, TITLES[2]), "batch", len(images)
-    )
-    np.testing.assert_array_equal(got_images, images, strict=True)
-    np.testing.assert_array_equal(got_labels, labels, strict=True)
-    assert title == b"training batch 3 of 5"
-
-
 def test_python_batch_in_fortran_order():
     images, labels, *_ = tiny_arrays()
     columns = np.asfortranarray(images.reshape(-1, 3072)).tobytes(order="A")
@@ -62,14 +48,19 @@ def test_python_batch_in_fortran_order():
     np.testing.assert_array_equal(pickles.parse(content, "batch", len(images))[0], images)
 
 
-def test_binary_batch():
+@pytest.mark.parametrize(
+    ("parse", "write", "title"),
+    [
+        (pickles.parse, partial(python_batch, title=TITLES[2]), b"training batch 3 of 5"),
+        (binary.parse, binary_batch, None),
+    ],
+)
+def test_batch(parse, write, title):
     images, labels, *_ = tiny_arrays()
-    got_images, got_labels, _ = binary.parse(binary_batch(images, labels), "batch", len(images))
+    got_images, got_labels, got_title = parse(write(images, labels), "batch", len(images))
     np.testing.assert_array_equal(got_images, images, strict=True)
     np.testing.assert_array_equal(got_labels, labels, strict=True)
-
-
-# ---- folders and archives ----
+    assert title in (got_title, None)
 
 
 @pytest.mark.parametrize("layout", ["python", "binary"])
@@ -150,9 +141,6 @@ def _fingerprint_by_hand(arrays: Arrays) -> str:
 def test_class_names_are_the_official_ones_in_order():
     assert CLASS_NAMES[:5] == ("airplane", "automobile", "bird", "cat", "deer")
     assert CLASS_NAMES[5:] == ("dog", "frog", "horse", "ship", "truck")
-
-
-# ---- the real data ----
 
 
 @pytest.mark.skipif(REAL_DATA not in os.environ, reason=f"{REAL_DATA} names no folder with CIFAR-10")
