@@ -18,7 +18,7 @@ import numpy as np
 from parity.bounds import special
 from parity.bounds.bounded import UP, Bounded, either
 from parity.bounds.bounded import where as choose
-from parity.bounds.reverse import PI, Condition, Irrational, Number, Pull
+from parity.bounds.reverse import PI, Condition, Irrational, Number, Pull, unless_zero
 from parity.bounds.rounding import Array
 from parity.errors import UsageError
 
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def _made(x: Number, bounded: Bounded, pull: Pull, floor: float = -np.inf) -> Number:
-    return Number(bounded, [(x, pull)], floor)
+    return Number(bounded, [(x, unless_zero(pull))], floor)
 
 
 def exp(x: Number) -> Number:

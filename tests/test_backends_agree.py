@@ -16,7 +16,6 @@ import pytest
 
 from jax_models.backend import JaxBackend
 from tests.helpers import small
-from triptych.describe.init import initial_parameters
 from triptych.describe.network import Model
 from triptych.describe.protocol import create
 from triptych.describe.spec import BackendName, Data, Dtype, Experiment, Objective, Optimization, Schedule
@@ -26,23 +25,24 @@ ROUNDING = 1e-12
 EXPERIMENTS: dict[str, Experiment] = {
     "plain": small.experiment(),
     "softmax regression": small.experiment(model=Model(hidden=())),
-    "relu": small.experiment(model=Model(hidden=(12, 8), slope=0.0)),
-    "dropout": small.experiment(model=Model(hidden=(12, 8), dropout=0.4)),
-    "batch norm": small.experiment(model=Model(hidden=(12, 8), batch_norm="autodiff")),
-    "batch norm by hand": small.experiment(model=Model(hidden=(12, 8), dropout=0.4, batch_norm="manual")),
-    "smoothing": small.experiment(objective=Objective(label_smoothing=0.1)),
-    "squared error": small.experiment(objective=Objective("squared_error", label_smoothing=0.1)),
-    "hinge": small.experiment(objective=Objective("hinge")),
-    "l2": small.experiment(objective=Objective(l2=0.01)),
-    "standardized": small.experiment(data=Data(batch_size=16, preprocess="standardize")),
+    "batch norm, dropout, squared error, l2": small.experiment(
+        model=Model(hidden=(12, 8), dropout=0.4, batch_norm="autodiff"),
+        objective=Objective("squared_error", label_smoothing=0.1, l2=0.01),
+    ),
+    "batch norm by hand, smoothing": small.experiment(
+        model=Model(hidden=(12, 8), dropout=0.4, batch_norm="manual"),
+        objective=Objective(label_smoothing=0.1),
+    ),
+    "relu, hinge, standardized": small.experiment(
+        model=Model(hidden=(12, 8), slope=0.0),
+        objective=Objective("hinge"),
+        data=Data(batch_size=16, preprocess="standardize"),
+    ),
 }
 
 OPTIMIZERS: dict[str, Optimization] = {
-    "sgd": Optimization(learning_rate=1e-3),
-    "sgd with decay": Optimization(learning_rate=1e-3, weight_decay=0.1),
     "momentum": Optimization(learning_rate=1e-4, momentum=0.9, weight_decay=0.01),
     "nesterov": Optimization(learning_rate=1e-4, momentum=0.9, nesterov=True),
-    "adam": Optimization("adam", 1e-3),
     "adam with decay": Optimization("adam", 1e-3, weight_decay=0.1, beta1=0.8, beta2=0.95, epsilon=1e-4),
     "adamw": Optimization("adamw", 1e-3, weight_decay=0.1),
     "amsgrad": Optimization("adam", 1e-3, weight_decay=0.1, beta2=0.95, amsgrad=True),
@@ -55,13 +55,7 @@ def test_every_activation_and_gradient(name: str, other: BackendName) -> None:
     """With a unit at exactly 0 planted, and random images and labels."""
     spec = EXPERIMENTS[name]
     data = small.data(preprocess=spec.data.preprocess)
-    if not spec.model.hidden:
-        reference = create("numpy", spec, data)
-        reference.start(initial_parameters(spec))
-        compared = create(other, spec, data, "cpu")
-        compared.start(initial_parameters(spec))
-    else:
-        reference, compared = small.started("numpy", spec, data), small.started(other, spec, data)
+    reference, compared = small.started("numpy", spec, data), small.started(other, spec, data)
     one = small.steps(spec, data, 3, 1)
     left, right = reference.trace(one), compared.trace(one)
     if spec.model.hidden:
@@ -93,11 +87,10 @@ def test_optimizer_updates_and_state(name: str, other: BackendName) -> None:
 
 @pytest.mark.parametrize("backend", small.BACKENDS)
 def test_evaluation_is_over_the_whole_split(backend: BackendName) -> None:
-    """37 test images fill no chunk; loss and accuracy are recomputed from a forward pass by hand."""
-    spec, data = small.experiment(model=Model(hidden=())), small.data()
-    ours = create(backend, spec, data, "cpu")
-    parameters = initial_parameters(spec)
-    ours.start(parameters)
+    """37 test images fill no chunk and are not augmented; loss and accuracy are recomputed by hand."""
+    augmented = Data(batch_size=16, random_crop=4, random_flip=True)
+    spec, data = small.experiment(model=Model(hidden=()), data=augmented), small.data()
+    ours, parameters = small.started(backend, spec, data), small.planted(spec)
     x = (data.images["test"] - data.mean).reshape(37, -1)
     s = x @ parameters["linear1.weight"].T + parameters["linear1.bias"]
     labels = data.labels["test"]
@@ -123,15 +116,6 @@ def test_evaluation_over_several_chunks(backend: BackendName) -> None:
     part = small.started(backend, spec, tail).evaluate("test")
     np.testing.assert_array_equal(whole.predictions[4000:], part.predictions)
     assert whole.accuracy == np.mean(whole.predictions == data.labels["test"])
-
-
-@pytest.mark.parametrize("backend", small.BACKENDS)
-def test_dropout_is_off_in_evaluation(backend: BackendName) -> None:
-    data = small.data()
-    spec = small.experiment(model=Model(hidden=(12, 8), dropout=0.5))
-    plain = small.experiment(model=Model(hidden=(12, 8)))
-    with_dropout, without = (small.started(backend, each, data).evaluate("test") for each in (spec, plain))
-    assert with_dropout.loss == pytest.approx(without.loss, rel=1e-14)
 
 
 @pytest.mark.parametrize("backend", small.BACKENDS)
@@ -182,9 +166,7 @@ def test_float32_and_float64_share_a_process() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-@pytest.mark.parametrize(
-    "name", ["dropout", "batch norm", "batch norm by hand", "squared error", "hinge", "l2", "standardized"]
-)
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "," in name])
 def test_jax_promotes_no_dtype_by_accident(name: str, dtype: Dtype) -> None:
     """Step, evaluation and trace with implicit promotion forbidden: it raises while JAX traces them, before
     anything is compiled.
@@ -225,7 +207,7 @@ def test_jax_traces_and_compiles_training_once(optimizer: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", small.BACKENDS)
-def test_state_round_trip_between_calls_changes_nothing(backend: BackendName) -> None:
+def test_neither_a_trace_nor_a_state_round_trip_between_calls_changes_anything(backend: BackendName) -> None:
     spec = small.experiment(
         "float32", optimization=Optimization("adam", 1e-3), model=Model((12, 8), dropout=0.2)
     )
@@ -233,6 +215,9 @@ def test_state_round_trip_between_calls_changes_nothing(backend: BackendName) ->
     straight, stopped = (small.started(backend, spec, data) for _ in range(2))
     straight.train(small.steps(spec, data, 0, 10))
     stopped.train(small.steps(spec, data, 0, 4))
+    before = stopped.export_state()
+    stopped.trace(small.steps(spec, data, 4, 1))
+    small.assert_same(before, stopped.export_state(), 0.0)
     again = create(backend, spec, data, "cpu")
     again.import_state(stopped.export_state())
     again.train(small.steps(spec, data, 4, 6))
@@ -242,13 +227,14 @@ def test_state_round_trip_between_calls_changes_nothing(backend: BackendName) ->
 @pytest.mark.parametrize("batch_norm", ["autodiff", "manual"])
 @pytest.mark.parametrize("other", ["jax", "torch"])
 def test_running_statistics_and_both_kinds_of_evaluation(other: BackendName, batch_norm: Any) -> None:
-    """After training steps: state, and evaluation by running and by batch statistics.
+    """After training steps: state, and evaluation by running and by batch statistics, without dropout.
 
     With SGD: the planted unit is constant, so batch norm takes its bias out again and the bias' true
     gradient is 0. Adam would blow the rounding noise in it up to 1e-9 of a step.
     """
     spec = small.experiment(
-        model=Model((12, 8), batch_norm=batch_norm), optimization=Optimization(learning_rate=0.01)
+        model=Model((12, 8), dropout=0.2, batch_norm=batch_norm),
+        optimization=Optimization(learning_rate=0.01),
     )
     data = small.data(test=2001)  # one image more than a chunk: it joins the last
     pair = [small.started(name, spec, data) for name in ("numpy", other)]
@@ -271,17 +257,6 @@ def test_running_statistics_and_both_kinds_of_evaluation(other: BackendName, bat
     assert pair[1].evaluate("test").loss == pytest.approx(results["running"], rel=1e-12)
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_batch_norm_by_hand_and_by_autodiff_take_the_same_steps(backend: BackendName) -> None:
-    data, states = small.data(), []
-    for batch_norm in ("autodiff", "manual"):
-        model = Model((12, 8), batch_norm=batch_norm)
-        ours = small.started(backend, small.experiment(model=model), data)
-        ours.train(small.steps(small.experiment(), data, 0, 30))
-        states.append(ours.export_state())
-    small.assert_same(states[0], states[1], ROUNDING)
-
-
 @pytest.mark.parametrize("other", ["jax", "torch"])
 def test_another_optimizer_starts_fresh_and_alike(other: BackendName) -> None:
     """From SGD's state to Adam: its bias correction counts its own updates, not the run's steps."""
@@ -299,13 +274,3 @@ def test_another_optimizer_starts_fresh_and_alike(other: BackendName) -> None:
     assert states[0].updates == 1
     moved = states[0].parameters["linear2.bias"] - before.export_state().parameters["linear2.bias"]
     np.testing.assert_allclose(np.abs(moved[moved != 0]), 1e-3, rtol=1e-4)  # a first step is eta sign(g)
-
-
-@pytest.mark.parametrize("backend", small.BACKENDS)
-def test_trace_takes_no_step(backend: BackendName) -> None:
-    spec, data = small.experiment(optimization=Optimization("adam", 1e-3)), small.data()
-    ours = small.started(backend, spec, data)
-    ours.train(small.steps(spec, data, 0, 2))
-    before = ours.export_state()
-    ours.trace(small.steps(spec, data, 2, 1))
-    small.assert_same(before, ours.export_state(), 0.0)

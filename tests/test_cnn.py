@@ -1,20 +1,16 @@
-"""Small networks with convolutions in all three backends: traces, training, state, augmentation, mistakes."""
+"""Small networks with convolutions in all three backends: traces, training, state, mistakes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from jax_models import augment as jax_augment
-from numpy_ref import augment
 from tests.helpers import small
-from torch_models import augment as torch_augment
 from triptych.describe import cost
 from triptych.describe.catalogue import find
 from triptych.describe.init import initial_parameters
@@ -30,7 +26,6 @@ CNN = Model(hidden=(), channels=TRUNK, slope=0.0, batch_norm="autodiff")
 ADAM = Optimization("adam", 1e-3)
 
 MODELS: dict[str, Model] = {
-    "figure 7": CNN,
     "figure 8": replace(CNN, head_norm=True),
     "by hand": replace(CNN, batch_norm="manual", head_norm=True),
     "biases": replace(CNN, batch_norm="none", slope=0.1),
@@ -72,14 +67,8 @@ def rounding(spec: Experiment, steps: Steps) -> float:
     return 1e-12 + 30 * moved
 
 
-JAX_IS_SLOW = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "jax" else name for name in small.BACKENDS
-]
-"""JAX compiles half a minute for each of these CNNs; others here compare the same code with NumPy."""
-
-
 @pytest.mark.parametrize("other", ["jax", "torch"])
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "small"])
+@pytest.mark.parametrize("name", ["by hand", "biases", "all options"])
 def test_every_activation_and_gradient(name: str, other: BackendName) -> None:
     spec = spec_of(name)
     one = small.steps(spec, planted(), 3, 1)
@@ -107,16 +96,6 @@ def test_training_and_running_statistics(other: BackendName) -> None:
         np.testing.assert_array_equal(a.predictions, b.predictions)
 
 
-@pytest.mark.parametrize("backend", JAX_IS_SLOW)
-def test_by_hand_is_as_by_autodiff(backend: BackendName) -> None:
-    """One step of batch norm's two backward passes, from the same state."""
-    manual = spec_of("by hand")
-    autodiff = replace(manual, model=replace(manual.model, batch_norm="autodiff"))
-    one = small.steps(manual, planted(), 0, 1)
-    hand, derived = (started(backend, spec).trace(one) for spec in (manual, autodiff))
-    small.assert_same(hand, derived, rounding(manual, one))
-
-
 @pytest.mark.parametrize("backend", small.BACKENDS)
 def test_state_is_canonical_and_resumes_exactly(backend: BackendName) -> None:
     """Weights (out, in, kh, kw) in C order; 3 + 3 steps are 6 steps, bit for bit."""
@@ -139,78 +118,27 @@ def test_state_is_canonical_and_resumes_exactly(backend: BackendName) -> None:
     assert loss == whole.evaluate("test").loss
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("backend", ["numpy", "jax", "torch"])
-def test_lower_precision_is_near_the_truth(backend: BackendName, dtype: str) -> None:
-    if (backend, dtype) == ("numpy", "bfloat16"):
+@pytest.mark.parametrize("backend", small.BACKENDS)
+def test_bfloat16_is_near_the_truth(backend: BackendName) -> None:
+    spec = spec_of("small", "bfloat16")
+    if backend == "numpy":
         with pytest.raises(UserError, match="NumPy has no bfloat16"):
-            started(backend, spec_of("small", dtype))
+            started(backend, spec)
         return
-    spec = spec_of("small", dtype)
     one = small.steps(spec, small.data(), 0, 1)
     truth = started("numpy", spec_of("small")).trace(one)
     found = started(backend, spec).trace(one)
     assert found["gradient/conv1.weight"].dtype == np.float32
-    near = 1e-5 if dtype == "float32" else 0.1
-    assert float(found["loss"]) == pytest.approx(float(truth["loss"]), rel=near)
+    assert float(found["loss"]) == pytest.approx(float(truth["loss"]), rel=0.1)
 
 
-# --- augmentation ---
-
-
-def test_crop_and_flip_pick_the_pixels_they_name(rng: np.random.Generator) -> None:
-    """Against a loop over images; the same uint8 images from all backends."""
-    images = rng.integers(1, 256, (5, 3, 6, 4), dtype=np.uint8)
-    shifts = np.array([[0, 0], [4, 4], [2, 2], [1, 3], [3, 0]], np.int32)
-    flips = np.array([False, True, True, False, True])
-    for use_shifts, use_flips in ((shifts, flips), (shifts, None), (None, flips), (None, None)):
-        expected = images.copy()
-        for i, image in enumerate(images):
-            if use_shifts is not None:
-                row, column = use_shifts[i]
-                image = np.pad(image, ((0, 0), (2, 2), (2, 2)))[:, row : row + 6, column : column + 4]
-            expected[i] = image[:, :, ::-1] if use_flips is not None and use_flips[i] else image
-        choices = (use_shifts, use_flips)
-        in_jax = [None if choice is None else jnp.asarray(choice) for choice in choices]
-        in_torch = [None if choice is None else torch.tensor(choice) for choice in choices]
-        for found in (
-            augment.augment(images, use_shifts, use_flips, 2),
-            np.asarray(jax_augment.augment(jnp.asarray(images), in_jax[0], in_jax[1], 2)),
-            torch_augment.augment(torch.tensor(images), in_torch[0], in_torch[1], 2).numpy(),
-        ):
-            np.testing.assert_array_equal(found, expected)
-    assert (augment.augment(images, shifts, flips, 2) == 0).any(), "the border is black"
-
-
-@pytest.mark.parametrize("backend", JAX_IS_SLOW)
-def test_training_sees_the_augmented_images(backend: BackendName) -> None:
-    spec = spec_of("figure 7", data=Data(batch_size=16, random_crop=4, random_flip=True))
-    data = planted()
-    one = small.steps(spec, data, 5, 1)
-    assert one.shifts is not None
-    assert one.flips is not None
-    cut = augment.augment(data.images["train"][one.indices[0]], one.shifts[0], one.flips[0], 4)
-    trace = started(backend, spec).trace(one)
-    np.testing.assert_allclose(trace["input"], cut - data.mean, atol=1e-12)
-    assert started(backend, spec).evaluate("test").loss == pytest.approx(
-        started(backend, spec_of("figure 7")).evaluate("test").loss, rel=1e-12
-    )
-
-
-def test_draws_are_uniform_and_a_function_of_seed_and_step() -> None:
-    spec = spec_of("figure 7", data=Data(batch_size=16, random_crop=4, random_flip=True))
-    indices = np.zeros((400, 16), np.int32)
-    whole = plan_steps(spec, indices, 0)
-    part = plan_steps(spec, indices[:7], 3)
-    assert whole.shifts is not None
-    assert whole.flips is not None
-    assert part.shifts is not None
-    np.testing.assert_array_equal(whole.shifts[3:10], part.shifts)
-    counts = np.bincount(whole.shifts.ravel(), minlength=9)
-    assert len(counts) == 9
-    # 12,800 draws: a count's standard deviation is 36; six of them around the mean of 1,422.
-    assert np.abs(counts - 12_800 / 9).max() < 215
-    assert abs(whole.flips.mean() - 0.5) < 0.04
+def test_draws_are_a_function_of_seed_and_step() -> None:
+    spec = spec_of("figure 8", data=Data(batch_size=16, random_crop=4, random_flip=True))
+    whole, part = (plan_steps(spec, np.zeros((n, 16), np.int32), first) for n, first in ((10, 0), (7, 3)))
+    for ours, theirs in ((whole.shifts, part.shifts), (whole.flips, part.flips)):
+        assert ours is not None
+        assert theirs is not None
+        np.testing.assert_array_equal(ours[3:], theirs)
 
 
 # --- the description ---
@@ -254,7 +182,7 @@ def test_initial_weights_count_the_kernel_in_fan_in() -> None:
 
 
 def test_a_convolution_before_batch_norm_has_no_bias() -> None:
-    names = initial_parameters(spec_of("figure 7"))
+    names = initial_parameters(spec_of("figure 8"))
     assert [name for name in names if name.endswith(".bias")] == ["linear1.bias"]
     assert "conv1.bias" in initial_parameters(spec_of("biases"))
 

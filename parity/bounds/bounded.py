@@ -65,15 +65,24 @@ class Bounded:
     def _lift(self, other: Operand) -> Bounded:
         return other if isinstance(other, Bounded) else Bounded.constant(other, self.r)
 
-    def rounded(self, value: Any, inherited: Any, ulps: float = 0.5) -> Bounded:
+    def rounded(self, value: Any, inherited: Any, ulps: float = 0.5, certain: Any = False) -> Bounded:
         """The outcome of one operation whose exact result may be off by `inherited`, then is computed to
-        `ulps` (0.5: correctly rounded). One ULP is at most 2 u of the magnitude.
+        `ulps` (0.5: correctly rounded). One ULP is at most 2 u of the magnitude. Where it is `certain`, a
+        value that is not finite is every backend's.
         """
         u, v = 2 * ulps * self.r.u, 2 * ulps * self.r.u_truth
         relative = (u + v + u * v) / (1 - v)
         with np.errstate(all="ignore"):
             error = inherited * (1 + u) + relative * _size(value) + self.r.tiny
-        return Bounded(value, error * UP, self.r)
+        return Bounded(value, certainly(value, error * UP, certain), self.r)
+
+    def special(self) -> Array:
+        """Where every backend has the same infinity or NaN."""
+        return ~np.isfinite(self.value) & (self.error == 0)
+
+    def _sure(self) -> Array:
+        """Where no rounding changes whether it is 0, or its sign, or that it is not finite."""
+        return (self.error == 0) | (_size(self.value) > self.error)
 
     def _zero(self) -> Array:
         """Where every backend has exactly 0."""
@@ -88,7 +97,8 @@ class Bounded:
     def __add__(self, other: Operand) -> Bounded:
         b = self._lift(other)
         with np.errstate(all="ignore"):
-            return self.rounded(self.value + b.value, self.error + b.error)
+            certain = (self.special() | b.special()) & np.isfinite(self.error + b.error)
+            return self.rounded(self.value + b.value, self.error + b.error, certain=certain)
 
     __radd__ = __add__
 
@@ -105,7 +115,9 @@ class Bounded:
         b = self._lift(other)
         with np.errstate(all="ignore"):
             p = _size(self.value) * b.error + self.error * _size(b.value) + self.error * b.error
-            return self.rounded(self.value * b.value, p)._unless((self._zero() | b._zero()) & (p == 0))
+            certain = (self.special() | b.special()) & self._sure() & b._sure()
+            product = self.rounded(self.value * b.value, p, certain=certain)
+            return product._unless((self._zero() | b._zero()) & (p == 0))
 
     __rmul__ = __mul__
 
@@ -116,7 +128,9 @@ class Bounded:
             value = self.value / b.value
             room = _size(b.value) - b.error
             p = np.where(room > 0, (self.error + _size(value) * b.error) / room, np.inf)
-            return self.rounded(value, p, self.r.division_ulps)._unless(self._zero() & (p == 0))
+            certain = (self.special() | b.special() | b._zero()) & self._sure() & b._sure()
+            ratio = self.rounded(value, p, self.r.division_ulps, certain)
+            return ratio._unless(self._zero() & (p == 0))
 
     def over(self, other: Bounded, least: float) -> Bounded:
         """self / other, of a divisor known to be at least `least` > 0 whatever its error."""
@@ -139,7 +153,13 @@ class Bounded:
                 p = p + (size_a + a.error) @ b.error
             if a.error.any():
                 p = p + a.error @ size_b
-            return self._accumulated(a.value @ b.value, p, size_a @ size_b, a.value.shape[-1])
+            value = a.value @ b.value
+            total = self._accumulated(value, p, size_a @ size_b, a.value.shape[-1])
+            if np.isfinite(value).all():
+                return total
+            special = (a.special() @ np.ones(b.shape, bool)) | (np.ones(a.shape, bool) @ b.special())
+            unsure = ~a._sure() @ np.ones(b.shape, bool) | (np.ones(a.shape, bool) @ ~b._sure())
+            return Bounded(value, certainly(value, total.error, special & ~unsure), self.r)
 
     def __rmatmul__(self, other: Operand) -> Bounded:
         return self._lift(other) @ self
@@ -170,7 +190,10 @@ class Bounded:
         with np.errstate(all="ignore"):
             inherited = np.asarray(self.error.sum(axis=axis, keepdims=keepdims))
             magnitude = np.asarray(_size(self.value).sum(axis=axis, keepdims=keepdims))
-            return self._accumulated(np.asarray(value), inherited, magnitude, max(n - 1, 0))
+            total = self._accumulated(np.asarray(value), inherited, magnitude, max(n - 1, 0))
+            certain = self.special().any(axis=axis, keepdims=keepdims) & np.isfinite(inherited)
+            error = np.where((magnitude == 0) & (inherited == 0), 0.0, total.error)  # of zeros alone
+            return Bounded(total.value, certainly(total.value, error, certain), self.r)
 
     def mean(self, axis: Axis = None, keepdims: bool = False) -> Bounded:
         """The sum over n, or times 1/n."""
@@ -197,7 +220,8 @@ class Bounded:
             value = np.sqrt(self.value)
             divisor = _size(value) + np.sqrt(np.maximum(self.value.astype(np.float64) - self.error, 0))
             p = np.fmin(self.error / divisor, np.sqrt(self.error))
-            return self.rounded(value, p, self.r.division_ulps)
+            certain = self.special() | (self.value < 0) & self._sure()
+            return self.rounded(value, p, self.r.division_ulps, certain)._unless(self._zero())
 
     def rsqrt(self, least: float) -> Bounded:
         """1 / sqrt a, of an a' known to be at least `least`: the derivative is steepest at the lower end."""
@@ -205,7 +229,8 @@ class Bounded:
             value = 1 / np.sqrt(self.value)
             low = np.maximum(self.value.astype(np.float64) - self.error, least)
             p = np.maximum(1 / np.sqrt(np.minimum(low, self.value.astype(np.float64))) - _size(value), 0)
-            return self.rounded(value, p, RSQRT_ULPS)
+            certain = self.special() | self._zero() | (self.value < 0) & self._sure()
+            return self.rounded(value, p, RSQRT_ULPS, certain)
 
     def exp(self) -> Bounded:
         """Of an error e of a remains at most e^a (e^e - 1), which is less than e^(a + e): the form for large
@@ -214,7 +239,7 @@ class Bounded:
         with np.errstate(all="ignore"):
             value, a, e = np.exp(self.value), self.value.astype(np.float64), self.error
             p = np.where(e < 1, _size(value) * np.expm1(e), np.exp(a + e + 2.0**-51 * (np.abs(a) + e)))
-            return self.rounded(value, np.where(np.isneginf(a), 0.0, p), self.r.exp_ulps)
+            return self.rounded(value, np.where(np.isneginf(a), 0.0, p), self.r.exp_ulps, self.special())
 
     def log(self, least: float = 0.0) -> Bounded:
         """|log a' - log a| <= -log(1 - e / a), of an a' known to be at least `least`; infinite where a' may
@@ -226,7 +251,8 @@ class Bounded:
             below = np.where(
                 a - self.error > least, -np.log1p(-share), np.log(a / least) if least else np.inf
             )
-            return self.rounded(value, np.maximum(below, np.log1p(share)), LOG_ULPS)
+            certain = self.special() | self._zero() | (self.value < 0) & self._sure()
+            return self.rounded(value, np.maximum(below, np.log1p(share)), LOG_ULPS, certain)
 
     def cos(self) -> Bounded:
         """Its slope is at most 1."""
@@ -293,7 +319,8 @@ def either(first: Bounded, *others: Bounded) -> Bounded:
     error = first.error
     for other in others:
         with np.errstate(invalid="ignore"):
-            apart = np.where(first.value == other.value, 0.0, _size(first.value - other.value))
+            same = (first.value == other.value) | (np.isnan(first.value) & np.isnan(other.value))
+            apart = np.where(same, 0.0, _size(first.value - other.value))
         error = np.maximum(error, (other.error + apart) * UP)
     return Bounded(first.value, error, first.r)
 
@@ -315,6 +342,13 @@ def from_terms(
     size = magnitude.astype(np.float64) * UP
     moved = inherited * (1 + slack) * UP + slack * size
     return Bounded.exact(0.0, r)._accumulated(value, moved, size, n)
+
+
+def certainly(value: Any, error: Any, certain: Any) -> Array:
+    """The error, where a value is not finite: none if every backend must have this value, else no limit."""
+    if np.isfinite(value).all():
+        return np.asarray(error)
+    return np.where(np.isfinite(value), error, np.where(certain, 0.0, np.inf))
 
 
 def _size(array: Array) -> Array:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from parity.bounds import special
-from parity.bounds.bounded import UP, Axis, Bounded, either, two_pass_variance
+from parity.bounds.bounded import UP, Axis, Bounded, certainly, either, two_pass_variance
 from parity.bounds.rounding import POWER_ULPS, Array, Rounding
 from parity.errors import UsageError
 
@@ -91,6 +91,7 @@ class Number:
     ) -> None:
         with np.errstate(invalid="ignore"):
             room = np.abs(bounded.value).astype(np.float64) + bounded.error <= bounded.r.largest
+            room |= bounded.special()  # an infinity that is no overflow
         if followed:  # an input is what it is, infinite too
             room = np.ones_like(room)
         self.bounded = Bounded(bounded.value, np.where(room, bounded.error, np.inf), bounded.r)
@@ -144,7 +145,7 @@ class Number:
     def __mul__(self, other: Any) -> Number:
         b = self._lift(other)
         floor = 0.0 if b is self or min(self.floor, b.floor) >= 0 else -np.inf
-        pulls = [(self, lambda g: g * b.bounded), (b, lambda g: g * self.bounded)]
+        pulls = [(self, unless_zero(lambda g: g * b.bounded)), (b, unless_zero(lambda g: g * self.bounded))]
         if b is self:
             pulls = [(self, lambda g: either(2 * g * self.bounded, g * self.bounded + g * self.bounded))]
         return Number(self.bounded * b.bounded, pulls, floor)
@@ -155,8 +156,8 @@ class Number:
         b = self._lift(other)
         x, y, z = self.bounded, b.bounded, self.bounded / b.bounded
         z = either(z, x * (1.0 / y))
-        below = (b, lambda g: -either(g * x / (y * y), g * (z / y), g / y * z))
-        return Number(z, [(self, lambda g: either(g / y, g * (1.0 / y))), below])
+        below = (b, unless_zero(lambda g: -either(g * x / (y * y), g * (z / y), g / y * z)))
+        return Number(z, [(self, unless_zero(lambda g: either(g / y, g * (1.0 / y)))), below])
 
     def __rtruediv__(self, other: Any) -> Number:
         return self._lift(other) / self
@@ -281,6 +282,21 @@ def gradients(y: Number, dy: Bounded, inputs: Sequence[Number]) -> list[Bounded]
     return [totals.get(x.order, zero) for x, zero in zip(inputs, nothing, strict=True)]
 
 
+def unless_zero(pull: Pull) -> Pull:
+    """The pull of an elementwise function, through which a gradient of exactly 0, as on the other side of a
+    `where`, stays 0: what it is multiplied by may be infinite.
+    """
+
+    def pulled(g: Bounded) -> Bounded:
+        found, nothing = pull(g), g._zero()
+        if not nothing.any():
+            return found
+        value, error = found.value, found.error
+        return Bounded(np.where(nothing, value.dtype.type(0), value), np.where(nothing, 0.0, error), found.r)
+
+    return pulled
+
+
 def _together(parts: list[Bounded]) -> Bounded:
     """k parts added in any order: k - 1 roundings of at most the sum of their sizes. A part that is exactly
     0, as on the other side of a `where`, counts for none.
@@ -293,8 +309,10 @@ def _together(parts: list[Bounded]) -> Bounded:
     inherited = np.sum([part.error for part in parts], axis=0)
     size = np.sum([np.abs(part.value).astype(np.float64) for part in parts], axis=0)
     nu, nv = roundings * r.u, roundings * r.u_truth
-    error = inherited + nu / (1 - nu) * (size + inherited) + nv / (1 - nv) * size + roundings * r.tiny
-    return Bounded(value, error * UP, r)
+    with np.errstate(invalid="ignore"):
+        error = inherited + nu / (1 - nu) * (size + inherited) + nv / (1 - nv) * size + roundings * r.tiny
+    certain = np.any([part.special() for part in parts], axis=0) & np.isfinite(inherited)
+    return Bounded(value, certainly(value, error * UP, certain), r)
 
 
 def _unbroadcast(g: Bounded, shape: tuple[int, ...]) -> Bounded:

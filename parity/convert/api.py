@@ -4,42 +4,18 @@ Canonical arrays are a flat dict of NumPy arrays, `"<layer>.<parameter>"` to Lin
 convolution weights (out, in, kh, kw), bias, gamma, beta, running_mean, running_var; `canonical_of` takes
 them out of a checkpoint's state. Every function moves and renames numbers and changes no bit of them.
 
-All four take the same options:
-
-    experiment   Whose network it is. Names our layers where the other side's names do not tell their order,
-                 which Flax's seldom do. from_torch without it numbers them (conv1, conv1_norm, linear1,
-                 norm1, ...) in the module's order.
-    explicit     Their name to ours, of a layer (`{"head": "linear2"}`) or a parameter, where shapes and order
-                 leave a choice.
-    flatten      The order in which the model flattens images: channels-first by default for torch and
-                 channels-last for Flax, which is what `x.reshape(len(x), -1)` of (B, H, W, C) does.
-
-All raise UserError where the two sides do not fit, or fit in several ways; the message lists both.
+All four take the keyword arguments in `Options`, and raise UserError where the two sides do not fit, or fit
+in several ways; the message lists both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-
-from parity.convert import naming
-from parity.convert import plan as planning
-from parity.convert.match import Explicit
-from parity.convert.plan import Plan
-from parity.convert.units import (
-    BATCH_STATS,
-    PARAMS,
-    Array,
-    Arrays,
-    Convention,
-    Order,
-    Shape,
-    Shapes,
-    group,
-    shapes_of,
-)
+from parity.convert import match, plan, units
+from parity.convert.plan import Options, Side
+from parity.convert.units import Array, Arrays, Convention, Names, Shape, Shapes, shapes_of
 from triptych.describe.layers import initial_statistics, parameter_shapes
 from triptych.describe.spec import Experiment
 from triptych.describe.state import State
@@ -66,12 +42,7 @@ def canonical_shapes(experiment: Experiment) -> dict[str, Shape]:
 
 
 def to_torch(
-    canonical: Arrays,
-    target: torch.nn.Module | Mapping[str, torch.Tensor],
-    *,
-    explicit: Explicit | None = None,
-    flatten: Order = "channels-first",
-    experiment: Experiment | None = None,
+    canonical: Arrays, target: torch.nn.Module | Mapping[str, torch.Tensor], **options: Unpack[Options]
 ) -> dict[str, torch.Tensor]:
     """A state_dict for `target.load_state_dict(..., strict=True)`.
 
@@ -80,33 +51,22 @@ def to_torch(
     """
     from parity.convert.plain_torch import to_tensor
 
-    state = _module_state(target)
-    plan = plan_for(shapes_of(canonical), "torch", shapes_of(state), experiment, explicit, flatten)
-    arrays, _ = planning.to_theirs(plan, canonical)
-    return {name: to_tensor(arrays[name]) for name in state}
+    names = Names("torch", shapes_of(_module_state(target)), ordered=True)
+    made = plan.make(shapes_of(canonical), names, **options)
+    arrays = made.to_theirs(canonical)
+    return {name: to_tensor(arrays[name]) for name in names.shapes}
 
 
-def from_torch(
-    source: torch.nn.Module | Mapping[str, torch.Tensor],
-    *,
-    experiment: Experiment | None = None,
-    explicit: Explicit | None = None,
-    flatten: Order = "channels-first",
-) -> Canonical:
+def from_torch(source: torch.nn.Module | Mapping[str, torch.Tensor], **options: Unpack[Options]) -> Canonical:
     """Canonical arrays of a module's parameters and running statistics; the inverse of `to_torch`."""
     from parity.convert.plain_torch import to_array
 
-    state = {name: to_array(tensor) for name, tensor in _module_state(source).items()}
-    return from_arrays(state, "torch", True, experiment, explicit, flatten)[0]
+    arrays = {name: to_array(tensor) for name, tensor in _module_state(source).items()}
+    return arrays_in("torch", arrays, True, **options)[0]
 
 
 def to_flax(
-    canonical: Arrays,
-    target: nnx.Module | Mapping[str, Any],
-    *,
-    explicit: Explicit | None = None,
-    flatten: Order = "channels-last",
-    experiment: Experiment | None = None,
+    canonical: Arrays, target: nnx.Module | Mapping[str, Any], **options: Unpack[Options]
 ) -> dict[str, Any]:
     """Nested dicts of NumPy arrays, as the target has them.
 
@@ -117,96 +77,56 @@ def to_flax(
     """
     from parity.convert.plain_flax import nested
 
-    convention, leaves = _flax_leaves(target)
-    plan = plan_for(shapes_of(canonical), convention, shapes_of(leaves), experiment, explicit, flatten)
-    return nested(planning.to_theirs(plan, canonical)[0])
+    convention, leaves = flax_arrays(target)
+    names = Names(convention, shapes_of(leaves))
+    made = plan.make(shapes_of(canonical), names, **options)
+    return nested(made.to_theirs(canonical))
 
 
-def from_flax(
-    source: nnx.Module | Mapping[str, Any],
-    *,
-    experiment: Experiment | None = None,
-    explicit: Explicit | None = None,
-    flatten: Order = "channels-last",
-) -> Canonical:
+def from_flax(source: nnx.Module | Mapping[str, Any], **options: Unpack[Options]) -> Canonical:
     """Canonical arrays of an NNX module, its pure dict, or linen's variables; the inverse of `to_flax`."""
-    convention, arrays = flax_arrays(source)
-    return from_arrays(arrays, convention, False, experiment, explicit, flatten)[0]
+    return arrays_in(*flax_arrays(source), False, **options)[0]
 
 
-# --- on flat names ---
-
-
-def plan_for(
-    ours: Shapes,
-    convention: Convention,
-    theirs: Shapes,
-    experiment: Experiment | None,
-    explicit: Explicit | None,
-    flatten: Order | None,
-    ordered: bool | None = None,
-) -> Plan:
-    """The conversion between canonical names and flat foreign ones, which come in the network's order if
-    `ordered`; None: as a torch module's do.
-    """
-    return planning.make(
-        ours,
-        theirs,
-        convention,
-        ordered=convention == "torch" if ordered is None else ordered,
-        flatten=flatten,
-        layers=None if experiment is None else experiment.layers(),
-        explicit=explicit,
-    )
-
-
-def from_arrays(
-    arrays: Arrays,
-    convention: Convention,
-    ordered: bool,
-    experiment: Experiment | None,
-    explicit: Explicit | None,
-    flatten: Order | None,
-    names: Mapping[str, str] | None = None,
-) -> tuple[Canonical, Plan, list[str]]:
-    """Canonical arrays of flat foreign ones, with the plan and what should be said about it; `names` are
-    theirs to ours where a file of ours says so.
-    """
-    if names is not None:
-        explicit = dict(names) | dict(explicit or {})
+def arrays_in(
+    convention: Convention, arrays: Canonical, ordered: bool, **options: Unpack[Options]
+) -> tuple[Canonical, Side]:
+    """The canonical arrays of flat foreign ones, which come in the network's order if `ordered`."""
+    names, explicit = Names(convention, shapes_of(arrays), ordered), options.get("explicit") or {}
+    experiment = options.get("experiment")
     if experiment is not None:
         ours: Shapes = canonical_shapes(experiment)
-    elif names is not None:
-        units = group({name: arrays[name].shape for name in names if name in arrays}, convention)
-        ours = {names[unit.names[role]]: shape for unit in units for role, shape in unit.shapes.items()}
     else:
-        ours = naming.named(*naming.in_order(group(shapes_of(arrays), convention), ordered))
-    plan = plan_for(ours, convention, shapes_of(arrays), experiment, explicit, flatten, ordered)
-    canonical, notes = planning.to_ours(plan, arrays)
-    return canonical, plan, notes
+        found = units.group(names)
+        if all(name in explicit for unit in found for name in unit.names.values()):
+            ours = {
+                explicit[unit.names[role]]: shape for unit in found for role, shape in unit.shapes.items()
+            }
+        else:
+            ours = match.named(*match.in_order(found, ordered))
+    made = plan.make(ours, names, **options)
+    return made.to_ours(arrays), Side(made, arrays)
 
 
-def flax_arrays(tree: Any) -> tuple[Convention, Canonical]:
-    """The convention and the flat arrays of an NNX module, a pure dict of one, or linen's variables."""
-    convention, leaves = _flax_leaves(tree)
-    return convention, {name: np.asarray(leaf) for name, leaf in leaves.items()}
-
-
-def _flax_leaves(tree: Any) -> tuple[Convention, dict[str, Any]]:
-    """The same, as they come; what `jax.eval_shape` gives has shapes alone."""
+def flax_arrays(tree: Any) -> tuple[Convention, dict[str, Any]]:
+    """The convention and the flat leaves of an NNX module, a pure dict of one, or linen's variables; what
+    `jax.eval_shape` gives has shapes alone.
+    """
     from flax import nnx
 
     from parity.convert.plain_flax import flat
 
-    if isinstance(tree, nnx.Module | nnx.State):
-        state = nnx.state(tree, nnx.Any(nnx.Param, nnx.BatchStat)) if isinstance(tree, nnx.Module) else tree
-        tree = nnx.to_pure_dict(state)
+    if isinstance(tree, nnx.Module):
+        tree = nnx.state(tree, nnx.Any(nnx.Param, nnx.BatchStat))
+    if isinstance(tree, nnx.State):
+        tree = nnx.to_pure_dict(tree)
     if not isinstance(tree, Mapping):
         raise UserError(f"convert: expected a model or its variables, got {type(tree).__name__}")
-    if PARAMS in tree:
-        return "flax-linen", flat({key: tree[key] for key in (PARAMS, BATCH_STATS) if key in tree})
+    if units.PARAMS in tree:
+        collections = (units.PARAMS, units.BATCH_STATS)
+        return "flax-linen", flat({key: tree[key] for key in collections if key in tree})
     return "flax-nnx", flat(tree)
 
 
 def _module_state(source: Any) -> dict[str, Any]:
-    return dict(source) if isinstance(source, Mapping) else dict(source.state_dict())
+    return dict(source if isinstance(source, Mapping) else source.state_dict())

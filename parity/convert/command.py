@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
-from parity.convert import conversion, files, own_model, predictions
+from parity.convert import conversion, files, own_model, verify
 from parity.convert.conversion import Conversion, Request
-from parity.convert.units import Convention, Order
-from parity.convert.verify import Proof
-from parity.verification.table import explain
+from parity.convert.units import Convention, Order, is_flax
 from triptych.describe.catalogue import find
-from triptych.describe.plain import from_dict
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import tables
@@ -50,12 +48,11 @@ def convert(
         to: canonical; torch: a state_dict; flax-nnx: an NNX module's state; flax-linen: params and
             batch_stats.
         from_: What the source is, where its content does not tell.
-        experiment: The network, where the source does not tell: a name, a run folder or a config.json.
+        experiment: The network, where the source does not tell: a name or a run folder.
         like: A file with the names that the target is to have: your own model's state_dict or variables.
         model: Your own torch or NNX model, as package.module:callable, which is imported and called; of the
             foreign side. Gives the names and their order, and is checked by its own forward pass.
-        map: THEIR.NAME=OUR.NAME, of layers or parameters, or a JSON file of such pairs, where shapes and
-            order leave a choice; may be given several times.
+        map: THEIR.NAME=OUR.NAME, of layers or parameters, or a JSON file of them; may be repeated.
         to_flatten: The target model's order of flattened images; default: channels-last for Flax only.
         from_flatten: The same of the source's model.
         check: Build a plain model, or take --model, and hold its layers and logits to the true values.
@@ -72,31 +69,17 @@ def convert(
         found = own_model.in_its_order(found, module)
     spec = _experiment(experiment) or found.experiment
     done = conversion.carry_out(Request(found, to, spec, explicit, module, like, from_flatten, to_flatten))
-    content = done.content(target)
-    _print_mapping(done)
-    passed = _print_proofs(done.proofs()) if check else True
+    content = done.content(target, spec)
+    _print_mapping(done, found.notes)
+    passed = _check(done, spec, module) if check else True
     if test_set:
-        passed = _print_test_set(done, data_dir) and passed
+        explained, line = verify.test_set(found, spec, done.canonical, done.made or done.came, data_dir)
+        print(line)
+        passed = explained and passed
     if passed:
-        _write(target, content)
-    said = f"written: {target}, {len(done.arrays)} arrays, read back bit for bit"
-    print(said if passed else f"{target} was not written")
-    return 0 if passed else 1
-
-
-def _print_test_set(done: Conversion, data_dir: Path | None) -> bool:
-    """The plain model's predictions against the run's; returns whether rounding explains what differs."""
-    request, side = done.request, done.made or done.came
-    outcome, accuracy = predictions.of_run(request.source, request.experiment, done.canonical, side, data_dir)
-    print(outcome.line(accuracy))
-    return outcome.passed
-
-
-def _write(target: Path, content: bytes) -> None:
-    try:
         write_atomically(target, content)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another target") from None
+    print(f"written: {target}, read back bit for bit" if passed else f"{target} was not written")
+    return 0 if passed else 1
 
 
 def _require_free(target: Path, overwrite: bool) -> None:
@@ -108,46 +91,38 @@ def _require_free(target: Path, overwrite: bool) -> None:
 
 def _experiment(text: str) -> Experiment | None:
     """The experiment that --experiment names."""
-    if not text:
-        return None
-    path = Path(text)
-    if path.is_dir() or path.suffix == ".json":
-        folder = RunDirectory(path if path.is_dir() else path.parent)
-        if not path.is_dir() and path.name != folder.config.name:
-            raise UserError(f"experiment: expected a run's config.json, got {path}; name the run folder")
-        return from_dict(folder.read_config()["experiment"], f"{folder.config}: experiment")
-    return find(text).experiment
+    if Path(text).is_dir() and text:
+        return files.experiment_of(RunDirectory(Path(text)))
+    return find(text).experiment if text else None
 
 
-def _print_mapping(done: Conversion) -> None:
-    """Every array's names and shapes on each side, then the notes."""
-    for title, side in (("from", done.came), ("to", done.made)):
-        if side is not None:
-            print(f"{title} {side.plan.convention}:")
-            header = ("theirs", "shape", "ours", "")
-            table = tables.text(header, conversion.rows(side.plan))
-            print(table, *conversion.advice(side.plan), sep="\n")
+def _print_mapping(done: Conversion, notes: tuple[str, ...]) -> None:
+    for side in done.sides:
+        layout = "(B, 32, 32, 3)" if is_flax(side.plan.convention) else "(B, 3, 32, 32)"
+        print(f"{'from' if side is done.came else 'to'} {side.plan.convention}:")
+        print(tables.text(("theirs", "shape", "ours", ""), conversion.rows(side)))
+        print(f"images {layout}, (pixel - mean) * scale as in training; flattened {side.plan.flatten}")
     dtypes = sorted({array.dtype.name for array in done.canonical.values()})
-    print(f"dtype: {', '.join(dtypes)}, kept")
-    for line in dict.fromkeys(done.notes):
-        print(f"note: {line}")
+    print(f"dtype: {', '.join(dtypes)}, kept", *(f"note: {line}" for line in notes), sep="\n")
 
 
-def _print_proofs(proofs: list[tuple[str, Proof]] | str) -> bool:
-    """What was found; returns whether everything holds."""
-    if isinstance(proofs, str):
-        print(proofs)
-        return True
-    for name, proof in proofs:
-        worst = proof.worst()
-        if proof.passed:
-            print(
-                f"check, {name}: holds; {len(proof.results)} comparisons, the worst ({worst.quantity}) at "
-                f"{worst.share:.3f} of its limit; predictions equal on {proof.agreeing} of {proof.images} "
-                f"images; a logit's limit is {proof.room:.1e} of the logits' spread"
-            )
-        else:
-            print(f"check, {name}: FAILED")
-            for result in [result for result in proof.results if not result.passed][:5]:
-                print(f"  {explain(result)}")
-    return all(proof.passed for _, proof in proofs)
+def _check(done: Conversion, spec: Experiment | None, module: Any) -> bool:
+    """Hold each side, and the caller's own `module` of the last, to the truth; whether everything holds."""
+    if not all(np.isfinite(array.astype(np.float64)).all() for array in done.canonical.values()):
+        print("not checked: the weights hold NaN or infinities, which were moved as they are")
+    elif spec is None:
+        print("not checked: the network is not known; say --experiment (and --no-check silences this)")
+    elif not done.sides:
+        print("nothing to check: the weights were canonical and stay so")
+    else:
+        proofs = {
+            f"plain {side.plan.convention} model": verify.check(spec, done.canonical, side)
+            for side in done.sides
+        }
+        if module is not None:
+            side = done.sides[-1]
+            run = own_model.runner(module, side.plan.convention, side.arrays)
+            proofs["your model"] = verify.check_model(spec, done.canonical, run, side.plan.convention)
+        print(*(proof.line(name) for name, proof in proofs.items()), sep="\n")
+        return all(proof.passed for proof in proofs.values())
+    return True

@@ -1,26 +1,22 @@
 """Weights in files: what a file is, read from its content, and how one is written.
 
-    run folder             the newest checkpoint and the experiment in config.json
-    checkpoint             Triptych's own safetensors (triptych.store.checkpoint), SHA-256 verified
-    safetensors            canonical, torch or Flax names; what this command wrote says so in its metadata,
-                           with the experiment, the layers' order, canonical names and a SHA-256
-    .pt, .pth              a torch state_dict, read with weights_only=True: nothing in it is executed
-    .msgpack               flax.serialization's: nested dicts of arrays, no code
-
-A torch checkpoint may hold its state_dict under `state_dict`, `model` or `model_state_dict`, and every name
-under `module.` (DataParallel) or `_orig_mod.` (torch.compile): both are seen through, and said.
+Nothing in a file is executed. A torch checkpoint may hold its state_dict under `state_dict`, `model` or
+`model_state_dict`, and every name under `module.` (DataParallel) or `_orig_mod.` (torch.compile): both are
+seen through, and said. What this command wrote in safetensors says what it is, under a SHA-256.
 """
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from parity.convert import safe
+import numpy as np
+
 from parity.convert.api import canonical_of, flax_arrays
-from parity.convert.source import About, Source, floating
-from parity.convert.units import CONVENTIONS, Array, Arrays, Convention
+from parity.convert.source import Source, encoded, floating, metadata_of, read_safetensors
+from parity.convert.units import CONVENTIONS, Convention
 from triptych.describe.plain import from_dict
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError, missing
@@ -46,12 +42,15 @@ def read(path: Path, convention: Convention | None = None) -> Source:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file or run folder") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if content[8:9] == b"{" and metadata_of(content, path).get("format") == checkpoint.FORMAT:
+        return _of_state(checkpoint.load(path))
+    return parse(content, path, convention)
+
+
+def parse(content: bytes, path: Path, convention: Convention | None = None) -> Source:
+    """The weights in the content of the file `path`, by what it begins with."""
     if content[8:9] == b"{":
-        if safe.metadata_of(content, path).get("format") == checkpoint.FORMAT:
-            return _checkpoint(path)
-        return safe.read(content, path, convention)
+        return read_safetensors(content, path, convention)
     if content[:2] == b"PK" or content[:1] == b"\x80":
         _require(convention, ("torch",), f"{path}: a torch file")
         found: Source = _import("parity.convert.torch_file", path).read(content, path)
@@ -64,7 +63,9 @@ def read(path: Path, convention: Convention | None = None) -> Source:
     )
 
 
-# --- ours ---
+def experiment_of(run: RunDirectory) -> Experiment:
+    """What config.json describes."""
+    return from_dict(run.read_config()["experiment"], f"{run.config}: experiment")
 
 
 def _run(path: Path) -> Source:
@@ -76,34 +77,15 @@ def _run(path: Path) -> Source:
     found, damaged = checkpoint.load_latest(folder.checkpoints)
     if found is None:
         raise UserError("\n".join([*damaged, f"{path}: no checkpoint that loads; repeat the run's command"]))
-    spec = from_dict(folder.read_config()["experiment"], f"{folder.config}: experiment")
-    what = f"run folder, checkpoint of step {found.step}"
-    return _of_state(found, what, spec, path, tuple(damaged))
+    source = replace(_of_state(found, "run folder, "), experiment=experiment_of(folder), run=path)
+    return replace(source, notes=(*damaged, *source.notes))
 
 
-def _checkpoint(path: Path) -> Source:
-    found = checkpoint.load(path)
-    config = RunDirectory(path.absolute().parent.parent)
-    spec = None
-    if path.absolute().parent.name == config.checkpoints.name and config.config.exists():
-        spec = from_dict(config.read_config()["experiment"], f"{config.config}: experiment")
-    return _of_state(found, f"checkpoint of step {found.step}", spec, None, ())
-
-
-def _of_state(
-    found: checkpoint.Checkpoint,
-    what: str,
-    spec: Experiment | None,
-    run: Path | None,
-    damaged: tuple[str, ...],
-) -> Source:
-    arrays = canonical_of(found.state)
+def _of_state(found: checkpoint.Checkpoint, where: str = "") -> Source:
     moments = 1 + sum(map(len, found.state.slots.values()))  # with the count of updates
-    notes = (*damaged, f"the optimizer's state ({moments} arrays) is not converted") if moments else damaged
-    return Source(what, "canonical", arrays, False, spec, None, found.step, run, notes)
-
-
-# --- Flax ---
+    notes = (f"the optimizer's state ({moments} arrays) is not converted",)
+    what = f"{where}checkpoint of step {found.step}"
+    return Source(what, "canonical", canonical_of(found.state), step=found.step, notes=notes)
 
 
 def _msgpack(content: bytes, path: Path, convention: Convention | None) -> Source:
@@ -111,7 +93,8 @@ def _msgpack(content: bytes, path: Path, convention: Convention | None) -> Sourc
     serialization = _import("flax.serialization", path)
     try:
         tree = serialization.msgpack_restore(content)
-        found, arrays = flax_arrays(tree)
+        found, leaves = flax_arrays(tree)
+        arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     except UserError:
         raise
     except Exception as error:  # damaged bytes can fail anywhere in msgpack, NumPy or Flax
@@ -134,29 +117,16 @@ def _import(name: str, path: Path) -> Any:
         raise UserError(f"{path}: {missing(error)}, or use safetensors") from None
 
 
-# --- writing ---
-
-
-def encode(path: Path, arrays: Arrays, about: About) -> bytes:
+def encode(path: Path, source: Source) -> bytes:
     """The content of a file of that suffix; raises UserError for a suffix that does not go with it."""
-    if about.convention not in SUFFIXES.get(path.suffix, ()):
-        kinds = ", ".join(suffix for suffix, known in SUFFIXES.items() if about.convention in known)
-        raise UserError(f"{path}: {about.convention} weights are written as {kinds}; choose such a name")
+    if source.convention not in SUFFIXES.get(path.suffix, ()):
+        kinds = ", ".join(suffix for suffix, known in SUFFIXES.items() if source.convention in known)
+        raise UserError(f"{path}: {source.convention} weights are written as {kinds}; choose such a name")
     if path.suffix == ".safetensors":
-        return safe.encode(arrays, about)
+        return encoded(source)
     if path.suffix == ".msgpack":
         serialization, flax = _import("flax.serialization", path), _import("parity.convert.plain_flax", path)
-        content: bytes = serialization.msgpack_serialize(flax.nested(arrays))
+        content: bytes = serialization.msgpack_serialize(flax.nested(source.arrays))
     else:
-        content = _import("parity.convert.torch_file", path).encode(arrays)
+        content = _import("parity.convert.torch_file", path).encode(source.arrays)
     return content
-
-
-def decode(path: Path, content: bytes, convention: Convention) -> dict[str, Array]:
-    """The flat arrays in what `encode` made, to be held against what went in."""
-    if path.suffix == ".safetensors":
-        return safe.read(content, path, convention).arrays
-    if path.suffix == ".msgpack":
-        return _msgpack(content, path, convention).arrays
-    found: Source = _import("parity.convert.torch_file", path).read(content, path)
-    return found.arrays

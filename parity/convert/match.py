@@ -9,64 +9,42 @@ guess between two square layers would fit.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from parity.convert.units import (
-    ROLES,
-    TRACKED,
-    Convention,
-    Kind,
-    Shape,
-    Shapes,
-    Unit,
-    canonical_shape,
-    group,
-    natural,
-    separator,
-)
+from parity.convert.plain import FLAX
+from parity.convert.units import KINDS, Kind, Names, Shape, Unit, group, separator, unit_of
 from triptych.errors import UserError
 
-Explicit = Mapping[str, str]
-"""Their name to ours, of a parameter (`fc.weight` to `linear1.weight`) or a layer (`fc` to `linear1`)."""
 
-
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """One layer on both sides."""
 
     ours: Unit
     theirs: Unit
 
 
-def pair(
-    ours: list[Unit],
-    theirs: list[Unit],
-    ordered: tuple[bool, bool],
-    chosen: tuple[Pair, ...] = (),
-) -> list[Pair]:
-    """Every layer's partner, in our order; `chosen` pairs are settled beforehand.
+def pair(ours: list[Unit], theirs: list[Unit], ordered: bool, chosen: Sequence[Pair]) -> list[Pair]:
+    """Every layer's partner, in our order; `chosen` are settled, and theirs are not among `theirs`.
 
-    `ordered` says of each side whether its order is the network's. Raises UserError, listing both sides,
-    where something has no partner or could have several.
+    `ordered`: whether both sides' order is the network's. Raises UserError, listing both sides, where
+    something has no partner or could have several.
     """
-    taken = {p.ours.path for p in chosen}
-    left = [unit for unit in ours if unit.path not in taken]
-    right = [unit for unit in theirs if unit.path not in {p.theirs.path for p in chosen}]
-    groups = {key: (_members(left, key), _members(right, key)) for key in map(_key, [*left, *right])}
-    alone = [unit for a, b in groups.values() if len(a) != len(b) for unit in (*a, *b)]
+    found = {settled.ours.path: settled for settled in chosen}
+    left = [unit for unit in ours if unit.path not in found]
+    keys = dict.fromkeys(map(_key, [*left, *theirs]))
+    groups = [tuple([u for u in units if _key(u) == key] for units in (left, theirs)) for key in keys]
+    alone = [unit for a, b in groups if len(a) != len(b) for unit in (*a, *b)]
     if alone:
-        raise UserError(_both_sides("no layer fits layer for layer", left, right, alone))
-    in_order = all(ordered) and _sequences(left) == _sequences(right)
-    found = {p.ours.path: p for p in chosen}
-    for a, b in groups.values():
+        raise UserError(_both_sides("no layer fits layer for layer", left, theirs, alone))
+    in_order = ordered and _sequences(left) == _sequences(theirs)
+    for a, b in groups:
         if len(a) > 1 and not in_order:
             a, b = _by_number(a), _by_number(b)
             if not (a and b):
-                unsettled = [unit for key, sides in groups.items() if len(sides[0]) > 1 for unit in sides[1]]
-                raise UserError(_both_sides("several layers fit each other", left, right, unsettled))
-        for one, other in zip(a, b, strict=True):
-            found[one.path] = Pair(one, other)
+                unsettled = [unit for one, other in groups if len(one) > 1 for unit in other]
+                raise UserError(_both_sides("several layers fit each other", left, theirs, unsettled))
+        found |= {one.path: Pair(one, other) for one, other in zip(a, b, strict=True)}
     return [found[unit.path] for unit in ours]
 
 
@@ -75,12 +53,8 @@ def _key(unit: Unit) -> tuple[Kind, Shape]:
     return unit.kind, next(iter(unit.shapes.values()))
 
 
-def _members(units: list[Unit], key: tuple[Kind, Shape]) -> list[Unit]:
-    return [unit for unit in units if _key(unit) == key]
-
-
-def _sequences(units: list[Unit]) -> dict[Kind, list[Shape]]:
-    return {kind: [_key(unit)[1] for unit in units if unit.kind == kind] for kind in ROLES}
+def _sequences(units: list[Unit]) -> list[list[Shape]]:
+    return [[_key(unit)[1] for unit in units if unit.kind == kind] for kind in KINDS]
 
 
 def _by_number(units: list[Unit]) -> list[Unit]:
@@ -93,10 +67,9 @@ def _by_number(units: list[Unit]) -> list[Unit]:
 
 
 def _both_sides(problem: str, ours: list[Unit], theirs: list[Unit], marked: list[Unit]) -> str:
-    stars = {id(unit) for unit in marked}
-
     def lines(units: list[Unit]) -> str:
-        return "".join(f"\n    {'*' if id(unit) in stars else ' '} {unit.describe()}" for unit in units)
+        stars = ("*" if any(unit is one for one in marked) else " " for unit in units)
+        return "".join(f"\n    {star} {unit.describe()}" for star, unit in zip(stars, units, strict=True))
 
     return (
         f"convert: {problem} (marked *).\n  ours:{lines(ours)}\n  theirs:{lines(theirs)}\n"
@@ -108,66 +81,131 @@ def _both_sides(problem: str, ours: list[Unit], theirs: list[Unit], marked: list
 # --- as the caller says ---
 
 
-def explicit_pairs(
-    explicit: Explicit, ours: list[Unit], shapes: Shapes, convention: Convention
-) -> tuple[tuple[Pair, ...], set[str]]:
-    """The pairs that a map settles, and the names of theirs that it uses.
+def explicit_pairs(explicit: Mapping[str, str], ours: list[Unit], theirs: Names) -> list[Pair]:
+    """The pairs that a map settles; raises UserError for a name that is not there, or does not fit."""
+    layers = {unit.path: unit for unit in ours}
+    mapped: dict[str, dict[str, str]] = {}
+    for their_name, our_name in explicit.items():
+        layer, names = _mapped(their_name, our_name, layers, theirs)
+        mapped.setdefault(layer, {}).update(names)
+    return [_settled(layers[layer], names, theirs) for layer, names in mapped.items()]
 
-    `shapes` are their flat names with their own layouts. Raises UserError for a name that is not there, or
-    a shape that does not fit.
-    """
-    pairs, used = [], set[str]()
-    for layer, names in _by_layer(explicit, ours, shapes, convention).items():
-        unit = next(unit for unit in ours if unit.path == layer)
-        first = next(iter(unit.names))
-        if first not in names:
+
+def _mapped(name: str, our_name: str, ours: Mapping[str, Unit], theirs: Names) -> tuple[str, dict[str, str]]:
+    """One entry of a map: our layer, and role to their name."""
+    layer, _, role = our_name.rpartition(".")
+    if our_name in ours:
+        whole = group(theirs.below(name))
+        if len(whole) != 1:
+            raise UserError(f"map: their side has no layer {name!r}; it has {', '.join(theirs.shapes)}")
+        return our_name, whole[0].names
+    if layer not in ours or role not in ours[layer].names:
+        own = [full for unit in ours.values() for full in unit.names.values()]
+        raise UserError(f"map: our side has no {our_name!r}; it has {', '.join([*ours, *own])}")
+    if name not in theirs.shapes:
+        raise UserError(f"map: their side has no {name!r}; it has {', '.join(theirs.shapes)}")
+    return layer, {role: name}
+
+
+def _settled(unit: Unit, names: dict[str, str], theirs: Names) -> Pair:
+    first = next(iter(unit.names))
+    if first not in names:
+        raise UserError(
+            f"map: expected {unit.path}'s {first} among the mapped, got {', '.join(names)}; map it too, or "
+            "the whole layer"
+        )
+    path = next(iter(names.values())).rpartition(separator(theirs.convention))[0]
+    found = unit_of(path, unit.kind, names, theirs)
+    for role, shape in found.shapes.items():
+        if shape != unit.shapes.get(role, shape):
             raise UserError(
-                f"map: expected {layer}'s {first} among the mapped, got {', '.join(names)}; map it too, or "
-                "the whole layer"
+                f"map: {names[role]} is {shape} in our layout, {unit.path}.{role} is {unit.shapes[role]}; "
+                "map names of one shape to each other"
             )
-        theirs = _as_unit(unit.kind, names, shapes, convention)
-        for role, shape in theirs.shapes.items():
-            if shape != unit.shapes.get(role, shape):
-                raise UserError(
-                    f"map: {names[role]} is {shape} in our layout, {layer}.{role} is {unit.shapes[role]}; "
-                    "map names of one shape to each other"
-                )
-        pairs.append(Pair(unit, theirs))
-        used |= set(names.values())
-    return tuple(pairs), used
+    return Pair(unit, found)
 
 
-def _by_layer(
-    explicit: Explicit, ours: list[Unit], shapes: Shapes, convention: Convention
-) -> dict[str, dict[str, str]]:
-    """Our layer to role to their name."""
-    own = {name: (unit, role) for unit in ours for role, name in unit.names.items()}
-    layers = [unit.path for unit in ours]
-    roles: dict[str, dict[str, str]] = {}
-    for theirs, name in explicit.items():
-        if name in layers:
-            whole = group(_below(shapes, theirs, convention), convention)
-            if len(whole) != 1:
-                raise UserError(f"map: their side has no layer {theirs!r}; it has {', '.join(shapes)}")
-            roles.setdefault(name, {}).update(whole[0].names)
-        elif name in own and theirs in shapes:
-            unit, role = own[name]
-            roles.setdefault(unit.path, {})[role] = theirs
-        elif name in own:
-            raise UserError(f"map: their side has no {theirs!r}; it has {', '.join(shapes)}")
+def used(pairs: Iterable[Pair]) -> set[str]:
+    """Every name of theirs in them."""
+    return {name for _, theirs in pairs for name in (*theirs.names.values(), *theirs.extras)}
+
+
+# --- order and names, where only names and shapes tell ---
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A sort key under which 2 comes before 10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def canonical_order(units: list[Unit]) -> tuple[list[Unit], bool]:
+    """Units in the order of the network, and whether their names are ours and so tell that order."""
+    places = {}
+    for unit in units:
+        found = re.fullmatch(r"(conv|linear|norm)(\d+)|(conv)(\d+)_norm|(head_norm)", unit.path)
+        if found is None:
+            return units, False
+        stage = 0 if unit.path.startswith("conv") else 1 if found[5] else 2
+        places[unit.path] = stage, int(found[2] or found[4] or 0), "norm" in unit.path
+    return sorted(units, key=lambda unit: places[unit.path]), True
+
+
+def in_order(units: list[Unit], ordered: bool) -> tuple[list[Unit], bool]:
+    """Units sorted as the network has them (each kind by itself) and True, or as they are and False.
+
+    Names made of a number (`0`, `layers.3`) or of a class and its number (linen's `Dense_0`) tell the order.
+    """
+    numbered = [re.fullmatch(r"(?:(.*)[./])?(\d+)", unit.path) for unit in units]
+    classes = "|".join(layer.linen for layer in FLAX.values())
+    counted = [re.fullmatch(rf"(?:{classes})_\d+", unit.path) for unit in units]
+    same = all(numbered) and len({one[1] for one in numbered if one}) <= 1
+    if same or all(counted):
+        return sorted(units, key=lambda unit: natural(unit.path)), True
+    return (units, True) if ordered else canonical_order(units)
+
+
+def named(theirs: list[Unit], ordered: bool) -> dict[str, Shape]:
+    """Canonical names and shapes for a network known only by its parameters.
+
+    Raises UserError where the order of the layers is not known.
+    """
+    if canonical_order(theirs)[1]:
+        return {f"{unit.path}.{role}": shape for unit in theirs for role, shape in unit.shapes.items()}
+    if not ordered:
+        raise UserError(
+            "convert: the source's names do not tell the order of its layers "
+            f"({', '.join(unit.path for unit in theirs)}); say --experiment"
+        )
+    found: dict[str, Shape] = {}
+    counts = {"conv": 0, "linear": 0}
+    previous, width = "", 0
+    for unit in theirs:
+        if unit.kind in counts:
+            counts[unit.kind] += 1
+            name = f"{unit.kind}{counts[unit.kind]}"
+        elif re.fullmatch(r"conv\d+", previous):
+            name = f"{previous}_norm"
         else:
-            raise UserError(f"map: our side has no {name!r}; it has {', '.join([*layers, *own])}")
-    return roles
+            name = f"norm{counts['linear']}" if counts["linear"] else "head_norm"
+        width = _following(unit, name, width)
+        previous = name
+        found |= {f"{name}.{role}": shape for role, shape in unit.shapes.items()}
+    return found
 
 
-def _below(shapes: Shapes, path: str, convention: Convention) -> dict[str, Shape]:
-    below = f"{path}{separator(convention)}"
-    prefixes = (f"params/{below}", f"batch_stats/{below}") if convention == "flax-linen" else below
-    return {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
-
-
-def _as_unit(kind: Kind, names: dict[str, str], shapes: Shapes, convention: Convention) -> Unit:
-    path = next(iter(names.values())).rpartition(separator(convention))[0]
-    found = {role: canonical_shape(shapes[name], kind, role, convention) for role, name in names.items()}
-    tracked = f"{path}.{TRACKED}"
-    return Unit(path, kind, names, found, (tracked,) if tracked in shapes else ())
+def _following(unit: Unit, name: str, width: int) -> int:
+    """How many features the layer gives; raises UserError where it does not take `width`, those that the one
+    before it gives: the order is not the network's.
+    """
+    first = unit.shapes.get(KINDS[unit.kind][0])
+    if first is None:
+        raise UserError(f"convert: {unit.path} has no scale; give it one, or say --experiment")
+    taken = first[0] if unit.kind == "norm" else first[1]
+    # Behind the last convolution channels times places may be flattened.
+    flattened = name in ("linear1", "head_norm")
+    if width and (taken % width if flattened else taken != width):
+        raise UserError(
+            f"convert: the order of the source's layers is not the network's: {unit.describe()} follows a "
+            f"layer of {width} outputs; say --experiment"
+        )
+    return first[0]

@@ -14,7 +14,7 @@ import numpy as np
 from parity.convert import plain
 from parity.convert.api import flax_arrays
 from parity.convert.source import Source
-from parity.convert.units import Array, Arrays, Convention, Shape, shapes_of
+from parity.convert.units import Array, Arrays, Convention, Names, shapes_of
 from triptych.errors import UserError
 from triptych.store.sealed import read_json
 
@@ -62,19 +62,18 @@ def load(name: str, convention: Convention) -> Any:
     return made
 
 
-def shapes(module: Any, convention: Convention) -> dict[str, Shape]:
-    """Flat names and own shapes of a module."""
-    return shapes_of(module.state_dict() if convention == "torch" else flax_arrays(module)[1])
+def names(module: Any, convention: Convention) -> Names:
+    torch = convention == "torch"
+    return Names(convention, shapes_of(module.state_dict() if torch else flax_arrays(module)[1]), torch)
 
 
 def in_its_order(found: Source, module: Any) -> Source:
     """The source with its arrays in the order of its model; raises UserError where the names differ."""
-    names = shapes(module, found.convention)
-    if set(names) != set(found.arrays):
-        apart = ", ".join(sorted(set(names) ^ set(found.arrays)))
+    own = names(module, found.convention)
+    if set(own.shapes) != set(found.arrays):
+        apart = ", ".join(sorted(set(own.shapes) ^ set(found.arrays)))
         raise UserError(f"model: not the source's, only one of the two has {apart}; change --model")
-    arrays = {name: found.arrays[name] for name in names}
-    return replace(found, arrays=arrays, ordered=found.convention == "torch")
+    return replace(found, arrays={name: found.arrays[name] for name in own.shapes}, ordered=own.ordered)
 
 
 def runner(module: Any, convention: Convention, arrays: Arrays) -> Callable[[Array], Array]:

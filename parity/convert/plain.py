@@ -10,9 +10,8 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,49 +21,40 @@ from triptych.describe.network import shapes
 from triptych.errors import UserError, missing
 
 
-@dataclass(frozen=True)
-class FlaxLayer:
+class FlaxLayer(NamedTuple):
     """One of our layers with parameters as Flax's."""
 
     nnx: str
     linen: str
-    inputs: Callable[[Any], int]
-    """Of the description; linen finds it out by itself."""
-    outputs: Callable[[Any], int] | None = None
+    sizes: Callable[[Any], tuple[int, ...]]
+    """Of the description, as NNX takes them; linen finds out the first by itself."""
     settings: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
 FLAX: dict[type[Layer], FlaxLayer] = {
-    Linear: FlaxLayer("Linear", "Dense", lambda d: d.in_features, lambda d: d.out_features),
+    Linear: FlaxLayer("Linear", "Dense", lambda d: (d.in_features, d.out_features)),
     Conv2d: FlaxLayer(
-        "Conv", "Conv", lambda d: d.in_channels, lambda d: d.out_channels,
+        "Conv", "Conv", lambda d: (d.in_channels, d.out_channels),
         lambda d: {
             "kernel_size": d.window.kernel, "strides": d.window.stride,
             "padding": tuple((p, p) for p in d.window.padding), "use_bias": d.bias,
         },
     ),
     BatchNorm: FlaxLayer(
-        "BatchNorm", "BatchNorm", lambda d: d.features,
-        settings=lambda d: {
-            "use_running_average": True, "momentum": 1 - d.momentum, "epsilon": d.eps
-        },
+        "BatchNorm", "BatchNorm", lambda d: (d.features,),
+        lambda d: {"use_running_average": True, "momentum": 1 - d.momentum, "epsilon": d.eps},
     ),
 }  # fmt: skip
-"""A layer without parameters is a function in plain_flax."""
-
-
-def outputs(convention: Convention, layers: Layers, weights: Arrays, x: Array, flatten: Order) -> list[Array]:
-    """Every layer's output on prepared images x (B, 3, H, W), as canonical arrays, computed in x's dtype.
-
-    `weights` are flat names to arrays as the plain model has them; each must be there, and no other. Raises
-    UserError where the framework is not installed.
-    """
-    found: list[Array] = framework(convention).outputs(convention, layers, weights, x, flatten)
-    return found
+"""Every layer with parameters; those without are functions in plain_flax."""
 
 
 def framework(convention: Convention) -> ModuleType:
-    """The module here that knows the framework: its `outputs` runs a plain model, `logits` a stranger's."""
+    """The module here that knows the framework: plain_torch or plain_flax.
+
+    Its `outputs(convention, layers, weights, x, flatten)` are every layer's on prepared images x
+    (B, 3, H, W), as canonical arrays in x's dtype; `weights` are the plain model's flat names to arrays, each
+    of which must be there. Its `logits(module, weights, x)` are those of a caller's own model.
+    """
     name = "plain_torch" if convention == "torch" else "plain_flax"
     try:
         return importlib.import_module(f"parity.convert.{name}")
@@ -83,10 +73,9 @@ def names(layers: Sequence[Layer], convention: Convention) -> dict[str, str]:
     counts: Counter[str] = Counter()
     found = {}
     for layer in layers:
-        if type(layer) in FLAX:
-            kind = FLAX[type(layer)].linen
-            found[layer.name] = f"{kind}_{counts[kind]}"
-            counts[kind] += 1
+        if (flax := FLAX.get(type(layer))) is not None:
+            found[layer.name] = f"{flax.linen}_{counts[flax.linen]}"
+            counts[flax.linen] += 1
     return found
 
 

@@ -6,13 +6,13 @@ Flax sees images channels-last, as (B, 32, 32, 3).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
+from flax import linen, nnx, traverse_util
 from flax.nnx import Module
 
 from parity.convert.plain import FLAX, in_our_order
@@ -29,16 +29,12 @@ class PlainNnx(Module):
         self.described, self.flatten = layers, flatten
         for layer in layers:
             if (flax := FLAX.get(type(layer))) is not None:
-                sizes = [size(layer) for size in (flax.inputs, flax.outputs) if size]
-                setattr(self, layer.name, getattr(nnx, flax.nnx)(*sizes, **flax.settings(layer), rngs=rngs))
+                make = getattr(nnx, flax.nnx)
+                setattr(self, layer.name, make(*flax.sizes(layer), **flax.settings(layer), rngs=rngs))
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         """Every layer's output."""
-        found = []
-        for layer in self.described:
-            x = getattr(self, layer.name)(x) if type(layer) in FLAX else _function(layer, x, self.flatten)
-            found.append(x)
-        return found
+        return _chained(self.described, lambda layer: getattr(self, layer.name), x, self.flatten)
 
 
 class PlainLinen(linen.Module):
@@ -50,15 +46,20 @@ class PlainLinen(linen.Module):
     @linen.compact
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         """Every layer's output."""
-        found = []
-        for layer in self.layers:
-            if (flax := FLAX.get(type(layer))) is not None:
-                sizes = [flax.outputs(layer)] if flax.outputs else []
-                x = getattr(linen, flax.linen)(*sizes, **flax.settings(layer))(x)
-            else:
-                x = _function(layer, x, self.flatten)
-            found.append(x)
-        return found
+
+        def made(layer: Layer) -> Any:
+            flax = FLAX[type(layer)]
+            return getattr(linen, flax.linen)(*flax.sizes(layer)[1:], **flax.settings(layer))
+
+        return _chained(self.layers, made, x, self.flatten)
+
+
+def _chained(layers: Layers, module: Callable[[Layer], Any], x: jax.Array, flatten: Order) -> list[jax.Array]:
+    found = []
+    for layer in layers:
+        x = module(layer)(x) if type(layer) in FLAX else _function(layer, x, flatten)
+        found.append(x)
+    return found
 
 
 def _function(layer: Layer, x: jax.Array, flatten: Order) -> jax.Array:
@@ -76,7 +77,7 @@ def _function(layer: Layer, x: jax.Array, flatten: Order) -> jax.Array:
 
 
 def outputs(convention: Convention, layers: Layers, weights: Arrays, x: Array, flatten: Order) -> list[Array]:
-    """See parity.convert.plain.outputs."""
+    """See parity.convert.plain.framework."""
     run = _linen if convention == "flax-linen" else _nnx
     with precision(Place(x.dtype.name)):
         found = run(layers, weights, jnp.asarray(x.transpose(0, 2, 3, 1)), flatten)
@@ -87,16 +88,15 @@ def outputs(convention: Convention, layers: Layers, weights: Arrays, x: Array, f
 def _nnx(layers: Layers, weights: Arrays, images: jax.Array, flatten: Order) -> list[jax.Array]:
     # Drawing initial weights that are replaced at once would compile for many seconds.
     graph, state = nnx.split(nnx.eval_shape(lambda: PlainNnx(layers, flatten, nnx.Rngs(0))))
-    _require_names(weights, nnx.to_pure_dict(state))
-    nnx.replace_by_pure_dict(state, nested(_on_device(weights)))
+    nnx.replace_by_pure_dict(state, _on_device(weights, nnx.to_pure_dict(state)))
     found: list[jax.Array] = nnx.merge(graph, state)(images)
     return found
 
 
 def _linen(layers: Layers, weights: Arrays, images: jax.Array, flatten: Order) -> list[jax.Array]:
     model = PlainLinen(layers, flatten)
-    _require_names(weights, jax.eval_shape(model.init, jax.random.key(0), images))
-    found: list[jax.Array] = model.apply(nested(_on_device(weights)), images)  # type: ignore[assignment]
+    variables = _on_device(weights, jax.eval_shape(model.init, jax.random.key(0), images))
+    found: list[jax.Array] = model.apply(variables, images)  # type: ignore[assignment]
     return found
 
 
@@ -105,41 +105,26 @@ def logits(module: Module, weights: Arrays, x: Array) -> Array:
     with precision(Place(x.dtype.name)):
         model = copy.deepcopy(module)
         state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-        nnx.replace_by_pure_dict(state, nested(_on_device(weights)))
+        nnx.replace_by_pure_dict(state, _on_device(weights, nnx.to_pure_dict(state)))
         nnx.update(model, state)
         model.eval()
         return np.array(model(jnp.asarray(x.transpose(0, 2, 3, 1))))
 
 
-# --- names ---
-
-
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """`a/b/c` to dictionaries within dictionaries."""
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *parents, leaf = name.split("/")
-        here = tree
-        for parent in parents:
-            here = here.setdefault(parent, {})
-        here[leaf] = value
+    tree: dict[str, Any] = traverse_util.unflatten_dict(dict(flat), sep="/")
     return tree
 
 
-def flat(tree: Mapping[Any, Any], above: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[Any, Any]) -> dict[str, Any]:
     """The inverse of `nested`; integer keys become text."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{above}{key}"
-        found |= flat(value, f"{name}/") if isinstance(value, Mapping) else {name: value}
-    return found
+    leaves = traverse_util.flatten_dict(dict(tree))
+    return {"/".join(map(str, path)): leaf for path, leaf in leaves.items()}
 
 
-def _require_names(weights: Arrays, tree: Mapping[Any, Any]) -> None:
-    wanted = set(flat(tree))
-    assert set(weights) == wanted, f"names {sorted(set(weights) ^ wanted)} are on one side only"
-
-
-def _on_device(weights: Arrays) -> dict[str, Any]:
-    """JAX arrays of the same bits (float64 under enable_x64)."""
-    return {name: jnp.asarray(array) for name, array in weights.items()}
+def _on_device(weights: Arrays, tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """JAX arrays of the same bits (float64 under enable_x64), nested; under the names that `tree` has."""
+    apart = set(weights) ^ set(flat(tree))
+    assert not apart, f"names {sorted(apart)} are on one side only"
+    return nested({name: jnp.asarray(array) for name, array in weights.items()})

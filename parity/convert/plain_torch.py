@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from parity.convert.plain import in_our_order
-from parity.convert.units import Array, Arrays, Convention, Layers, Order, bfloat16
+from parity.convert.source import bfloat16
+from parity.convert.units import Array, Arrays, Convention, Layers, Order
 from torch_models import plain
 
 
@@ -38,7 +39,7 @@ class ChannelsLastFlatten(Module):
 
 @torch.no_grad()
 def outputs(_: Convention, layers: Layers, weights: Arrays, x: Array, flatten: Order) -> list[Array]:
-    """See parity.convert.plain.outputs."""
+    """See parity.convert.plain.framework."""
     modules = plain.modules(layers)
     if flatten == "channels-last":
         modules = [ChannelsLastFlatten() if isinstance(m, nn.Flatten) else m for m in modules]

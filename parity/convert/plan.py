@@ -13,33 +13,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 
-from parity.convert import match
-from parity.convert.match import Explicit, Pair
-from parity.convert.naming import in_order, our_units
-from parity.convert.plain import names as plain_names
-from parity.convert.units import (
-    TRACKED,
-    Array,
-    Arrays,
-    Convention,
-    Layers,
-    Order,
-    Shapes,
-    Unit,
-    full_name,
-    group,
-    is_flax,
-    to_canonical,
-    to_own,
-)
-from triptych.describe.layers import Flatten, Linear, parameter_shapes
-from triptych.describe.network import IMAGE_SHAPE, shapes
+from parity.convert import match, plain, units
+from parity.convert.match import Pair
+from parity.convert.units import Array, Arrays, Convention, Layers, Names, Order, Shapes, Unit
+from triptych.describe.network import IMAGE_SHAPE
+from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 
 NEUTRAL = {"bias": 0.0, "beta": 0.0, "gamma": 1.0}
+
+
+class Options(TypedDict, total=False):
+    """What a caller may say beside the two sides."""
+
+    experiment: Experiment | None
+    """Whose network it is. Names our layers where the other side's names do not tell their order, which
+    Flax's seldom do. A torch module's are numbered without it (conv1, conv1_norm, linear1) in its order."""
+    explicit: Mapping[str, str] | None
+    """Their name to ours, of a layer (`{"head": "linear2"}`) or a parameter, where shapes and order leave a
+    choice."""
+    flatten: Order | None
+    """The order in which their model flattens images: channels-first by default for torch and channels-last
+    for Flax, which is what `x.reshape(len(x), -1)` of (B, H, W, C) does."""
 
 
 @dataclass(frozen=True)
@@ -51,92 +50,50 @@ class Plan:
     pairs: tuple[Pair, ...]
     channels: dict[str, int]
     """Our layer to the channels of the images that its features are flattened from."""
-    notes: tuple[str, ...]
 
     def names(self) -> dict[str, str]:
         """Their name to ours, of every array that both sides have."""
         return {
-            theirs: pair.ours.names[role]
-            for pair in self.pairs
-            for role, theirs in pair.theirs.names.items()
-            if role in pair.ours.names
+            name: ours.names[role]
+            for ours, theirs in self.pairs
+            for role, name in theirs.names.items()
+            if role in ours.names
         }
 
+    def to_theirs(self, canonical: Arrays, steps: int = 0) -> dict[str, Array]:
+        """Their arrays under their names; `steps` goes into torch's num_batches_tracked.
 
-def make(
-    ours: Shapes,
-    theirs: Shapes,
-    convention: Convention,
-    *,
-    ordered: bool = False,
-    flatten: Order | None = None,
-    layers: Layers | None = None,
-    explicit: Explicit | None = None,
-) -> Plan:
-    """How the canonical arrays of shapes `ours` and the flat names of `theirs` belong together.
+        Raises UserError where they have no place for an array that matters, or need one that is not there.
+        """
+        found: dict[str, Array] = {}
+        for ours, theirs in self.pairs:
+            given = {role: np.asarray(canonical[name]) for role, name in ours.names.items()}
+            for role, array in _completed(ours, given, theirs).items():
+                array = self._reordered(array, ours.path, role, "channels-last")
+                found[theirs.names[role]] = units.to_own(array, role, self.convention)
+            found |= {extra: np.array(steps, np.int64) for extra in theirs.extras}
+        return found
 
-    Args:
-        ours: Canonical names and shapes.
-        theirs: Their flat names and own shapes.
-        convention: How they are named and laid out.
-        ordered: Whether `theirs` come in the network's order, as a torch module's do.
-        flatten: The order in which their model flattens images; None is channels-last for Flax and
-            channels-first for torch.
-        layers: Of the experiment, where known.
-        explicit: Their name to ours, of parameters or layers, where it is to be settled by hand.
+    def to_ours(self, arrays: Arrays) -> dict[str, Array]:
+        """The canonical arrays of theirs; the inverse of `to_theirs`."""
+        found: dict[str, Array] = {}
+        for ours, theirs in self.pairs:
+            given = {
+                role: units.to_canonical(np.asarray(arrays[name]), role, self.convention)
+                for role, name in theirs.names.items()
+            }
+            for role, array in _completed(theirs, given, ours).items():
+                array = self._reordered(array, ours.path, role, "channels-first")
+                found[ours.names[role]] = np.ascontiguousarray(array)
+        return found
 
-    Raises:
-        UserError: The two do not fit, or fit in several ways; lists both sides.
-    """
-    units, known = our_units(ours, layers)
-    chosen, used = match.explicit_pairs(explicit or {}, units, theirs, convention)
-    used |= {extra for one in chosen for extra in one.theirs.extras}
-    others, follows = in_order(group(theirs, convention, used), ordered)
-    pairs = tuple(match.pair(units, others, (known, follows), chosen))
-    order: Order = flatten or ("channels-last" if is_flax(convention) else "channels-first")
-    if order == "channels-first":
-        return Plan(convention, order, pairs, {}, ())
-    channels = _by_description(layers) if layers is not None else _by_shapes(units, known)
-    if channels is None:
-        note = (
-            "the first Linear takes no 3x32x32 image and follows no convolution: its inputs keep their order"
-        )
-        return Plan(convention, order, pairs, {}, (note,))
-    return Plan(convention, order, pairs, channels, ())
-
-
-def _by_description(layers: Layers) -> dict[str, int]:
-    """Which of our layers have features flattened from images of more than one place."""
-    found, flattened = {}, 0
-    for layer, shape in zip(layers, shapes(layers), strict=False):
-        if isinstance(layer, Flatten) and len(shape) == 3 and shape[1] * shape[2] > 1:
-            flattened = shape[0]
-        elif flattened and parameter_shapes((layer,)):
-            found[layer.name] = flattened
-            flattened = 0 if isinstance(layer, Linear) else flattened
-    return found
-
-
-def _by_shapes(units: list[Unit], known: bool) -> dict[str, int] | None:
-    """Without a description: the last convolution's channels, or the image's where there is none."""
-    convolutions = [unit for unit in units if unit.kind == "conv"]
-    linears = [unit for unit in units if unit.kind == "linear"]
-    if not linears:
-        return {}
-    if not known:
-        raise UserError(
-            "flatten: our layers' names do not tell their order, so that the one after the images cannot be "
-            "found; say --experiment, or --flatten channels-first where nothing is to be reordered"
-        )
-    width = linears[0].shapes["weight"][1]
-    channels = convolutions[-1].shapes["weight"][0] if convolutions else IMAGE_SHAPE[0]
-    if width % channels or (not convolutions and width != np.prod(IMAGE_SHAPE)):
-        return None
-    if width == channels:
-        return {}
-    first = units.index(linears[0])
-    between = [unit for unit in units[:first] if unit.kind == "norm" and unit.shapes.get("gamma") == (width,)]
-    return {unit.path: channels for unit in (*between, linears[0])}
+    def _reordered(self, array: Array, layer: str, role: str, to: Order) -> Array:
+        """Features of a flattened image from one order to the other; their axis is the last of an array."""
+        if layer not in self.channels or role == "bias":
+            return array
+        channels = self.channels[layer]
+        inner = (channels, -1) if to == "channels-last" else (-1, channels)
+        return array.reshape(*array.shape[:-1], *inner).swapaxes(-1, -2).reshape(array.shape)
 
 
 @dataclass(frozen=True)
@@ -151,102 +108,108 @@ class Side:
 
         What only our side has is neutral, and the plain model is given it; what only theirs has is left out.
         """
-        convention = self.plan.convention
-        names = plain_names(layers, convention)
-        weights = {}
-        for pair in self.plan.pairs:
-            path = names[pair.ours.path]
-            for role, shape in pair.ours.shapes.items():
-                theirs = pair.theirs.names.get(role)
-                array = np.full(shape, NEUTRAL[role]) if theirs is None else self.arrays[theirs]
-                weights[full_name(path, role, convention)] = array
-            if convention == "torch" and "running_mean" in pair.ours.shapes:
-                weights[f"{path}.{TRACKED}"] = np.array(0)
+        names = plain.names(layers, self.plan.convention)
+        weights: dict[str, Array] = {}
+        for ours, theirs in self.plan.pairs:
+            unit = ours.renamed(names[ours.path], self.plan.convention)
+            for role, name in unit.names.items():
+                there = role in theirs.names
+                weights[name] = (
+                    self.arrays[theirs.names[role]] if there else np.full(unit.shapes[role], NEUTRAL[role])
+                )
+            weights |= {extra: np.array(0) for extra in unit.extras}
         return weights
 
 
-# --- arrays ---
+def make(ours: Shapes, theirs: Names, **options: Unpack[Options]) -> Plan:
+    """How the canonical arrays of shapes `ours` and a foreign side belong together.
 
-
-def to_theirs(plan: Plan, canonical: Arrays, steps: int = 0) -> tuple[dict[str, Array], list[str]]:
-    """Their arrays under their names, and what should be said about them.
-
-    `steps` goes into torch's num_batches_tracked. Raises UserError where they have no place for an array
-    that matters.
+    Raises UserError where the two do not fit, or fit in several ways, and lists both sides.
     """
-    found: dict[str, Array] = {}
-    notes: list[str] = []
-    for pair in plan.pairs:
-        given = {role: np.asarray(canonical[name]) for role, name in pair.ours.names.items()}
-        given = _completed(pair.ours, given, pair.theirs, notes)
-        for role, name in pair.theirs.names.items():
-            array = _reordered(given[role], pair.ours.path, role, plan, "channels-last")
-            array = to_own(array, pair.theirs.kind, role, plan.convention)
-            _require_shape(name, array, pair.theirs, role)
-            found[name] = np.ascontiguousarray(array)
-        found |= {extra: np.array(steps, np.int64) for extra in pair.theirs.extras}
-    return found, notes
+    layers, known = _our_units(ours, options)
+    chosen = match.explicit_pairs(options.get("explicit") or {}, layers, theirs)
+    others, follows = match.in_order(units.group(theirs, match.used(chosen)), theirs.ordered)
+    return _plan(theirs.convention, match.pair(layers, others, known and follows, chosen), known, options)
 
 
-def to_ours(plan: Plan, theirs: Arrays) -> tuple[dict[str, Array], list[str]]:
-    """The canonical arrays of theirs, and what should be said about them; the inverse of `to_theirs`."""
-    found: dict[str, Array] = {}
-    notes: list[str] = []
-    for pair in plan.pairs:
-        given = {
-            role: to_canonical(np.asarray(theirs[name]), pair.theirs.kind, role, plan.convention)
-            for role, name in pair.theirs.names.items()
-        }
-        given = _completed(pair.theirs, given, pair.ours, notes)
-        for role, name in pair.ours.names.items():
-            array = _reordered(given[role], pair.ours.path, role, plan, "channels-first")
-            _require_shape(name, array, pair.ours, role)
-            found[name] = np.ascontiguousarray(array)
-    return found, notes
+def into_plain(ours: Shapes, convention: Convention, **options: Unpack[Options]) -> Plan:
+    """The same for the plain model's names, and those of layers that `explicit` has."""
+    layers, known = _our_units(ours, options)
+    experiment = options.get("experiment")
+    names = {} if experiment is None else plain.names(experiment.layers(), convention)
+    names |= {ours: theirs for theirs, ours in (options.get("explicit") or {}).items()}
+    pairs = [Pair(unit, unit.renamed(names.get(unit.path, unit.path), convention)) for unit in layers]
+    return _plan(convention, pairs, known, options)
 
 
-def _reordered(array: Array, layer: str, role: str, plan: Plan, to: Order) -> Array:
-    """Features of a flattened image from one order to the other; their axis is the last of an array."""
-    if layer not in plan.channels or role == "bias":
-        return array
-    channels = plan.channels[layer]
-    inner = (channels, -1) if to == "channels-last" else (-1, channels)
-    return array.reshape(*array.shape[:-1], *inner).swapaxes(-1, -2).reshape(array.shape)
+def _our_units(ours: Shapes, options: Options) -> tuple[list[Unit], bool]:
+    """Canonical names and shapes as layers in the network's order; False where that is not known."""
+    layers, known = match.canonical_order(units.group(Names("canonical", ours)))
+    experiment = options.get("experiment")
+    if experiment is None:
+        return layers, known
+    place = {layer.name: number for number, layer in enumerate(experiment.layers())}
+    return sorted(layers, key=lambda unit: place.get(unit.path, len(place))), True
 
 
-def _completed(source: Unit, given: Mapping[str, Array], target: Unit, notes: list[str]) -> dict[str, Array]:
+def _plan(convention: Convention, pairs: list[Pair], known: bool, options: Options) -> Plan:
+    usual: Order = "channels-last" if units.is_flax(convention) else "channels-first"
+    order = options.get("flatten") or usual
+    channels = {} if order == "channels-first" else _channels([pair.ours for pair in pairs], known)
+    return Plan(convention, order, tuple(pairs), channels)
+
+
+def _channels(layers: list[Unit], known: bool) -> dict[str, int]:
+    """Which of our layers have features flattened from images of more than one place: the first Linear and
+    norms before it. The channels are the last convolution's, or the image's where there is none.
+    """
+    convolutions = [unit for unit in layers if unit.kind == "conv"]
+    linear = next((unit for unit in layers if unit.kind == "linear"), None)
+    if linear is None:
+        return {}
+    if not known:
+        raise UserError(
+            "flatten: our layers' names do not tell their order, so that the one after the images cannot be "
+            "found; say --experiment, or --flatten channels-first where nothing is to be reordered"
+        )
+    width = linear.shapes["weight"][1]
+    channels = convolutions[-1].shapes["weight"][0] if convolutions else IMAGE_SHAPE[0]
+    of_images = width % channels == 0 if convolutions else width == np.prod(IMAGE_SHAPE)
+    if not of_images or width == channels:
+        return {}
+    norms = [unit for unit in layers[: layers.index(linear)] if unit.shapes.get("gamma") == (width,)]
+    return {unit.path: channels for unit in (*norms, linear)}
+
+
+def _completed(source: Unit, given: dict[str, Array], target: Unit) -> dict[str, Array]:
     """Every role that the target has; what only one side has must be neutral."""
-    complete = dict(given)
     for role, array in given.items():
         if role not in target.shapes:
             if role not in NEUTRAL or not np.all(array == np.asarray(NEUTRAL[role], array.dtype)):
                 raise UserError(_lost(source, role, target))
-            notes.append(f"{source.names[role]} is {NEUTRAL[role]:g} throughout and was left out")
+        elif array.shape != target.shapes[role]:
+            raise UserError(
+                f"{target.names[role]}: expected {target.shapes[role]} in our layout, the other side has "
+                f"{array.shape}"
+            )
+    complete = {role: array for role, array in given.items() if role in target.shapes}
     for role, shape in target.shapes.items():
+        if role not in given and role not in NEUTRAL:
+            raise UserError(
+                f"{target.names[role]}: expected in the source, whose {source.path} has only "
+                f"{', '.join(source.names.values())}; convert a source with running statistics"
+            )
         if role not in given:
-            if role not in NEUTRAL:
-                raise UserError(
-                    f"{target.names[role]}: expected in the source, whose {source.path} has only "
-                    f"{', '.join(source.names.values())}; convert a source with running statistics"
-                )
             complete[role] = np.full(shape, NEUTRAL[role], next(iter(given.values())).dtype)
-            notes.append(f"{target.names[role]} is not in the source and was set to {NEUTRAL[role]:g}")
     return complete
 
 
 def _lost(source: Unit, role: str, target: Unit) -> str:
-    found = (
-        f"{source.names[role]}: the other side's {target.path} has no {role}, only {', '.join(target.names)}"
-    )
+    advice = "give it one, or map to another layer"
     if role == "bias" and source.kind == "conv":
-        return (
-            f"{found}; a convolution before batch norm needs none: subtract it from running_mean, or "
-            "give the other side one"
+        advice = (
+            "a convolution before batch norm needs none: subtract it from running_mean, or give the other "
+            "side one"
         )
-    return f"{found}; give it one, or map to another layer"
-
-
-def _require_shape(name: str, array: Array, unit: Unit, role: str) -> None:
-    wanted = unit.shapes[role]
-    if sorted(array.shape) != sorted(wanted):
-        raise UserError(f"{name}: expected {wanted} in our layout, the other side has {array.shape}")
+    only = ", ".join(target.names)
+    return f"{source.names[role]}: the other side's {target.path} has no {role}, only {only}; {advice}"

@@ -69,16 +69,13 @@ def _require_stored(content: bytes, path: Path) -> None:
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
         entries = archive.infolist()
-        pickled = [
-            archive.read(entry)
-            for entry in entries
-            if entry.filename.endswith(".pkl") and entry.compress_type == zipfile.ZIP_STORED
-        ]
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        pickled = [archive.read(entry) for entry in entries if stored and entry.filename.endswith(".pkl")]
     except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"{path}: a damaged archive ({error}); copy it again, or save it anew") from None
-    if any(name.endswith(".npy") for name in (entry.filename for entry in entries)):
+    if any(entry.filename.endswith(".npy") for entry in entries):
         raise UserError(f"{path}: a NumPy .npz archive; save its arrays as safetensors instead")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+    if not stored:
         raise UserError(f"{path}: a compressed archive, which torch does not write; save it with torch.save")
     if any(map(is_bomb, pickled)):
         raise _bomb(path)

@@ -1,25 +1,14 @@
 """Parameters grouped into layers, however a framework names them, with every shape in canonical layout.
 
-A unit is one layer that has parameters. Its roles are the last parts of our canonical names. What each side
-calls a role, and how it lays a weight out:
-
-    role           canonical          torch           Flax (NNX, linen)
-    weight         (out, in)          the same        kernel (in, out)
-    weight         (out, in, kh, kw)  the same        kernel (kh, kw, in, out)
-    bias           bias               bias            bias
-    gamma, beta    gamma, beta        weight, bias    scale, bias
-    running_mean   running_mean       running_mean    mean
-    running_var    running_var        running_var     var
-
-torch counts a batch norm's updates in num_batches_tracked, which is no parameter: it is an extra.
-linen keeps parameters and running statistics in two collections, `params` and `batch_stats`.
+A unit is one layer that has parameters; its roles are the last parts of our canonical names. torch counts a
+batch norm's updates in num_batches_tracked, which is no parameter: it is an extra. linen keeps parameters
+and running statistics in two collections, `params` and `batch_stats`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -38,33 +27,45 @@ CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 Order = Literal["channels-first", "channels-last"]
 """In which images are flattened."""
 Kind = Literal["linear", "conv", "norm"]
-ROLES: dict[Kind, tuple[str, ...]] = {
+KINDS: dict[Kind, tuple[str, ...]] = {
     "linear": ("weight", "bias"),
     "conv": ("weight", "bias"),
     "norm": ("gamma", "beta", "running_mean", "running_var"),
 }
-"""Every role but the first may be missing."""
+"""The roles in each; every role but the first may be missing."""
 STATISTICS = ("running_mean", "running_var")
 TRACKED = "num_batches_tracked"
 PARAMS, BATCH_STATS = "params", "batch_stats"
 
-_TORCH = {role: role for roles in ROLES.values() for role in roles} | {"gamma": "weight", "beta": "bias"}
-_FLAX = {
-    "weight": "kernel",
-    "bias": "bias",
-    "gamma": "scale",
-    "beta": "bias",
-    "running_mean": "mean",
-    "running_var": "var",
+_LEAVES = {
+    "weight": ("weight", "kernel"),
+    "bias": ("bias", "bias"),
+    "gamma": ("weight", "scale"),
+    "beta": ("bias", "bias"),
+    "running_mean": ("running_mean", "mean"),
+    "running_var": ("running_var", "var"),
 }
-_NAMES: dict[Convention, dict[str, str]] = {
-    "canonical": {role: role for role in _TORCH},
-    "torch": _TORCH,
-    "flax-nnx": _FLAX,
-    "flax-linen": _FLAX,
-}
-_FLAX_AXES: dict[Kind, tuple[int, ...]] = {"linear": (1, 0), "conv": (2, 3, 1, 0)}
-"""Where a weight's axes in Flax come from in ours."""
+"""Role to its name in torch and in Flax."""
+_FLAX_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
+"""A weight's rank to where its axes in Flax come from in ours: (in, out), (kh, kw, in, out)."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """One side's flat names with its own shapes."""
+
+    convention: Convention
+    shapes: Shapes
+    ordered: bool = False
+    """Whether they come in the network's order, as a torch module's do."""
+
+    def below(self, path: str) -> Names:
+        """Of one layer."""
+        below = f"{path}{separator(self.convention)}"
+        linen = self.convention == "flax-linen"
+        starts = (f"{PARAMS}/{below}", f"{BATCH_STATS}/{below}") if linen else (below,)
+        shapes = {name: shape for name, shape in self.shapes.items() if name.startswith(starts)}
+        return Names(self.convention, shapes)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Unit:
     """Role to full name."""
     shapes: dict[str, Shape]
     """Role to shape, in canonical layout."""
-    extras: tuple[str, ...] = field(default=())
+    extras: tuple[str, ...] = ()
     """Full names of what holds no parameter: num_batches_tracked."""
 
     def describe(self) -> str:
@@ -85,9 +86,14 @@ class Unit:
         parts = ", ".join(f"{role} {'x'.join(map(str, shape))}" for role, shape in self.shapes.items())
         return f"{self.path or '(top)'}: {self.kind}, {parts}"
 
+    def renamed(self, path: str, convention: Convention) -> Unit:
+        """The same layer, called `path` on another side."""
+        names = {role: full_name(path, role, convention) for role in self.names}
+        tracked = convention == "torch" and "running_mean" in names
+        return Unit(path, self.kind, names, self.shapes, (f"{path}.{TRACKED}",) if tracked else ())
+
 
 def is_flax(convention: Convention) -> bool:
-    """Whether kernels are (..., in, out) and images channels-last."""
     return convention in ("flax-nnx", "flax-linen")
 
 
@@ -103,94 +109,79 @@ def shapes_of(arrays: Mapping[str, Any]) -> dict[str, Shape]:
 
 def full_name(path: str, role: str, convention: Convention) -> str:
     """A role's flat name in the unit at `path`."""
-    name = separator(convention).join(filter(None, (path, _NAMES[convention][role])))
+    name = separator(convention).join(filter(None, (path, _leaf(role, convention))))
     if convention == "flax-linen":
         return f"{BATCH_STATS if role in STATISTICS else PARAMS}/{name}"
     return name
 
 
-def bfloat16() -> np.dtype[Any]:
-    """NumPy's, from ml_dtypes, which comes with JAX; raises UserError where it is not installed."""
-    try:
-        import ml_dtypes
-    except ModuleNotFoundError:
-        raise UserError(
-            "bfloat16: NumPy has it only with the package ml_dtypes; pip install ml_dtypes (JAX brings it), "
-            "or convert the source to float32, which is exact"
-        ) from None
-    return np.dtype(ml_dtypes.bfloat16)
+def _leaf(role: str, convention: Convention) -> str:
+    return role if convention == "canonical" else _LEAVES[role][is_flax(convention)]
 
 
-# --- layouts ---
-
-
-def _axes(kind: Kind, role: str, convention: Convention, rank: int) -> tuple[int, ...]:
-    if role == "weight" and is_flax(convention) and rank == len(_FLAX_AXES[kind]):
-        return _FLAX_AXES[kind]
-    return tuple(range(rank))
-
-
-def own_shape(shape: Shape, kind: Kind, role: str, convention: Convention) -> Shape:
-    """A canonical shape as the convention lays it out."""
-    return tuple(shape[axis] for axis in _axes(kind, role, convention, len(shape)))
-
-
-def canonical_shape(shape: Shape, kind: Kind, role: str, convention: Convention) -> Shape:
-    """The inverse of `own_shape`."""
-    return tuple(shape[axis] for axis in np.argsort(_axes(kind, role, convention, len(shape))))
-
-
-def to_own(array: Array, kind: Kind, role: str, convention: Convention) -> Array:
+def to_own(array: Array, role: str, convention: Convention) -> Array:
     """A canonical array as the convention lays it out."""
-    return np.ascontiguousarray(array.transpose(_axes(kind, role, convention, array.ndim)))
+    return np.ascontiguousarray(array.transpose(_axes(role, convention, array.ndim)))
 
 
-def to_canonical(array: Array, kind: Kind, role: str, convention: Convention) -> Array:
+def to_canonical(array: Array, role: str, convention: Convention) -> Array:
     """The inverse of `to_own`."""
-    return np.ascontiguousarray(array.transpose(np.argsort(_axes(kind, role, convention, array.ndim))))
+    return np.ascontiguousarray(array.transpose(np.argsort(_axes(role, convention, array.ndim))))
+
+
+def _axes(role: str, convention: Convention, rank: int) -> tuple[int, ...]:
+    kept = tuple(range(rank))
+    return _FLAX_AXES.get(rank, kept) if role == "weight" and is_flax(convention) else kept
 
 
 # --- grouping ---
 
 
-def group(shapes: Shapes, convention: Convention, ignored: Iterable[str] = ()) -> list[Unit]:
-    """Flat names and shapes as units, in the order of their first names.
+def group(side: Names, ignored: Collection[str] = ()) -> list[Unit]:
+    """A side's units, in the order of their first names.
 
     Raises UserError for what belongs to no linear map, convolution or norm.
     """
-    ignored = set(ignored)
     leaves: dict[str, dict[str, str]] = {}
-    for name in shapes:
-        if name not in ignored and not _random(name, convention):
-            path, leaf = _split(name, convention)
+    for name in side.shapes:
+        if name not in ignored and not _random(name, side.convention):
+            path, leaf = _split(name, side.convention)
             leaves.setdefault(path, {})[leaf] = name
-    return [_unit(path, names, shapes, convention) for path, names in leaves.items()]
+    return [_grouped(path, names, side) for path, names in leaves.items()]
 
 
-def _unit(path: str, leaves: dict[str, str], shapes: Shapes, convention: Convention) -> Unit:
-    extras = (leaves.pop(TRACKED),) if convention == "torch" and TRACKED in leaves else ()
-    kind = _kind(leaves, shapes, convention)
-    own = {_NAMES[convention][role]: role for role in ROLES[kind]} if kind else {}
-    if kind is None or not set(leaves) <= set(own):
-        listed = ", ".join(f"{name} {shapes[name]}" for name in leaves.values())
+def unit_of(path: str, kind: Kind, names: dict[str, str], side: Names) -> Unit:
+    """The unit that a side's `names` (role to full name) make up."""
+    shapes = {}
+    for role, name in names.items():
+        shape = side.shapes[name]
+        shapes[role] = tuple(shape[axis] for axis in np.argsort(_axes(role, side.convention, len(shape))))
+    tracked = f"{path}.{TRACKED}" if path else TRACKED
+    extras = (tracked,) if side.convention == "torch" and tracked in side.shapes else ()
+    return Unit(path, kind, names, shapes, extras)
+
+
+def _grouped(path: str, leaves: dict[str, str], side: Names) -> Unit:
+    kind = _kind(leaves, side)
+    roles = {_leaf(role, side.convention): role for role in KINDS[kind]} if kind else {}
+    extra = {TRACKED} if side.convention == "torch" else set()
+    if kind is None or not set(leaves) - extra <= set(roles):
+        listed = ", ".join(f"{name} {side.shapes[name]}" for name in leaves.values())
+        known = ", ".join(sorted({_leaf(role, side.convention) for role in _LEAVES}))
         raise UserError(
-            f"{convention} names: expected a linear map's, a convolution's or a batch norm's parameters "
-            f"({', '.join(sorted(set(_NAMES[convention].values())))}), found {listed}; if they are one, say "
-            "which with --map NAME=LAYER.PARAMETER"
+            f"{side.convention} names: expected a linear map's, a convolution's or a batch norm's parameters "
+            f"({known}), found {listed}; if they are one, say which with --map NAME=LAYER.PARAMETER"
         )
-    names = {role: leaves[leaf] for leaf, role in own.items() if leaf in leaves}
-    found = {role: canonical_shape(shapes[name], kind, role, convention) for role, name in names.items()}
-    return Unit(path, kind, names, found, extras)
+    return unit_of(path, kind, {role: leaves[leaf] for leaf, role in roles.items() if leaf in leaves}, side)
 
 
-def _kind(leaves: dict[str, str], shapes: Shapes, convention: Convention) -> Kind | None:
-    if any(_NAMES[convention][role] in leaves for role in STATISTICS):
-        return "norm"
-    weight = leaves.get(_NAMES[convention]["weight"])
-    kinds: dict[int, Kind] = {2: "linear", 4: "conv"}
-    if weight and len(shapes[weight]) != 1:
-        return kinds.get(len(shapes[weight]))
-    return "norm" if _NAMES[convention]["gamma"] in leaves else None
+def _kind(leaves: dict[str, str], side: Names) -> Kind | None:
+    weight = leaves.get(_leaf("weight", side.convention))
+    rank = len(side.shapes[weight]) if weight else 1
+    if rank != 1:
+        kinds: dict[int, Kind] = {2: "linear", 4: "conv"}
+        return kinds.get(rank)
+    return "norm" if any(_leaf(role, side.convention) in leaves for role in ("gamma", *STATISTICS)) else None
 
 
 def _split(name: str, convention: Convention) -> tuple[str, str]:
@@ -209,27 +200,3 @@ def _random(name: str, convention: Convention) -> bool:
     """Whether it is a leaf of an NNX random stream, such as a dropout's."""
     parts = name.split("/")
     return convention == "flax-nnx" and "rngs" in parts and parts[-1] in ("count", "key", "tag", "value")
-
-
-# --- order ---
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key under which 2 comes before 10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
-
-
-def canonical_order(units: list[Unit]) -> tuple[list[Unit], bool]:
-    """Units in the order of the network, and whether their names are ours and so tell that order."""
-
-    def place(unit: Unit) -> tuple[int, int, bool] | None:
-        found = re.fullmatch(r"(conv|linear|norm)(\d+)|(conv)(\d+)_norm|(head_norm)", unit.path)
-        if found is None:
-            return None
-        stage = 0 if unit.path.startswith("conv") else 1 if found[5] else 2
-        return stage, int(found[2] or found[4] or 0), "norm" in unit.path
-
-    places = {unit.path: place(unit) for unit in units}
-    if None in places.values():
-        return units, False
-    return sorted(units, key=lambda unit: places[unit.path] or ()), True

@@ -1,22 +1,17 @@
 """Does the converted model compute the same? Its layers and its logits against the true values.
 
-A plain model of the experiment, in the target's framework, gets the converted weights and a few images.
-
-layers   In the weights' own precision every layer's output is held to the canonical weights' truth on the
-         input that the model itself gave to that layer (teacher forcing), within parity's limits. A kernel
-         that lies the wrong way, features in another order or a scale that went for a shift are off by
-         thousands of limits, however deep the network is.
-logits   In float64, where the limits stay small through the whole network, errors carried from the pixels
-         on. The prediction must be the true one wherever a logit leads by more than its limits.
-
-bfloat16 and float16 weights are widened to float32, which is exact. float64 is judged against a truth in
-float64 as well: limits twice as wide, at the speed of BLAS.
+A plain model of the experiment, in the foreign framework, gets the foreign arrays and a few images, or a
+run's test set: docs/convert.md says what is held to what. bfloat16 and float16 weights are widened to
+float32, which is exact. float64 is judged against a truth in float64 as well: limits twice as wide, at the
+speed of BLAS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,19 +19,26 @@ from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.convert import plain
 from parity.convert.plan import Side
-from parity.convert.units import Array, Arrays, Convention, Order
+from parity.convert.source import Source
+from parity.convert.units import Array, Arrays, Convention, Layers, Order
 from parity.suite.evaluation import leads
-from parity.suite.network import evaluated
+from parity.suite.network import evaluated, own
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Place
-from triptych.describe.layers import Layer
+from parity.verification.table import explain
+from triptych import cifar10
+from triptych.cifar10.preprocess import prepare
+from triptych.describe.layers import initial_statistics
 from triptych.describe.network import IMAGE_SHAPE
+from triptych.describe.protocol import TrainingData
 from triptych.describe.spec import Experiment
+from triptych.errors import UserError
+from triptych.store.run_dir import RunDirectory
 
 ITEM = Item("convert", lambda inputs, settings, r: {})
 """Its truth is each layer's own."""
-IMAGES = 8
+IMAGES, CHUNK = 8, 500
 
 
 @dataclass(frozen=True)
@@ -45,32 +47,37 @@ class Proof:
 
     results: tuple[Result, ...]
     agreeing: int
-    """Images on which model and truth predict the same class..."""
+    """Images, of all, on which model and truth predict the same class."""
     images: int
-    """...of so many."""
     room: float
     """The largest limit of a logit, over the spread of the true logits: 1e-6 means that a logit wrong by a
     millionth of the spread is caught."""
 
     @property
     def passed(self) -> bool:
-        """Whether everything is within its limit."""
         return all(result.passed for result in self.results)
 
     def worst(self) -> Result:
         """Of the failures, or else of all."""
         return max(self.results, key=lambda result: (not result.passed, result.share))
 
+    def line(self, name: str) -> str:
+        """What was found of the model called `name`."""
+        if not self.passed:
+            failed = [f"\n  {explain(result)}" for result in self.results if not result.passed]
+            return f"check, {name}: FAILED{''.join(failed[:5])}"
+        worst = self.worst()
+        return (
+            f"check, {name}: holds; {len(self.results)} comparisons, the worst ({worst.quantity}) at "
+            f"{worst.share:.3f} of its limit; predictions equal on {self.agreeing} of {self.images} "
+            f"images; a logit's limit is {self.room:.1e} of the logits' spread"
+        )
+
 
 def images_for(experiment: Experiment) -> Array:
     """Random images, prepared about as the experiment's are: float64 (IMAGES, 3, 32, 32)."""
     pixels = generator("convert").integers(0, 256, (IMAGES, *IMAGE_SHAPE)).astype(np.float64) - 127.5
     return pixels / 64 if experiment.data.preprocess == "standardize" else pixels
-
-
-def finite(canonical: Arrays) -> bool:
-    """Whether there is anything to compute with: no NaN and no infinity."""
-    return all(bool(np.isfinite(array.astype(np.float64)).all()) for array in canonical.values())
 
 
 def check(experiment: Experiment, canonical: Arrays, side: Side, flatten: Order | None = None) -> Proof:
@@ -80,18 +87,23 @@ def check(experiment: Experiment, canonical: Arrays, side: Side, flatten: Order 
     """
     layers, convention, flatten = experiment.layers(), side.plan.convention, flatten or side.plan.flatten
     weights, x = side.plain_weights(layers), images_for(experiment)
+    run = plain.framework(convention).outputs
+
+    def outputs(dtype: Any) -> list[Array]:
+        typed = plain.widened(weights, dtype)
+        found: list[Array] = run(convention, layers, typed, x.astype(dtype), flatten)
+        return found
+
     wide = any(array.dtype == np.float64 for array in canonical.values())
     label = _label(convention, "float64" if wide else "float32")
     r = fast(label.place.dtype)
     results, before = [], x.astype(r.stored)
-    found = plain.outputs(convention, layers, plain.widened(weights, r.stored), before, flatten)
     with np.errstate(all="ignore"):
-        for layer, y in zip(layers, found, strict=True):
-            truth = evaluated(layer, _own(layer, canonical, r), Bounded.exact(before, r))
+        for layer, y in zip(layers, outputs(r.stored), strict=True):
+            truth = evaluated(layer, own(layer, canonical), Bounded.exact(before, r))
             results += judge({layer.name: truth}, {layer.name: y}, label)
             before = y
-    last = plain.outputs(convention, layers, plain.widened(weights, np.float64), x, flatten)[-1]
-    return _with_logits(results, experiment, canonical, x, last, _label(convention, "float64"))
+    return _with_logits(results, experiment, canonical, outputs(np.float64)[-1], convention)
 
 
 def check_model(
@@ -102,17 +114,17 @@ def check_model(
     `model` maps prepared images (B, 3, 32, 32), float64, to logits (B, 10); in float64 the check sees more.
     `convention` says whose it is, for the report.
     """
-    x = images_for(experiment)
-    logits = np.asarray(model(x))
-    label = _label(convention, "float64" if logits.dtype == np.float64 else "float32")
-    return _with_logits([], experiment, canonical, x, logits, label)
+    logits = np.asarray(model(images_for(experiment)))
+    return _with_logits([], experiment, canonical, logits, convention)
 
 
 def _with_logits(
-    results: list[Result], experiment: Experiment, canonical: Arrays, x: Array, logits: Array, label: Label
+    results: list[Result], experiment: Experiment, canonical: Arrays, logits: Array, convention: Convention
 ) -> Proof:
+    label = _label(convention, "float64" if logits.dtype == np.float64 else "float32")
     r = fast(label.place.dtype)
-    truth = true_logits(experiment.layers(), canonical, Bounded.exact(x.astype(r.stored), r))
+    x = Bounded.exact(images_for(experiment).astype(r.stored), r)
+    truth = true_logits(experiment.layers(), canonical, x)
     results += judge({"logits": truth}, {"logits": logits}, label)
     agree = 0
     if logits.shape == truth.shape:
@@ -127,11 +139,11 @@ def _with_logits(
     return Proof(tuple(results), agree, len(x), room)
 
 
-def true_logits(layers: tuple[Layer, ...], canonical: Arrays, x: Bounded) -> Bounded:
+def true_logits(layers: Layers, canonical: Arrays, x: Bounded) -> Bounded:
     """Logits (B, 10) of prepared images, errors carried through every layer."""
     with np.errstate(all="ignore"):
         for layer in layers:
-            x = evaluated(layer, _own(layer, canonical, x.r), x)
+            x = evaluated(layer, own(layer, canonical), x)
     return x
 
 
@@ -144,6 +156,73 @@ def _label(convention: Convention, dtype: str) -> Label:
     return Label(ITEM, Case("convert", "converted weights", {}), convention, Place(dtype))
 
 
-def _own(layer: Layer, canonical: Arrays, r: Rounding) -> dict[str, Array]:
-    names = {key: key.rpartition(".") for key in canonical}
-    return {last: r.nearest(canonical[key]) for key, (above, _, last) in names.items() if above == layer.name}
+# --- a run's test set ---
+
+
+def test_set(
+    found: Source, spec: Experiment | None, canonical: Arrays, side: Side | None, data_dir: Path | None
+) -> tuple[bool, str]:
+    """The plain model's predictions of a run's test images against the run's: whether rounding explains
+    every difference, and a line that says so.
+
+    Raises UserError where the source is no finished run or the data is not its own.
+    """
+    if found.run is None or spec is None or side is None:
+        raise UserError("test_set: expected a run folder as the source and a target that is not canonical")
+    if initial_statistics(spec.layers()) and spec.model.norm_statistics == "batch":
+        raise UserError(
+            "test_set: the run's predictions are by the statistics of the test images, a converted model's "
+            "by running ones; leave --test-set out"
+        )
+    folder = RunDirectory(found.run)
+    summary = folder.read_summary()
+    if found.step != summary["steps"]:
+        raise UserError(f"{found.run}: no checkpoint of its last step {summary['steps']}; repeat its command")
+    dataset = cifar10.load(spec.data.dataset, data_dir)
+    if dataset.fingerprint != summary["data"]["fingerprint"]:
+        raise UserError(
+            f"test_set: the run's data is {summary['data']['fingerprint'][:23]}..., found "
+            f"{dataset.fingerprint[:23]}... ({dataset.source}); name the run's --data-dir"
+        )
+    data = prepare(dataset, spec.data.preprocess, spec.data.validation)
+    wanted = np.load(folder.predictions, allow_pickle=False)
+    made = _predicted(spec, side, data, len(wanted))
+    rows = np.flatnonzero(made != wanted)
+    accuracy = (made == data.labels["test"]).mean()
+    line = f"test set: accuracy {accuracy:.4f}, the run's {summary['test_accuracy']:.4f}; {len(rows)} of "
+    line += f"{len(made)} predictions differ"
+    if not rows.size:
+        return True, line
+    lead, limit = _leads(spec, canonical, data, rows, made[rows], wanted[rows])
+    worst, beyond = int(np.argmax(lead)), int(np.count_nonzero(lead > limit))
+    return beyond == 0, (
+        f"{line}, {beyond} by more than rounding allows (largest lead {lead[worst]:.1e} in the true logits, "
+        f"limit there {limit[worst]:.1e})"
+    )
+
+
+def _predicted(spec: Experiment, side: Side, data: TrainingData, count: int) -> Array:
+    """The plain model's classes (N,), in the run's precision."""
+    layers, dtype = spec.layers(), np.float64 if spec.training.dtype == "float64" else np.float32
+    weights = plain.widened(side.plain_weights(layers), dtype)
+    run, parts = plain.framework(side.plan.convention).outputs, []
+    for first in range(0, count, CHUNK):
+        x = data.images["test"][first : first + CHUNK].astype(dtype) - data.mean.astype(dtype)
+        x = x if data.scale is None else x * data.scale.astype(dtype)
+        logits = run(side.plan.convention, layers, weights, x, side.plan.flatten)[-1]
+        parts.append(logits.argmax(axis=1))
+    return np.concatenate(parts)
+
+
+def _leads(
+    spec: Experiment, canonical: Arrays, data: TrainingData, rows: Array, one: Array, other: Array
+) -> tuple[Array, Array]:
+    """How far the true logits of two classes lie apart on each row, and how far rounding may move that."""
+    r = fast("float64" if spec.training.dtype == "float64" else "float32")
+    images = Bounded.exact(data.images["test"][rows], r) - Bounded.constant(data.mean, r)
+    if data.scale is not None:
+        images = images * Bounded.constant(data.scale, r)
+    truth, at = true_logits(spec.layers(), canonical, images), np.arange(len(rows))
+    lead = np.abs(truth.value[at, one] - truth.value[at, other]).astype(np.float64)
+    # Two right computations may each be off by the limit.
+    return lead, 2 * (truth.error[at, one] + truth.error[at, other])

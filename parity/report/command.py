@@ -9,23 +9,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from parity.planted.self_test import document as matrix
 from parity.planted.self_test import render as render_matrix
 from parity.planted.self_test import run as run_self_test
 from parity.report import page, saving
 from parity.report import results as saved
+from parity.report.check_command import check
 from parity.report.progress import show
 from parity.runs import growth
 from parity.runs.growth import Growth
 from parity.runs.growth_command import OUT, Wanted, follow, save
 from parity.suite.backends import BACKENDS, installed
-from parity.suite.check import run as run_checks
-from parity.verification import table
-from parity.verification.case import generator
-from parity.verification.judge import Result
-from triptych.cifar10.preprocess import fit
+from triptych.cifar10 import Dataset
+from triptych.cifar10.generated import generate
+from triptych.cifar10.preprocess import prepare
 from triptych.describe.network import Model
 from triptych.describe.protocol import TrainingData
 from triptych.describe.spec import Data, Dtype, Experiment, Initialization, Optimization, Training
@@ -66,10 +63,11 @@ def report(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"out: cannot make {out} ({error.strerror}); choose another --out") from None
-    makers: dict[Part, Callable[[], None]] = {
-        "check": lambda: _check(quick, out),
+    prefix = "quick-" if quick else ""
+    makers: dict[Part, Callable[[], object]] = {
+        "check": lambda: check(quick=quick, drawn=0, json=out / f"{prefix}check.json"),
         "grow": lambda: _grow(quick, dataset, data_dir, out),
-        "self-test": lambda: _self_test(quick, out),
+        "self-test": lambda: _self_test(quick, out / f"{prefix}self-test.json"),
     }
     for part, make in makers.items():
         if part in parts:
@@ -86,38 +84,29 @@ def report(
 
 def collect(out: Path, quick: bool, parts: tuple[Part, ...]) -> page.Findings:
     """What the folder holds; of a quick run only its own parts."""
-    prefix = "quick-" if quick else ""
-    checks = out / f"{prefix}check.json"
-    tests = out / f"{prefix}self-test.json"
-    growths = sorted(out.glob(f"{prefix}growth-*.json"))
-    use = {part: not parts or part in parts for part in get_args(Part)}
+
+    def files(part: Part, pattern: str) -> list[Path]:
+        asked = not parts or part in parts
+        return sorted(out.glob(f"quick-{pattern}" if quick else pattern)) if asked else []
+
+    checks, tests = files("check", "check.json"), files("self-test", "self-test.json")
+    growths = [Growth.of(read_json(path)) for path in files("grow", "growth-*.json")]
     return page.Findings(
-        saved.read_json(checks) if use["check"] and checks.exists() else None,
-        _ordered([Growth.of(read_json(path)) for path in growths]) if use["grow"] else (),
-        read_json(tests) if use["self-test"] and tests.exists() else None,
+        saved.read_json(checks[0]) if checks else None,
+        sorted(growths, key=lambda one: (one.experiment, one.dtype != "float64")),
+        read_json(tests[0]) if tests else None,
         quick,
         datetime.now().astimezone().strftime("%Y-%m-%d"),
     )
 
 
 def document(found: page.Findings) -> dict[str, Any]:
-    """Everything as JSON values."""
     return {
         "passed": found.passed,
         "check": None if found.checks is None else saved.document(found.checks),
         "growth": [one.document() for one in found.growths],
         "self_test": found.self_test,
     }
-
-
-def _check(quick: bool, out: Path) -> None:
-    results: list[Result] = run_checks(quick=quick, progress=show)
-    show("")
-    print(table.render(results))
-    for name in BACKENDS:
-        if not installed(name):
-            print(f"{name} is not installed and was left out.")
-    saved.write_json(results, out / ("quick-check.json" if quick else "check.json"))
 
 
 def _grow(quick: bool, dataset: str, data_dir: Path | None, out: Path) -> None:
@@ -127,31 +116,27 @@ def _grow(quick: bool, dataset: str, data_dir: Path | None, out: Path) -> None:
         return
     if quick:
         spec, data = small_run()
-        found = [growth.grow("small MLP", spec, data, names, progress=show)]
+        found = [growth.grow("small MLP", spec, data, names)]
         save(found[0], out, "quick-")
     else:
         wanted = [Wanted(name, dtype) for name in RUNS for dtype in FORMATS]
-        found = follow(wanted, names, dataset, data_dir, "cpu", out, show)
+        found = follow(wanted, names, dataset, data_dir, "cpu", out)
     show("")
     print("\n" + "\n\n".join(growth.table(one) for one in found))
 
 
-def _self_test(quick: bool, out: Path) -> None:
+def _self_test(quick: bool, path: Path) -> None:
     outcomes = run_self_test(quick=quick, progress=show)
     show("")
     print("\n" + render_matrix(outcomes))
-    saving.write_json(out / ("quick-self-test.json" if quick else "self-test.json"), matrix(outcomes), "out")
+    saving.write_json(path, matrix(outcomes), "out")
 
 
 def small_run() -> tuple[Experiment, TrainingData]:
-    """A run that takes a second: 60 random images, hidden 12 and 8 with batch norm, 30 steps of plain SGD.
+    """A run that takes a second: 60 generated images, hidden 12 and 8 with batch norm, 30 steps of plain SGD.
 
     Not Adam: the twin's moments are not kicked, and in arrays this small a draw of signs can miss that.
     """
-    rng = generator("small run")
-    images = {name: rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8) for name, n in _SIZES.items()}
-    labels = {name: rng.integers(0, 10, n).astype(np.uint8) for name, n in _SIZES.items()}
-    mean, scale = fit(images["train"], "mean-image")
     spec = Experiment(
         model=Model(hidden=(12, 8), batch_norm="manual"),
         initialization=Initialization("framework"),
@@ -159,11 +144,5 @@ def small_run() -> tuple[Experiment, TrainingData]:
         data=Data(batch_size=16),
         training=replace(Training(), steps=30, dtype="float64"),
     )
-    return spec, TrainingData(images, labels, mean, scale)
-
-
-_SIZES = {"train": 60, "test": 40}
-
-
-def _ordered(growths: list[Growth]) -> list[Growth]:
-    return sorted(growths, key=lambda one: (one.experiment, one.dtype != "float64"))
+    dataset = Dataset.of(generate(train=60, test=40), "generated")
+    return spec, prepare(dataset, spec.data.preprocess)

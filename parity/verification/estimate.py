@@ -21,7 +21,18 @@ stochastic arithmetic for reliable scientific computation; Parker 1997, Monte Ca
 two-sided quantile for one false alarm in 10^9. Errors are only nearly normal, and one implementation may
 round several times as coarsely as another without being wrong. So a share a little above 1 means less
 accurate than the others, while a wrong formula usually exceeds the limit by orders of magnitude in float64.
-All of this is of first order in u. Inputs whose results over- or underflow on the way (FAR) are left out.
+All of this is of first order in u. Where results over- or underflow in the narrow format, R cannot be
+measured: such elements do not count in it, and where none is left R is taken as FACTOR times S. Inputs as far
+from 1 as FAR are judged in float64 alone, and only by what is finite: an eps in one and none in the other is
+no mistake there.
+
+An element that is not finite costs itself, and no other: S and R are measured without it. It must be the same
+infinity or NaN in both, or finite in both, in the format that is judged.
+
+The verdict does not depend on the order of the implementations. The reference is the one that agrees with
+the most others; then the one with the fewest results that are not finite, that computes in the format it is
+given, that can be had in a wider one, and that scatters least (`chosen`). Where the reference goes through
+float32 on its way, what follows from there is judged by float32's limits.
 
 float64 has no wider format to measure R in. To first order an error is u times something that does not
 depend on u, so S and R are those of float32 times 2^-29. The truth is the reference in long double where it
@@ -30,7 +41,7 @@ is NumPy and its result follows that type; elsewhere in float64, and the limit i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -40,10 +51,12 @@ from parity.verification.adapters import Implementation
 from parity.verification.case import Case, generator
 from parity.verification.place import Inputs, Outputs, Place
 
-FAR = ("huge, 1e15", "tiny, 1e-20")
 SAMPLES = 16
+FACTOR = 8
 STUDENT = 12.61
 """P(|t| > T) = 10^-9 for 16 degrees of freedom."""
+AGREE = 1e-6
+"""Of the largest element: two implementations of one formula are closer in float64, most others are not."""
 
 
 Noise = dict[str, float]
@@ -61,37 +74,137 @@ def reference_values(reference: Implementation, inputs: Inputs, r: Rounding) -> 
     return _run(reference, inputs, "float64"), False
 
 
-def noise(implementation: Implementation, case: Case, dtype: str) -> Noise:
+def measured_in(dtype: str) -> str:
+    """The format in which the noise of another is measured."""
+    return "float32" if dtype == "float64" else dtype
+
+
+def noise(implementation: Implementation, case: Case, dtype: str, samples: int = SAMPLES) -> Noise:
     """Measured in float32 or bfloat16; float32's serves float64 too."""
-    r = rounding("float32" if dtype == "float64" else dtype)
+    r = rounding(measured_in(dtype))
     inputs = case.arrays(r)
-    exact = _cast(inputs, np.float64)
+    exact = {key: _in_range(a, inputs[key], r) for key, a in case.arrays(rounding("float64")).items()}
     centre = _run(implementation, exact, "float64")
-    squares = dict.fromkeys(centre, 0.0)
-    with np.errstate(all="ignore"):
-        for k in range(SAMPLES):
-            moved = {key: _moved(array, r, k, key) for key, array in inputs.items()}
-            far = _cast(moved, np.float64)
-            near = {key: a + (far[key] - a) / 256 if a.dtype.kind == "f" else a for key, a in exact.items()}
-            wide, close = (_run(implementation, x, "float64") for x in (far, near))
-            narrow = _run(implementation, moved, r.name)
+    scale = {key: _largest(value) for key, value in centre.items()}
+    conditions: dict[str, list[float]] = {key: [] for key in centre}
+    roundings: dict[str, list[float]] = {key: [] for key in centre}
+    for k in range(samples):
+        far = {key: _moved(array, r, k, key) for key, array in exact.items()}
+        moved = {key: r.nearest(a) if a.dtype.kind == "f" else a for key, a in far.items()}
+        wide = _run(implementation, far, "float64")
+        far = {key: a + (far[key] - a) / 256 if a.dtype.kind == "f" else a for key, a in exact.items()}
+        close = _run(implementation, far, "float64")
+        del far
+        narrow = _run(implementation, moved, r.name)
+        with np.errstate(all="ignore"):
             for key, value in centre.items():
                 response, fine = np.abs(wide[key] - value), np.abs(close[key] - value)
                 smooth = np.where(fine <= response / 16, response, 0.0)
-                squares[key] += float(np.mean(np.square(smooth) + np.square(narrow[key] - wide[key])))
-        return {key: float(np.sqrt(total / SAMPLES)) / r.u for key, total in squares.items()}
+                conditions[key].append(_mean_square(smooth / scale[key]))
+                measurable = (np.abs(wide[key]) >= r.tiny / r.u) | (wide[key] == 0)
+                error = np.where(measurable, narrow[key] - wide[key], np.nan)
+                roundings[key].append(_mean_square(error / scale[key]))
+    return {
+        key: scale[key] / r.u * _together(conditions[key], roundings[key], bool((value != 0).any()))
+        for key, value in centre.items()
+    }
 
 
-def limits(values: Outputs, wider: bool, others: Sequence[Noise], r: Rounding) -> dict[str, Bounded]:
-    """The reference's values, each with the limit that the most uncertain of `others` sets."""
+def _largest(value: Array) -> float:
+    """By which differences are divided before they are squared, which might underflow."""
+    finite = np.abs(value[np.isfinite(value)])
+    return float(finite.max(initial=0.0)) or 1.0
+
+
+def _mean_square(array: Array) -> float:
+    """Over the finite elements; NaN where there is none."""
+    finite = array[np.isfinite(array)]
+    return float(np.mean(np.square(finite))) if finite.size else float("nan")
+
+
+def _together(conditions: list[float], roundings: list[float], something: bool) -> float:
+    """sqrt(S^2 + R^2). Values that are not 0 and yet show no error at all have none that can be measured."""
+    s = [x for x in conditions if not np.isnan(x)]
+    r = [x for x in roundings if not np.isnan(x)]
+    squared = float(np.mean(s)) if s else 0.0
+    return float(np.sqrt(squared + (np.mean(r) if r or not something else FACTOR**2 * squared)))
+
+
+def limits(
+    reference: Implementation,
+    inputs: Inputs,
+    others: Sequence[Noise],
+    r: Rounding,
+    cut: frozenset[str] = frozenset(),
+    only_finite: bool = False,
+) -> dict[str, Bounded]:
+    """The reference's values, each with the limit that the most uncertain of `others` sets; of those that
+    it `cut` to float32, float32's. What it has not finite in this format must come out the same. With
+    `only_finite` any finite number will do for another.
+    """
+    values, wider = reference_values(reference, inputs, r)
+    own = values if r.name == "float64" else _run(reference, inputs, r.name)
     found = {}
     for key, value in values.items():
-        units = max(one[key] for one in others)
+        units, narrow = max(one[key] for one in others), key in cut
+        u = max(r.u, rounding("float32").u) if narrow else r.u
         size = np.abs(value).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            limit = (STUDENT * r.u * units + r.u * size) * (1 if wider else 2) + r.tiny
-        found[key] = Bounded(value.astype(r.truth), np.where(np.isfinite(limit), limit, np.inf), r)
+            limit = (STUDENT * u * units + u * size) * (1 if wider and not narrow else 2) + r.tiny
+        finite = np.isfinite(own[key])
+        if only_finite:
+            limit = np.full(size.shape, r.largest)
+        limit = np.where(finite, np.where(np.isfinite(limit) & np.isfinite(value), limit, np.inf), 0.0)
+        found[key] = Bounded(np.where(finite, value, own[key]).astype(r.truth), limit, r)
     return found
+
+
+def chosen(
+    found: Sequence[Implementation],
+    table: Sequence[Case],
+    dtype: str,
+    noise: Callable[[Implementation, Case, str], Noise],
+    cuts: Callable[[Implementation], frozenset[str]],
+) -> Implementation:
+    """Whose values stand for the true ones: whatever the order in which they are given."""
+    r, first = rounding(dtype), table[0]
+    values = {one.name: [_run(one, case.arrays(r), dtype) for case in table] for one in found}
+    largest = {one.name: sum(map(_largest, values[one.name][0].values())) for one in found}
+
+    def rank(one: Implementation) -> tuple[float, ...]:
+        agreeing = sum(_agree(values[one.name][0], values[other.name][0]) for other in found)
+        broken = sum(
+            int(np.count_nonzero(~np.isfinite(a))) for outputs in values[one.name] for a in outputs.values()
+        )
+        wide = reference_values(one, first.arrays(r), r)[1]
+        scatter = sum(noise(one, first, measured_in(dtype)).values()) / (largest[one.name] or 1.0)
+        return -agreeing, broken, len(cuts(one)), not wide, scatter
+
+    return min(found, key=rank)
+
+
+def breaks(one: Implementation, reference: Implementation, case: Case, dtype: str) -> bool:
+    """Whether one has results that are not finite where the reference's are."""
+    inputs = case.arrays(rounding(dtype))
+    theirs, ours = (_run(other, inputs, dtype) for other in (one, reference))
+    return any(bool((np.isfinite(ours[key]) & ~np.isfinite(a)).any()) for key, a in theirs.items())
+
+
+def _agree(a: Outputs, b: Outputs) -> bool:
+    if {key: x.shape for key, x in a.items()} != {key: x.shape for key, x in b.items()}:
+        return False
+    with np.errstate(all="ignore"):
+        return all(
+            bool(np.nanmax(np.abs(x - b[key]), initial=0.0) <= AGREE * _largest(x)) for key, x in a.items()
+        )
+
+
+def _in_range(array: Array, rounded: Array, r: Rounding) -> Array:
+    """The number rounded to the format, in float64; what the format cannot hold stays as it is."""
+    if array.dtype.kind != "f":
+        return array
+    size = np.abs(array)
+    return np.where((size < r.tiny) | (size > r.largest), array, rounded.astype(np.float64))
 
 
 def _moved(array: Array, r: Rounding, k: int, key: str) -> Array:
@@ -99,14 +212,20 @@ def _moved(array: Array, r: Rounding, k: int, key: str) -> Array:
     if array.dtype.kind != "f":
         return array
     signs = generator("perturbed", key, str(k)).choice([-1.0, 1.0], size=array.shape)
-    return r.nearest(array.astype(np.float64) * (1 + 2 * r.u * signs))
+    moved = array * (1 + 2 * r.u * signs)
+    return _in_range(moved, r.nearest(moved), r)
 
 
 def _cast(inputs: Inputs, dtype: type) -> dict[str, Array]:
     return {key: array.astype(dtype) if array.dtype.kind == "f" else array for key, array in inputs.items()}
 
 
+def _own(array: Array) -> Array:
+    """A copy, in case it is written to; a large one is a parameter, which nobody writes to."""
+    return array.copy() if array.size < 2**16 else array
+
+
 def _run(implementation: Implementation, inputs: Inputs, dtype: str) -> Outputs:
     with np.errstate(all="ignore"):
-        given = {key: array.copy() for key, array in inputs.items() if key != "dy"}
+        given = {key: _own(array) for key, array in inputs.items() if key != "dy"}
         return implementation.pull(given, inputs["dy"].copy(), Place(dtype))

@@ -1,22 +1,16 @@
-"""Numbers against the truth, each as a share of the limit that theory allows; and the other ways to fail.
-
-`judge` takes finished numbers; `compare` runs implementations of a layer or model on a table of cases.
-"""
+"""Numbers against the truth, each as a share of the limit that theory allows; and the other ways to fail."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
-from parity.errors import UsageError
-from parity.verification.adapters import Implementation
-from parity.verification.case import Case, generator
+from parity.verification.case import Case
 from parity.verification.place import Device, Inputs, Outputs, Place, Settings
 
 Truth = Callable[[Inputs, Settings, Rounding], dict[str, Bounded]]
@@ -126,10 +120,20 @@ def _judge_one(quantity: str, expected: Bounded, actual: Array, label: Label) ->
         truth=float(expected.value[index]),
         limit=float(expected.error[index]),
         ulps=float(ulps[finite].max(initial=0.0)) if label.item.elementwise else None,
-        note="theory gives no limit here"
-        if share.max() > 1 and not np.isfinite(expected.error[index])
-        else "",
+        note=_why(expected, actual, index) if share.max() > 1 else "",
     )
+
+
+def _why(expected: Bounded, actual: Array, index: tuple[int, ...]) -> str:
+    """What fails where it is not the distance between two numbers."""
+    truth, found = expected.value[index], actual[index]
+    if np.isfinite(truth) and not np.isfinite(expected.error[index]):
+        return "theory gives no limit here"
+    if np.isfinite(truth) and not np.isfinite(found):
+        return "not finite, and the truth is"
+    if np.isfinite(found) and not np.isfinite(truth):
+        return "finite, and the truth is not"
+    return ""
 
 
 def shares(expected: Bounded, actual: Array, r: Rounding) -> tuple[Array, Array]:
@@ -146,105 +150,3 @@ def shares(expected: Bounded, actual: Array, r: Rounding) -> tuple[Array, Array]
         share = np.where(difference == 0, 0.0, difference / expected.error)
         share = np.where(np.isfinite(expected.error) & np.isfinite(actual), share, np.inf)
         return np.where(special, np.where(same, 0.0, np.inf), share), difference
-
-
-Expected = Callable[[Implementation, Case, str], Mapping[str, Bounded] | None]
-"""Of an implementation, a case and a format: true values with their limits, or None: not to be compared."""
-
-
-def compare(
-    item: Item,
-    found: Sequence[Implementation],
-    table: Sequence[Case],
-    expected: Expected,
-    device: Device = "cpu",
-) -> tuple[tuple[Result, ...], tuple[str, ...]]:
-    """The results of each implementation in each of the item's formats; and notes of what has no limit."""
-    results: list[Result] = []
-    unjudged: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for one in found:
-        for dtype in one.formats(item.dtypes):
-            for case in table:
-                if (wanted := expected(one, case, dtype)) is not None:
-                    label = Label(item, case, one.name, Place(dtype, device))
-                    results += _judged(one, wanted, label, unjudged)
-            results += _hidden_cast(one, Label(item, table[0], one.name, Place(dtype, device)))
-    return tuple(results), tuple(
-        f"Not judged: {count} of {size} elements of {quantity}, {dtype}, case {case!r}: no finite limit "
-        "(a step overflows, or a divisor may be 0)"
-        for (quantity, case, dtype), (count, size) in unjudged.items()
-    )
-
-
-def _judged(
-    one: Implementation, expected: Mapping[str, Bounded], label: Label, unjudged: dict[Any, tuple[int, int]]
-) -> list[Result]:
-    """Elements without a limit are skipped and counted; a quantity without any limit gives no result."""
-    case, r = label.case, rounding(label.place.dtype, label.place.device)
-    inputs = case.arrays(r)
-    before = {key: array.copy() for key, array in inputs.items()}
-    outputs = _run(one, inputs, label.place)
-    changed = [key for key, array in before.items() if not np.array_equal(array, inputs[key], True)]
-    wanted: dict[str, Bounded] = {}
-    for key, bound in expected.items():
-        open_ended = ~np.isfinite(bound.error)
-        if open_ended.any():
-            unjudged[key, case.name, label.place.dtype] = int(open_ended.sum()), open_ended.size
-        if open_ended.all() and open_ended.size:
-            outputs.pop(key, None)
-            continue
-        wanted[key] = Bounded(np.where(open_ended, 0, bound.value), np.where(open_ended, 0, bound.error), r)
-        if key in outputs and outputs[key].shape == open_ended.shape:
-            outputs[key] = np.where(open_ended, outputs[key].dtype.type(0), outputs[key])
-    results = judge(wanted, outputs, label)
-    return results + [label.failure(key, "the input was changed in place") for key in changed]
-
-
-def _run(one: Implementation, inputs: dict[str, Array], place: Place) -> Outputs:
-    with np.errstate(all="ignore"):
-        return one.pull({key: array for key, array in inputs.items() if key != "dy"}, inputs["dy"], place)
-
-
-COARSE, FINE = 2.0**-20, 2.0**-40
-"""Relative changes of the inputs: one that a float32 sees, and one that only a float64 does."""
-
-
-def _hidden_cast(one: Implementation, label: Label) -> list[Result]:
-    """A failure for each result in float64 that follows a coarse change of the inputs and not a fine one: it
-    went through a narrower format on its way.
-    """
-    if label.place.dtype != "float64":
-        return []
-    inputs = label.case.arrays(rounding("float64"))
-
-    def changed(by: float) -> Outputs:
-        moved = {k: a * (1 + by) if a.dtype.kind == "f" else a for k, a in inputs.items()}
-        return _run(one, moved, label.place)
-
-    at, coarse, fine = changed(0.0), changed(COARSE), changed(FINE)
-    note = "float64 in, but cut to a narrower format on the way: it does not follow a change of 2^-40"
-    found = []
-    for key, array in at.items():
-        reacts = array != coarse[key]
-        if reacts.any() and np.count_nonzero(fine[key][reacts] != array[reacts]) < reacts.sum() / 2:
-            found.append(label.failure(key, note))
-    return found
-
-
-def check_repeats(one: Implementation, case: Case, place: Place) -> None:
-    """Raise UsageError for a function that gives other numbers when it is called again."""
-    first, second = (_run(one, case.arrays(rounding(place.dtype)), place) for _ in range(2))
-    differing = [key for key in first if not np.array_equal(first[key], second[key], equal_nan=True)]
-    if differing:
-        raise UsageError(
-            f"{one.name}: {', '.join(differing)} came out otherwise when called again with the same inputs; "
-            "fix its random numbers (dropout: .eval(), or pass the mask as an input), or what it keeps"
-        )
-
-
-def with_upstream(case: Case, one: Implementation, place: Place) -> Case:
-    """The case with a random dy of the output's shape."""
-    with np.errstate(all="ignore"):
-        shape = one.shape(case.arrays(rounding(place.dtype)), place)
-    dy = np.asarray(generator(case.item, case.name, "dy").normal(size=shape))
-    return replace(case, inputs={**case.inputs, "dy": dy})

@@ -13,25 +13,27 @@
     report.assert_passed()
 
 With a formula one implementation is enough, and its limits are proved. Without one it takes two, which are
-compared with each other, and the limits are estimated (`estimate`). docs/add_your_own.md goes through it.
+compared with one another, and the limits are estimated (`estimate`). docs/add_your_own.md goes through it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, rounding
 from parity.errors import UsageError
 from parity.verification import estimate
-from parity.verification.adapters import Implementation, Jax, Numpy, Signature, Torch, built
-from parity.verification.case import Case, Given, generated
-from parity.verification.judge import Item, check_repeats, compare, with_upstream
+from parity.verification.adapters import CallFailed, Implementation, Jax, Numpy, Signature, Torch, built
+from parity.verification.case import FAR, Case, Given, generated
+from parity.verification.casts import cut_quantities
+from parity.verification.compare import check_repeats, compare, left_out, shape_of, with_upstream
+from parity.verification.judge import Item
 from parity.verification.judge import truth as true_values
 from parity.verification.place import Device, Place
-from parity.verification.report import PROVED, Report
+from parity.verification.report import Report, report_of
 from parity.verification.written import Formula, truth_of
 
 __all__ = ["Jax", "Numpy", "Report", "Torch", "verify"]
@@ -94,37 +96,93 @@ def verify(
             "give numpy=, jax=, torch= or also="
         )
     place = Place(_formats(dtypes)[0], device)
-    table = [with_upstream(case, found[0], place) for case in table]
+    item = Item(name, truth_of(formulas, gradient, signature), tuple(dtypes), elementwise)
+    table, notes = _with_upstream(item, found, table, place, by_formula=bool(formulas))
     for one in found:
         check_repeats(one, table[0], place)
-    item = Item(name, truth_of(formulas, gradient, signature), tuple(dtypes), elementwise)
-    return (_by_formula if formulas else _by_one_another)(item, found, table, device)
+    cuts = cache(lambda one: cut_quantities(one, table[0], device))
+    if formulas:
+        compared = compare(item, found, table, partial(_proved, item, device), device, cuts)
+        return report_of(item, compared, notes=notes)
+    return _by_one_another(item, found, table, device, cuts, notes)
 
 
-def _by_formula(item: Item, found: list[Implementation], table: list[Case], device: Device) -> Report:
-    def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:
-        return true_values(item, case, dtype, device)
-
-    results, notes = compare(item, found, table, expected, device)
-    return Report(item.name, results, PROVED, notes)
+def _proved(item: Item, device: Device, one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:
+    return true_values(item, case, dtype, device)
 
 
-def _by_one_another(item: Item, found: list[Implementation], table: list[Case], device: Device) -> Report:
-    """Each against the first's values, its limit set by the noise of all but itself."""
-    noise, reference = cache(estimate.noise), found[0]
+def _with_upstream(
+    item: Item, found: Sequence[Implementation], table: Sequence[Case], place: Place, by_formula: bool
+) -> tuple[list[Case], list[str]]:
+    """The table with a dy for each case, of the shape that the formula has, or most implementations."""
+    ready, notes = [], []
+    for case in table:
+        try:
+            if by_formula:
+                shape = true_values(item, case, place.dtype, place.device)["y"].shape
+            else:
+                shapes = [shape_of(one, case, place) for one in found]
+                shape = max(shapes, key=shapes.count)
+        except CallFailed as error:
+            if not case.optional:
+                raise
+            notes.append(left_out(case, error))
+        else:
+            ready.append(with_upstream(case, shape))
+    return ready, notes
+
+
+def _by_one_another(
+    item: Item,
+    found: list[Implementation],
+    table: list[Case],
+    device: Device,
+    cuts: Callable[[Implementation], frozenset[str]],
+    notes: list[str],
+) -> Report:
+    """Each against the values of one, `estimate.chosen`, its limit set by the noise of all but itself."""
+    noise, first = cache(estimate.noise), item.dtypes[0]
+    fitting = [one for one in found if _fits(one, table[0], Place(first, device))]
+    near = [case for case in table if case.name not in FAR]
+    reference = estimate.chosen(fitting, near, first, noise, cuts)
+    cut = cuts(reference)
 
     def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded] | None:
         r = rounding(dtype, device)
-        others = [noise(other, case, dtype) for other in found if other is not one and other.formats([dtype])]
-        values, wider = estimate.reference_values(reference, case.arrays(r), r)
+        if case.name in FAR and dtype != "float64":
+            return None
+        others = [
+            noise(other, case, estimate.measured_in(dtype))
+            for other in fitting
+            if other is not one and other.formats([dtype]) and not broken(other, case, dtype)
+        ]
+        wider = dtype != "float64" or estimate.reference_values(reference, case.arrays(r), r)[1]
         if not others or (one is reference and not wider):
             return None  # it would be compared with itself
-        return estimate.limits(values, wider, others, r)
+        far = case.name in FAR
+        return estimate.limits(reference, case.arrays(r), others, r, cut, far)
 
-    near = [case for case in table if case.name not in estimate.FAR]
-    results, notes = compare(item, found, near, expected, device)
+    @cache
+    def broken(one: Implementation, case: Case, dtype: str) -> bool:
+        """Whether it has results that are not finite where the reference's are: nothing to measure by."""
+        return one is not reference and estimate.breaks(one, reference, case, dtype)
+
+    def beyond_reference(one: Implementation) -> frozenset[str]:
+        return cuts(one) - cut if one is not reference else frozenset()
+
+    compared = compare(item, found, table, expected, device, beyond_reference)
+    if cut:
+        notes = [
+            f"The reference, {reference.name}, cuts {', '.join(sorted(cut))} to float32 on the way: judged "
+            "by float32's limits",
+            *notes,
+        ]
     limits = ESTIMATED.format(n=estimate.SAMPLES, reference=reference.name)
-    return Report(item.name, results, limits, notes, reference.name)
+    return report_of(item, compared, limits, notes, reference.name)
+
+
+def _fits(one: Implementation, case: Case, place: Place) -> bool:
+    return shape_of(one, case, place) == case.inputs["dy"].shape
 
 
 def _signature(inputs: Given, parameters: Given, case: Case) -> Signature:

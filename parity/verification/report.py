@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from parity.verification.case import AT_KINKS
-from parity.verification.judge import Result
+from parity.verification.case import AT_KINKS, FAR
+from parity.verification.casts import CUT
+from parity.verification.compare import Comparison
+from parity.verification.judge import Item, Result
 from parity.verification.table import explain as explain_one
 from parity.verification.table import render
 
+SLIGHT = 32
+"""So many limits off, an equal form is a likelier cause than another formula."""
+FLOAT32 = 2.0**29
+"""The unit roundoff of float32 in float64's."""
 PROVED = "Limits follow from the formula by rounding theory (docs/parity.md)."
 
 
@@ -27,11 +33,16 @@ class Report:
     """Whose values stand for the true ones where no formula was given."""
     first: str = ""
     """The first layer of a model that differs."""
+    quantities: Mapping[str, bool] = field(default_factory=dict)
+    """Each quantity, and whether any finite number of it was compared."""
+    missing: tuple[str, ...] = ()
+    """What was not compared at all, for the first line."""
 
     @property
     def passed(self) -> bool:
         """Whether there are comparisons, and all hold."""
-        return bool(self.results) and all(result.passed for result in self.results)
+        compared = not self.quantities or any(self.quantities.values())
+        return compared and bool(self.results) and all(result.passed for result in self.results)
 
     @property
     def failures(self) -> tuple[Result, ...]:
@@ -39,22 +50,39 @@ class Report:
 
     def __str__(self) -> str:
         against = f"judged by {self.reference} in a wider format where it has one" if self.reference else None
-        lines = [render(self.results, against), self.limits, *self.notes]
+        lines = [self.verdict(), "", render(self.results, against), self.limits, *self.notes]
         return "\n".join(lines + ([self.explain()] if self.failures else []))
+
+    def verdict(self) -> str:
+        """One line: whether it passed, what was compared, and what was not."""
+        done, every = sum(self.quantities.values()), len(self.quantities)
+        if self.failures:
+            wrong = ", ".join(dict.fromkeys(result.quantity for result in self.failures))
+            said = f"FAILED in {wrong}: {len(self.failures)} of {len(self.results)} comparisons"
+        elif not self.passed:
+            said = f"nothing was compared, 0 of {every} quantities"
+        else:
+            of = f"{done} of {every}" if done < every else f"all {every}"
+            said = f"passed, {of} quantities"
+        not_done = [key for key, compared in self.quantities.items() if not compared]
+        missing = ([f"not compared: {', '.join(not_done)}"] if not_done else []) + list(self.missing)
+        return "; ".join([f"{self.name}: {said}", *missing])
 
     def explain(self) -> str:
         """Each implementation and quantity that fails: how often, where worst, what that usually means."""
-        if not self.results:
+        if not self.failures and not self.passed:
             return f"{self.name}: nothing was compared"
         if self.passed:
-            return f"{self.name}: all {len(self.results)} comparisons hold"
+            whole = all(self.quantities.values()) and not self.missing
+            return f"{self.name}: all {len(self.results)} comparisons hold" if whole else self.verdict()
         lines = []
         groups: dict[tuple[str, str], list[Result]] = {}
         for result in self.failures:
             groups.setdefault((result.backend, result.quantity), []).append(result)
         if self.first:
             later = len({r.quantity for r in self.failures}) - 1
-            lines.append(f"The first layer that differs: {self.first}; {later} later results follow from it")
+            follow = f"; {later} later results follow from it" if later else ""
+            lines.append(f"The first layer that differs: {self.first}{follow}")
             groups = {key: failed for key, failed in groups.items() if key[1] == self.first}
         for (backend, quantity), failed in groups.items():
             tried = {r.case for r in self.results if (r.backend, r.quantity) == (backend, quantity)}
@@ -63,6 +91,7 @@ class Report:
             worst = max(failed, key=lambda r: (r.share != float("inf"), r.share))
             lines.append(f"{backend} {quantity}: {self._meaning(backend, failed)}")
             lines.append(f"  in {len(cases)} of {len(tried)} cases; {explain_one(worst)}")
+        lines += [note for note in self.notes if "does not use" in note]
         others = {r.backend for r in self.results} - {self.reference}
         everywhere = self._everywhere(others)
         suspect = f"the reference, {self.reference}," if self.reference else "the formula"
@@ -76,17 +105,46 @@ class Report:
         return "\n".join(lines)
 
     def _meaning(self, backend: str, failed: Sequence[Result]) -> str:
-        formats = {r.dtype for r in failed}
-        if all(r.note for r in failed):
-            return sorted({r.note for r in failed})[0]
-        if "float64" not in formats:
-            return f"right in float64 and too far off in {', '.join(sorted(formats))}: a loss of accuracy"
-        cases = {r.case for r in failed if r.dtype == "float64"}
-        if cases <= set(AT_KINKS):
+        notes = list(dict.fromkeys(r.note for r in failed if r.note))
+        numbers = [r for r in failed if not r.note]
+        if CUT in notes:
+            near = [r.share for r in numbers if r.dtype == "float64" and r.case not in FAR]
+            more = near and max(near) > FLOAT32 * SLIGHT
+            return CUT + ("; and wrong beyond that" if more else "")
+        return "; ".join(notes + ([self._of_numbers(numbers)] if numbers else []))
+
+    def _of_numbers(self, failed: Sequence[Result]) -> str:
+        wide = [r for r in failed if r.dtype == "float64"]
+        if not wide:
+            formats = ", ".join(sorted({r.dtype for r in failed}))
+            return f"right in float64 and too far off in {formats}: a loss of accuracy{self._slight(failed)}"
+        most = max(r.share for r in wide)
+        if most <= SLIGHT:
+            return f"off by at most {most:.2g} limits: rounding, not another formula{self._slight(wide)}"
+        if most <= FLOAT32:
+            return (
+                "right to float32's accuracy only: a cast to float32 on the way, a constant or table given "
+                "to 7 digits, or another small eps"
+            )
+        if {r.case for r in wide} <= set(AT_KINKS):
             return (
                 "wrong only where inputs are 0, tied or constant: another convention there, or a missing eps"
             )
         return "wrong in float64: not rounding, another formula"
+
+    def _slight(self, failed: Sequence[Result]) -> str:
+        """How to admit a form that is equal and rounds a little more."""
+        if max(r.share for r in failed) > SLIGHT:
+            return ""
+        if self.reference:
+            return (
+                "; an equal form may be less accurate here: give the formula as truth=, or truth=[one, "
+                "other] to admit both forms"
+            )
+        return (
+            "; an equal form may be less accurate here: if it is equal in exact arithmetic, admit it by "
+            "truth=[yours, other], or gradient= for a backward"
+        )
 
     def _everywhere(self, others: set[str]) -> list[str]:
         """Quantities that every one of these gets wrong in float64."""
@@ -100,3 +158,19 @@ class Report:
         """Raise AssertionError with the report where something fails: for tests."""
         if not self.passed:
             raise AssertionError(f"{self.name} fails\n{self}")
+
+
+def report_of(
+    item: Item,
+    compared: Comparison,
+    limits: str = PROVED,
+    notes: Sequence[str] = (),
+    reference: str = "",
+    missing: Sequence[str] = (),
+) -> Report:
+    """Of finished comparisons."""
+    results = tuple(compared.results)
+    said = tuple(dict.fromkeys((*notes, *compared.told())))
+    return Report(
+        item.name, results, limits, said, reference, quantities=compared.quantities, missing=tuple(missing)
+    )

@@ -11,7 +11,7 @@ from parity.bounds.bounded import Bounded, either
 from parity.bounds.reverse import Number, gradients
 from parity.bounds.rounding import Rounding
 from parity.errors import UsageError
-from parity.verification.adapters import Signature, by_name
+from parity.verification.adapters import Signature, by_name, called
 from parity.verification.judge import Truth
 from parity.verification.place import Inputs, Settings
 
@@ -26,7 +26,7 @@ def truth_of(formulas: Sequence[Formula], gradient: Formula | None, signature: S
 
     def truth(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
         found = [_derived(formula, inputs, signature, r) for formula in formulas]
-        if gradient is not None:
+        if gradient is not None and "dy" in inputs:
             found.append(_written(gradient, inputs, signature, r))
         for other in found[1:]:
             _check_equal(found[0], other)
@@ -37,11 +37,9 @@ def truth_of(formulas: Sequence[Formula], gradient: Formula | None, signature: S
 
 def _derived(formula: Formula, inputs: Inputs, signature: Signature, r: Rounding) -> dict[str, Bounded]:
     numbers = _numbers(inputs, signature, r)
-    y = _number("truth", formula(*(numbers[key] for key in signature.order)))
+    y = _number("truth", called("truth", formula, *(numbers[key] for key in signature.order)))
     if "dy" not in inputs:
         return {"y": y.bounded}
-    if y.shape != inputs["dy"].shape:
-        raise UsageError(f"truth: its output has shape {y.shape}, the implementations' {inputs['dy'].shape}")
     wanted = [numbers[key] for key in signature.differentiated]
     found = gradients(y, Bounded.exact(inputs["dy"], r), wanted)
     named = {f"d{key}": g for key, g in zip(signature.differentiated, found, strict=True)}
@@ -52,7 +50,9 @@ def _written(gradient: Formula, inputs: Inputs, signature: Signature, r: Roundin
     numbers = _numbers(inputs, signature, r)
     dy = Number(Bounded.exact(inputs["dy"], r))
     found = by_name(
-        "gradient", gradient(dy, *(numbers[key] for key in signature.order)), signature.differentiated
+        "gradient",
+        called("gradient", gradient, dy, *(numbers[key] for key in signature.order)),
+        signature.differentiated,
     )
     return {key: _number("gradient", g).bounded for key, g in found.items()}
 

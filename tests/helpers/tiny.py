@@ -5,8 +5,7 @@
 is train.py on the tiny data, killed just before its fifth os.replace (see `DEATHS` for the other moments).
 """
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
 import functools
 import json
@@ -15,11 +14,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
+import pytest
 
 import triptych.show.plots
 import triptych.train.launch
@@ -27,8 +27,10 @@ import triptych.train.loop
 from triptych import cifar10
 from triptych.cifar10 import Dataset, generated
 from triptych.describe.protocol import Backend, TrainingData, create
+from triptych.describe.schedule import learning_rates
 from triptych.describe.spec import Experiment
 from triptych.store import checkpoint
+from triptych.store.checkpoint import Checkpoint
 from triptych.store.records import sha256
 from triptych.store.run_dir import RunDirectory
 from triptych.train import command as train
@@ -111,12 +113,28 @@ def launch(folder: Path, what: Experiment, backend: str = "numpy", **options: An
     return triptych.train.launch.launch(RunOptions(backend=backend, run_dir=folder, **options), what)  # type: ignore[arg-type]
 
 
+def finished(folder: Path, what: Experiment, backend: str = "numpy", **options: Any) -> Path:
+    """The folder of a finished run, for fixtures that outlive the patches of one test."""
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch.setattr)
+        assert launch(folder, what, backend, **options) == 0
+    return folder
+
+
 def call(*words: str) -> int:
     """train.py's exit code for these words."""
     try:
         return train.main(list(words))
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else -1
+
+
+def newest(folder: Path) -> Checkpoint:
+    """A run's newest checkpoint; none may be damaged."""
+    found, damaged = checkpoint.load_latest(folder / "checkpoints")
+    assert found is not None
+    assert damaged == []
+    return found
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -176,14 +194,42 @@ def flip(path: Path, at: int = -1) -> None:
     path.write_bytes(content)
 
 
+def huge_rate(what: Experiment, first: int, count: int) -> np.ndarray:
+    """In place of `learning_rates`: far too high at step 6, in the middle of a call."""
+    return np.where(np.arange(first, first + count) == 5, 1e38, learning_rates(what, first, count))
+
+
 # --- the program ---------------------------------------------------------------------------------
 
 
-def run(moment: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """This file as a program, one thread, warnings shown on its standard error."""
-    words = [sys.executable, "-W", "always", "-m", "tests.helpers.tiny", moment, *command]
+def python(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python on these words in a process of its own, one thread."""
     variables = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | environment
-    return subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=170
+    )
+
+
+def run(moment: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """This file as a program, warnings shown on its standard error."""
+    return python("-W", "always", "-m", "tests.helpers.tiny", moment, *command, **environment)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL within this process: nothing in the program may catch it."""
+
+
+@contextlib.contextmanager
+def killed(moment: str) -> Iterator[None]:
+    """Dies at `moment` with Killed, within this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        arm(patch.setattr, moment, kill)
+        with pytest.raises(Killed):
+            yield
+
+
+def kill(_: signal.Signals) -> None:
+    raise Killed
 
 
 def arm(patch: Callable[[Any, str, Any], None], moment: str, die: Callable[[signal.Signals], None]) -> None:

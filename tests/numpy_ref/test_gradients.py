@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from numpy_ref import dense, loss
+from numpy_ref import conv, dense, loss, norm
 from numpy_ref.model import Network
 from tests.helpers import small
 from triptych.describe.init import initial_parameters
+from triptych.describe.layers import Window
 from triptych.describe.network import Model
 
+Function = Callable[..., Any]
 H = 1e-6
 # Central differences: truncation about H^2 = 1e-12, rounding about u / H = 1e-10, of values of order 1.
 LIMIT = 1e-8
@@ -43,15 +45,99 @@ def assert_close(hand: np.ndarray, truth: np.ndarray) -> None:
     assert worst < LIMIT, f"worst relative error {worst:.2e}"
 
 
-def test_linear(rng: np.random.Generator) -> None:
-    x, W, b = rng.normal(size=(5, 4)), rng.normal(size=(3, 4)), rng.normal(size=3)
-    dy = rng.normal(size=(5, 3))
-    _, cache = dense.linear(x, W, b)
-    dx, dW, db = dense.linear_backward(dy, cache, W)
-    assert dx is not None
-    assert_close(dx, numeric(lambda x: float((dense.linear(x, W, b)[0] * dy).sum()), x))
-    assert_close(dW, numeric(lambda W: float((dense.linear(x, W, b)[0] * dy).sum()), W))
-    assert_close(db, numeric(lambda b: float((dense.linear(x, W, b)[0] * dy).sum()), b))
+Shapes = list[tuple[int, ...]]
+WINDOWS = [
+    Window((3, 3), (1, 1), (1, 1)),  # the study's convolutions
+    Window((3, 3), (2, 2), (1, 1)),  # the study's pools
+    Window((2, 3), (1, 2), (1, 0)),
+    Window((5, 3), (3, 2), (2, 1)),  # leaves rows and columns that no window reaches
+    Window((2, 2), (3, 3)),
+]
+KEEP = np.random.default_rng(1).random((6, 5)) > 0.3
+
+
+def leaky_relu(slope: float) -> tuple[Function, Function, Shapes]:
+    return (
+        lambda x: dense.leaky_relu(x, slope)[0],
+        lambda dy, x: [dense.leaky_relu_backward(dy, x, slope)],
+        [(6, 5)],
+    )
+
+
+def batch_norm(shape: tuple[int, ...]) -> tuple[Function, Function, Shapes]:
+    return (
+        lambda x, gamma, beta: norm.batch_norm(x, gamma, beta, 1e-5)[0],
+        lambda dy, x, gamma, beta: norm.batch_norm_backward(dy, norm.batch_norm(x, gamma, beta, 1e-5)[1]),
+        [shape, shape[1:2], shape[1:2]],
+    )
+
+
+def conv2d(window: Window) -> tuple[Function, Function, Shapes]:
+    return (
+        lambda x, W, b: conv.conv2d(x, W, b, window)[0],
+        lambda dy, x, W, b: conv.conv2d_backward(dy, conv.conv2d(x, W, b, window)[1], W),
+        [(2, 3, 5, 6), (4, 3, *window.kernel), (4,)],
+    )
+
+
+def max_pool2d(window: Window) -> tuple[Function, Function, Shapes]:
+    return (
+        lambda x: conv.max_pool2d(x, window)[0],
+        lambda dy, x: [conv.max_pool2d_backward(dy, conv.max_pool2d(x, window)[1])],
+        [(2, 3, 5, 6)],
+    )
+
+
+def per_sample(kind: str, smoothing: float) -> tuple[Function, Function, Shapes]:
+    """With an upstream of ones: its backward is that of the mean."""
+    labels = np.array([0, 9, 4, 4, 7], np.uint8)
+    return (
+        lambda s: loss.per_sample(kind, s, labels, smoothing).mean(),
+        lambda _, s: [loss.per_sample_backward(kind, s, labels, smoothing)],
+        [(5, 10)],
+    )
+
+
+LAYERS: dict[str, tuple[Function, Function, Shapes]] = {
+    "linear": (
+        lambda x, W, b: dense.linear(x, W, b)[0],
+        lambda dy, x, W, b: dense.linear_backward(dy, x, W),
+        [(5, 4), (3, 4), (3,)],
+    ),
+    "dropout": (
+        lambda x: dense.dropout(x, KEEP, 0.3),
+        lambda dy, x: [dense.dropout_backward(dy, KEEP, 0.3)],
+        [(6, 5)],
+    ),
+    "softmax": (loss.softmax, lambda dp, s: [loss.softmax_backward(dp, loss.softmax(s))], [(4, 10)]),
+    **{f"leaky_relu {slope}": leaky_relu(slope) for slope in (0.0, 0.02, 1.7)},
+    **{f"batch_norm {s}": batch_norm(s) for s in ((6, 4), (2, 3), (3, 4, 2, 5), (1, 2, 3, 3))},
+    **{f"conv2d {window}": conv2d(window) for window in WINDOWS},
+    **{f"max_pool2d {window}": max_pool2d(window) for window in WINDOWS},
+    **{f"{kind} {a}": per_sample(kind, a) for kind in ("cross_entropy", "squared_error", "hinge")
+       for a in (0.0, 0.2)},
+}  # fmt: skip
+"""Forward, backward to a gradient for each argument, and the arguments' shapes."""
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_backward_against_differences(name: str, rng: np.random.Generator) -> None:
+    forward, backward, shapes = LAYERS[name]
+    arrays = [rng.normal(size=shape) for shape in shapes]
+    y = forward(*arrays)
+    dy = rng.normal(size=y.shape) if y.ndim else np.ones(())
+    for array, gradient in zip(arrays, backward(dy, *arrays), strict=True):
+        assert_close(gradient, numeric(lambda _: float((forward(*arrays) * dy).sum()), array))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (2, 3), (3, 4, 2, 5), (1, 2, 3, 3)])
+def test_batch_norm_staged_is_the_simplified_one(rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+    """A constant channel and a gamma of 0 included; 1/sqrt(eps) = 316 amplifies rounding there."""
+    x, dy, gamma = rng.normal(1, 2, shape), rng.normal(size=shape), rng.normal(size=shape[1])
+    x[:, 0], gamma[1] = 0.7, 0.0
+    _, cache, _, _ = norm.batch_norm(x, gamma, gamma, 1e-5)
+    staged = norm.batch_norm_staged_backward(dy, x, gamma, 1e-5)
+    np.testing.assert_allclose(staged, norm.batch_norm_backward(dy, cache)[0], rtol=1e-12, atol=1e-12)
 
 
 def test_linear_is_the_matrix_of_the_derivation() -> None:
@@ -67,13 +153,6 @@ def test_linear_is_the_matrix_of_the_derivation() -> None:
         np.testing.assert_array_equal(db, np.eye(3)[i])
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.02, 1.7])
-def test_leaky_relu(rng: np.random.Generator, slope: float) -> None:
-    x, dy = rng.normal(size=(6, 5)), rng.normal(size=(6, 5))
-    dx = dense.leaky_relu_backward(dy, dense.leaky_relu(x, slope)[1], slope)
-    assert_close(dx, numeric(lambda x: float((dense.leaky_relu(x, slope)[0] * dy).sum()), x))
-
-
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 def test_leaky_relu_uses_the_slope_at_exactly_zero(rng: np.random.Generator, zero: float) -> None:
     dy = rng.normal(size=(3, 3))
@@ -82,18 +161,8 @@ def test_leaky_relu_uses_the_slope_at_exactly_zero(rng: np.random.Generator, zer
 
 
 def test_dropout(rng: np.random.Generator) -> None:
-    x, dy, keep = rng.normal(size=(6, 5)), rng.normal(size=(6, 5)), rng.random((6, 5)) > 0.3
-    out = dense.dropout(x, keep, 0.3)
-    np.testing.assert_array_equal(out[~keep], 0)
-    np.testing.assert_allclose(out[keep], x[keep] / 0.7, rtol=1e-15)
-    dx = dense.dropout_backward(dy, keep, 0.3)
-    assert_close(dx, numeric(lambda x: float((dense.dropout(x, keep, 0.3) * dy).sum()), x))
-
-
-def test_softmax(rng: np.random.Generator) -> None:
-    s, dp = rng.normal(size=(4, 10)), rng.normal(size=(4, 10))
-    ds = loss.softmax_backward(dp, loss.softmax(s))
-    assert_close(ds, numeric(lambda s: float((loss.softmax(s) * dp).sum()), s))
+    x = rng.normal(size=(6, 5))
+    np.testing.assert_allclose(dense.dropout(x, KEEP, 0.3), np.where(KEEP, x / 0.7, 0), rtol=1e-15)
 
 
 def test_softmax_jacobian_is_the_reports() -> None:
@@ -138,14 +207,6 @@ def test_fused_loss_stays_finite_where_the_separate_one_overflows() -> None:
     s, t = np.array([[2000.0, 0.0]]), np.array([[0.0, 1.0]])
     np.testing.assert_array_equal(loss.softmax_cross_entropy(s, t), [2000.0])
     np.testing.assert_array_equal(loss.softmax_cross_entropy_backward(s, t), [[1.0, -1.0]])
-
-
-@pytest.mark.parametrize("kind", ["cross_entropy", "squared_error", "hinge"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_losses(rng: np.random.Generator, kind: str, smoothing: float) -> None:
-    s, labels = rng.normal(size=(5, 10)), np.array([0, 9, 4, 4, 7], np.uint8)
-    gradient = loss.per_sample_backward(kind, s, labels, smoothing)
-    assert_close(gradient, numeric(lambda s: float(loss.per_sample(kind, s, labels, smoothing).mean()), s))
 
 
 def test_hinge_margin_of_exactly_zero_has_no_gradient() -> None:

@@ -1,7 +1,5 @@
 """tools/install.py, with packages made up here and no network."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import io
@@ -34,7 +32,6 @@ torch==2.13.0 \\
 
 
 def chosen(name: str, version: str, sha256: str = A) -> dict[str, Any]:
-    """A package in pip's report."""
     archive = {"hashes": {"sha256": sha256.removeprefix("sha256:")}}
     return {
         "metadata": {"name": name, "version": version},
@@ -68,9 +65,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *words: str, lock: 
     return install.main()
 
 
-def test_what_pip_chose_is_installed_with_the_locks_hashes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, calls: list[tuple[str, ...]]
-) -> None:
+def test_what_pip_chose_is_installed_with_the_locks_hashes(monkeypatch, tmp_path, calls):
     """Also under another spelling of its name, and as a local build."""
     assert command(monkeypatch, tmp_path) == 0
     dry, real = calls
@@ -79,12 +74,7 @@ def test_what_pip_chose_is_installed_with_the_locks_hashes(
     assert real[-1].splitlines() == [f"torch==2.13.0+cpu --hash={C}", f"ai-two==1.0 --hash={A} --hash={B}"]
 
 
-def test_a_package_that_the_lock_does_not_have_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    calls: list[tuple[str, ...]],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_package_that_the_lock_does_not_have_is_refused(monkeypatch, tmp_path, calls, capsys):
     assert command(monkeypatch, tmp_path, lock=LOCK.replace("AI_two", "other")) == 2
     assert len(calls) == 1, "nothing is installed"
     said = capsys.readouterr().err
@@ -93,9 +83,7 @@ def test_a_package_that_the_lock_does_not_have_is_refused(
 
 
 @pytest.mark.usefixtures("calls")
-def test_the_machines_own_build_joins_the_lock_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_machines_own_build_joins_the_lock_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(install, "choose", lambda *options: [chosen("torch", "2.13.0+cpu", A)])
     for lock, said in ((LOCK, "added torch.whl, which pip takes here\n"), (None, "")):
         text = (tmp_path / "made.lock").read_text() if lock is None else lock
@@ -106,7 +94,7 @@ def test_the_machines_own_build_joins_the_lock_once(
         assert packages["ai-two"] == (["AI_two==1.0 ; sys_platform == 'linux'"], [A, B])
 
 
-def test_the_lock_is_whole() -> None:
+def test_the_lock_is_whole():
     """It has each of requirements.txt within its range, what a build needs, and hashes throughout."""
     packages = install.read((ROOT / "requirements.lock").read_text())
     assert all(hashes for _, hashes in packages.values())
@@ -156,9 +144,7 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pip_takes_the_pinned_version_and_no_altered_file(
-    index: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_pip_takes_the_pinned_version_and_no_altered_file(index, capfd):
     sha256, _ = wheel(index, "1.0"), wheel(index, "1.1")
     with pytest.raises(subprocess.CalledProcessError):
         install.install({"madeup": (["madeup==1.0"], [A])}, [])
@@ -169,7 +155,7 @@ def test_pip_takes_the_pinned_version_and_no_altered_file(
     assert (index / "installed" / "madeup-1.0.dist-info").exists()
 
 
-def test_no_setup_py_runs_before_its_hash_was_checked(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_setup_py_runs_before_its_hash_was_checked(index, monkeypatch):
     trace, pip = index / "trace", install.pip
     sha256 = source(index, trace)
     (index / "requirements.txt").write_text("")
@@ -189,5 +175,4 @@ def test_no_setup_py_runs_before_its_hash_was_checked(index: Path, monkeypatch: 
 
 
 def read(options: tuple[str, ...]) -> str:
-    """What pip is asked to install, where a file says so."""
     return Path(options[-1]).read_text() if options[-1].endswith("exact.txt") else ""

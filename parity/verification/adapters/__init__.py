@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -20,6 +21,10 @@ from parity.errors import UsageError
 from parity.verification.place import Inputs, Outputs, Place
 
 Framework = Literal["numpy", "jax", "torch"]
+
+
+Pick = int | str | Callable[[Any], Any] | None
+"""Which of several outputs: by number, by name, or by a function of them."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Jax:
 
     function: Callable[..., Any]
     jit: bool = True
+    output: Pick = None
     framework: ClassVar[Framework] = "jax"
 
 
@@ -50,6 +56,7 @@ class Torch:
 
     function: Callable[..., Any]
     names: Mapping[str, str] = field(default_factory=dict)
+    output: Pick = None
     framework: ClassVar[Framework] = "torch"
 
 
@@ -64,6 +71,13 @@ class Model:
     convert: Callable[..., Any] | None
     """The parameters that come in, NumPy arrays by name, to the model's. None: a module keeps its own, a
     function is called with what comes in."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Further names of tied parameters, to the name under which they come in."""
+    back: Callable[[Sequence[Array], Place], dict[str, Array]] | None = None
+    """From the gradients of the model's floating parameters to those of the parameters that come in."""
+    output: Pick = None
+    keywords: tuple[str, ...] = ()
+    """Inputs that are passed by name."""
 
     @property
     def framework(self) -> Framework:
@@ -95,6 +109,14 @@ class Implementation:
     pull: Callable[[Inputs, Array, Place], Outputs]
     """The output `y` (of a model: its activations and `output`) and each d<name>, from dy."""
 
+    main: str = "y"
+    """The name of the output among the results."""
+
+    def whole(self, outputs: Outputs, expected: Mapping[str, Any]) -> bool:
+        """Whether the output has the expected shape: of another one no gradient is taken."""
+        main = outputs.get(self.main)
+        return main is None or self.main not in expected or main.shape == expected[self.main].shape
+
     def formats(self, asked: Sequence[str]) -> list[str]:
         """Those that it has: NumPy has no bfloat16."""
         return [dtype for dtype in asked if (self.framework, dtype) != ("numpy", "bfloat16")]
@@ -125,8 +147,16 @@ def built(name: str, given: Any, signature: Signature) -> Implementation:
     return found
 
 
+class CallFailed(UsageError):
+    """A stranger's function raised something; `what` says which and what, in one line."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; fix it, or leave the case out by name: without=(...)")
+        self.what = what
+
+
 def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a stranger's function; raises UsageError, which names it, from what it raises."""
+    """Call a stranger's function; raises CallFailed, which names it, from what it raises."""
     try:
         return function(*arguments)
     except UsageError:
@@ -134,10 +164,9 @@ def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except Exception as error:
         shapes = [getattr(a, "shape", None) for a in arguments]
         known = ", ".join(str(tuple(shape)) for shape in shapes if shape is not None)
-        raise UsageError(
-            f"{name}: the function raised {type(error).__name__}: {error} (called with shapes {known}); "
-            "fix it, or leave the case out by name: without=(...)"
-        ) from error
+        why = (str(error).strip() or "no message").splitlines()[0]
+        told = f"{name}: the function raised {type(error).__name__}: {why} (called with shapes {known})"
+        raise CallFailed(told) from error
 
 
 def one_array(name: str, found: Any, kind: type) -> Any:
@@ -145,11 +174,45 @@ def one_array(name: str, found: Any, kind: type) -> Any:
     if isinstance(found, tuple | list | dict):
         raise UsageError(
             f"{name}: expected one array as output, got a {type(found).__name__} of {len(found)}; "
-            "choose one in a lambda, and check the others by a second call"
+            "choose one by output=0 or in a lambda, and check the others by a second call"
         )
     if not isinstance(found, kind):
         raise UsageError(f"{name}: expected a {kind.__name__} as output, got {type(found).__name__}")
+    if "complex" in str(getattr(found, "dtype", "")):
+        raise UsageError(
+            f"{name}: complex outputs are not supported; compare the real and the imaginary part, each by "
+            "itself"
+        )
     return found
+
+
+def picked(name: str, found: Any, pick: Pick) -> Any:
+    """One of several outputs."""
+    if pick is None:
+        return found
+    try:
+        return pick(found) if callable(pick) else found[pick]
+    except Exception as error:
+        raise UsageError(
+            f"{name}: output={pick!r} cannot be had of a {type(found).__name__}: "
+            f"{type(error).__name__} {error}"
+        ) from None
+
+
+def with_aliases(arrays: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Tied parameters under all of their names."""
+    return {**arrays, **{other: arrays[name] for other, name in aliases.items()}}
+
+
+THIN = 4096
+
+
+def thinned(key: str, gradient: Array) -> Array:
+    """Of a parameter's gradient at most THIN elements, the same in every call."""
+    if gradient.size <= THIN:
+        return gradient
+    chosen = np.random.default_rng(zlib.crc32(key.encode())).choice(gradient.size, THIN, replace=False)
+    return gradient.reshape(-1)[np.sort(chosen)]
 
 
 def by_name(name: str, found: Any, wanted: Sequence[str]) -> dict[str, Any]:

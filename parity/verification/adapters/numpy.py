@@ -17,13 +17,16 @@ def implementation(name: str, given: Numpy, signature: Signature) -> Implementat
         found = called(name, given.forward, *(inputs[key] for key in signature.order))
         if not isinstance(found, tuple) or len(found) != 2:
             raise UsageError(f"{name}: expected forward to return (y, cache), got {type(found).__name__}")
-        return one_array(name, found[0], np.ndarray), found[1]
+        y = np.asarray(found[0]) if isinstance(found[0], np.generic) else found[0]
+        return one_array(name, y, np.ndarray), found[1]
 
     def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
         return run(inputs)[0].shape
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
         y, cache = run(inputs)
+        if y.shape != dy.shape:
+            return {"y": y}
         y = y.copy()  # backward may write into what it is handed
         found = called(name, given.backward, dy, cache)
         gradients = by_name(name, found, signature.differentiated)

@@ -21,9 +21,7 @@ from parity.convert import (
     canonical_shapes,
     from_flax,
     from_torch,
-    naming,
     own_model,
-    plain,
     plan,
     to_flax,
     to_torch,
@@ -32,6 +30,7 @@ from parity.convert import (
 from parity.convert.api import flax_arrays
 from parity.convert.plan import Side
 from parity.convert.units import Array, Convention, shapes_of
+from tests.helpers.small import same_bits
 from triptych.describe.network import Model
 from triptych.describe.spec import Data, Experiment
 from triptych.errors import UserError
@@ -62,20 +61,8 @@ def converted(
     experiment: Experiment, canonical: dict[str, Array], convention: Convention, **options: Any
 ) -> Side:
     """Into the plain model's own names."""
-    layers = experiment.layers()
-    names = plain.names(layers, convention)
-    units, _ = naming.our_units(shapes_of(canonical), layers)
-    theirs = naming.default_theirs(names, units, convention)
-    made = plan.make(shapes_of(canonical), theirs, convention, layers=layers, **options)
-    return Side(made, plan.to_theirs(made, canonical)[0])
-
-
-def same_bits(left: dict[str, Array], right: dict[str, Array]) -> bool:
-    return set(left) == set(right) and all(
-        (left[name].dtype, left[name].shape, left[name].tobytes())
-        == (right[name].dtype, right[name].shape, right[name].tobytes())
-        for name in left
-    )
+    made = plan.into_plain(shapes_of(canonical), convention, experiment=experiment, **options)
+    return Side(made, made.to_theirs(canonical))
 
 
 # --- bits ---
@@ -89,7 +76,7 @@ def test_there_and_back_is_the_same_bit_for_bit(convention: Convention, flatten:
     first = canonical["linear1.weight"]
     first.flat[:4] = [np.nan, -0.0, np.inf, np.finfo(np.float16).smallest_subnormal]
     side = converted(SQUARE, canonical, convention, flatten=flatten)
-    assert same_bits(plan.to_ours(side.plan, side.arrays)[0], canonical)
+    assert same_bits(side.plan.to_ours(side.arrays), canonical)
 
 
 def test_every_axis_lands_where_the_framework_has_it() -> None:

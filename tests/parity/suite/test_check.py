@@ -117,8 +117,8 @@ def giving(change: Callable[[Outputs], Any]) -> Callable[..., Outputs]:
             "dtype float64, expected float32",
         ),
         (lambda outputs: outputs.update(y=outputs["y"].T), "shape (9, 6), expected (6, 9)"),
-        (lambda outputs: outputs["dx"].__setitem__((0, 0), np.nan), ""),
-        (lambda outputs: outputs["y"].__setitem__((2, 3), np.inf), ""),
+        (lambda outputs: outputs["dx"].__setitem__((0, 0), np.nan), "not finite, and the truth is"),
+        (lambda outputs: outputs["y"].__setitem__((2, 3), np.inf), "not finite, and the truth is"),
     ],
 )
 def test_what_is_no_number_of_the_right_kind_fails(change: Callable[[Outputs], Any], note: str) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from parity import Report, verify_model
 from parity.errors import UsageError
+from parity.verification.casts import CUT
 
 LAYERS = {"0": "conv", "1": "norm"}
 
@@ -72,7 +73,12 @@ def held(
 def test_a_right_port_holds() -> None:
     report = held(port, dtypes=("float64", "float32"))
     report.assert_passed()
-    assert [r.quantity for r in report.results if r.dtype == "float64"] == ["0", "1", "output", "dx"]
+    parameters = [f"d{part}.{kind}" for part in "014" for kind in ("weight", "bias")]
+    compared = ["0", "1", "output", "dx", *parameters]
+    assert [(r.case, r.quantity) for r in report.results if r.dtype == "float64"] == [
+        (case, quantity) for case in ("as given", "parameters moved") for quantity in compared
+    ]
+    assert report.verdict() == "net: passed, all 10 quantities"
     assert "ESTIMATED" in str(report)
 
 
@@ -110,7 +116,7 @@ def test_a_hidden_cast_of_a_model_is_found() -> None:
     cut = original()
     cut[3] = nn.Sequential(Narrow(), nn.Flatten())
     report = held(cut, None, {"0": "0"})
-    assert {r.quantity for r in report.failures if "narrower format" in r.note} == {"output", "dx"}
+    assert {r.quantity for r in report.failures if r.note == CUT} >= {"output", "dx"}
     assert not any(r.quantity == "0" for r in report.failures)
 
 

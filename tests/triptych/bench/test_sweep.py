@@ -1,11 +1,8 @@
 """Timing many runs in one program: what is measured, what its tables say, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +21,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_sweep_and_alone_in_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_and_alone_in_one_process(tmp_path, capsys):
     path = tmp_path / "paired.json"
     assert command.main(["sweep", "--paired", "3", "--runs", "2", "--json", str(path)]) == 0
     written = json.loads(path.read_text())
@@ -38,14 +35,12 @@ def test_sweep_and_alone_in_one_process(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("variant", ["jax-sweep", "jax", "torch-usual"])
-def test_one_variant_once(variant: str) -> None:
+def test_one_variant_once(variant):
     request = {"grid": variant, "size": "7", "runs": 2, "calls": 1, "device": "cpu", "spawned": 0.0}
     assert 0.1 < measure.answer(request)["milliseconds"] < 60_000
 
 
-def test_variants_take_turns_in_processes_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_variants_take_turns_in_processes_of_their_own(tmp_path, monkeypatch, capsys):
     asked = []
 
     @contextmanager
@@ -68,7 +63,7 @@ def test_variants_take_turns_in_processes_of_their_own(
     assert last.split() == ["torch", "30.00", "20.00", "40.00", "1.67x"]
 
 
-def test_table_has_medians_and_ratios_within_a_round() -> None:
+def test_table_has_medians_and_ratios_within_a_round():
     times = {"jax-sweep": [10.0, 20.0, 12.0], "jax": [20.0, 22.0, 18.0]}
     _, first, second = text.ratios(times, "ms").splitlines()
     assert first.split() == ["jax-sweep", "12.00", "10.00", "20.00", "1.00x"]

@@ -1,7 +1,5 @@
 """What lies below the backends: initial parameters, schedules, random streams, batches, preprocessing."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -23,8 +21,6 @@ from triptych.describe.schedule import learning_rates
 from triptych.describe.spec import Data, Experiment, Initialization, Optimization, Schedule, Training
 from triptych.errors import UserError
 
-# --- initial parameters ---
-
 
 def weights(init: str, **fields: object) -> dict[str, np.ndarray]:
     model = Model(hidden=(400, 300), slope=0.1)
@@ -32,23 +28,18 @@ def weights(init: str, **fields: object) -> dict[str, np.ndarray]:
     return initial_parameters(Experiment(model=model, initialization=initialization))
 
 
-def test_normal() -> None:
+def test_normal():
     parameters = weights("normal", init_std=0.5)
     assert parameters["linear1.weight"].std() == pytest.approx(0.5, rel=0.01)
     assert abs(parameters["linear1.weight"].mean()) < 0.01
     assert not parameters["linear1.bias"].any()
 
 
-def test_framework_is_torchs_default() -> None:
+def test_framework_is_torchs_default():
     """Uniform in +-1/sqrt(fan_in), biases too: the same bounds and moments as torch.nn.Linear draws."""
-    parameters = weights("framework")
-    theirs = torch.nn.Linear(3072, 400)
-    bound = 1 / np.sqrt(3072)
-    pairs = (
-        (parameters["linear1.weight"], theirs.weight.detach().numpy()),
-        (parameters["linear1.bias"], theirs.bias.detach().numpy()),
-    )
-    for ours, torchs in pairs:
+    parameters, theirs, bound = weights("framework"), torch.nn.Linear(3072, 400), 1 / np.sqrt(3072)
+    for name, tensor in theirs.named_parameters():
+        ours, torchs = parameters[f"linear1.{name}"], tensor.detach().numpy()
         for draw in (ours, torchs):
             assert np.abs(draw).max() <= bound * (1 + 1e-6)
             assert np.abs(draw).max() > 0.98 * bound
@@ -56,7 +47,7 @@ def test_framework_is_torchs_default() -> None:
     assert parameters["linear2.bias"].max() > 1 / np.sqrt(3072)  # linear2's fan_in is 400
 
 
-def test_he_and_glorot() -> None:
+def test_he_and_glorot():
     he, glorot = weights("he"), weights("glorot")
     assert he["linear1.weight"].std() == pytest.approx(np.sqrt(2 / (1.01 * 3072)), rel=0.01)
     bound = np.sqrt(6 / (3072 + 400))
@@ -66,7 +57,7 @@ def test_he_and_glorot() -> None:
     assert not glorot["linear2.bias"].any()
 
 
-def test_initial_parameters_depend_on_the_seed_and_name_only() -> None:
+def test_initial_parameters_depend_on_the_seed_and_name_only():
     shallow = Experiment(model=Model(hidden=(50,)))
     deep = replace(shallow, model=Model(hidden=(50, 40)))
     a, b = initial_parameters(shallow), initial_parameters(deep)
@@ -90,7 +81,7 @@ def rates(steps: int = 10, **fields: object) -> list[float]:
     return table.tolist()
 
 
-def test_schedules() -> None:
+def test_schedules():
     assert rates(4 + 3) == [1.0] * 7
     assert rates(8, schedule="step", decay_every=3, decay_factor=0.5) == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
     cosine = rates(8, schedule="cosine", final_learning_rate=0.2)
@@ -104,20 +95,18 @@ def test_schedules() -> None:
 # --- random streams: pinned, so that every machine and NumPy version trains on the same batches ---
 
 
-def test_streams_are_pinned() -> None:
+def test_streams_are_pinned():
     assert streams.words(0, "batches", 0, 2).tolist() == [571989835312804943, 1350179496313209279]
     assert streams.permutation(3, "batches", 1, 8).tolist() == [2, 7, 6, 4, 3, 1, 5, 0]
 
 
-def test_streams_are_independent() -> None:
-    draws = [
-        tuple(streams.words(*key, 4).tolist()) for key in ((0, "a", 0), (0, "a", 1), (1, "a", 0), (0, "b", 0))
-    ]
-    assert len(set(draws)) == 4
+def test_streams_are_independent():
+    keys = ((0, "a", 0), (0, "a", 1), (1, "a", 0), (0, "b", 0))
+    assert len({tuple(streams.words(*key, 4).tolist()) for key in keys}) == 4
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.5, 0.9])
-def test_keep_mask_rate(rate: float) -> None:
+def test_keep_mask_rate(rate):
     mask = streams.keep_mask(0, "mask", 0, (301, 333), rate)
     assert mask.dtype == bool
     assert mask.shape == (301, 333)
@@ -125,11 +114,8 @@ def test_keep_mask_rate(rate: float) -> None:
     assert abs((~mask).mean() - rate) <= deviation
 
 
-# --- batches ---
-
-
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 5))
-def test_no_image_is_dropped_or_doubled(size: int, batch: int, seed: int) -> None:
+def test_no_image_is_dropped_or_doubled(size, batch, seed):
     """Whatever divides or not: the batches laid end to end are whole epochs, each every image once."""
     batch = min(batch, size)
     order = BatchOrder(size, batch, seed)
@@ -138,7 +124,7 @@ def test_no_image_is_dropped_or_doubled(size: int, batch: int, seed: int) -> Non
     assert all(sorted(epoch) == list(range(size)) for epoch in flat.tolist())
 
 
-def test_batches_do_not_depend_on_how_they_are_asked_for() -> None:
+def test_batches_do_not_depend_on_how_they_are_asked_for():
     order = BatchOrder(50, 16, 0)
     whole = order.table(0, 20)
     again = BatchOrder(50, 16, 0)
@@ -149,22 +135,19 @@ def test_batches_do_not_depend_on_how_they_are_asked_for() -> None:
     assert order.table(5, 0).shape == (0, 16)
 
 
-def test_batch_larger_than_the_data() -> None:
+def test_batch_larger_than_the_data():
     with pytest.raises(UserError, match=r"at most the 50 training images, got 51.*--batch-size"):
         BatchOrder(50, 51, 0)
 
 
-# --- preprocessing ---
-
-
-def test_mean_image(rng: np.random.Generator) -> None:
+def test_mean_image(rng):
     images = rng.integers(0, 256, (30, 3, 32, 32), dtype=np.uint8)
     mean, scale = fit(images, "mean-image")
     np.testing.assert_allclose(mean, images.astype(np.float64).mean(axis=0), rtol=1e-15)
     assert scale is None
 
 
-def test_standardize(rng: np.random.Generator) -> None:
+def test_standardize(rng):
     images = rng.integers(0, 256, (30, 3, 32, 32), dtype=np.uint8) // np.array([1, 2, 5])[:, None, None]
     images = images.astype(np.uint8)
     mean, scale = fit(images, "standardize")
@@ -174,12 +157,12 @@ def test_standardize(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(prepared.std(axis=(0, 2, 3)), 1, rtol=1e-13)
 
 
-def test_standardize_refuses_a_constant_channel() -> None:
+def test_standardize_refuses_a_constant_channel():
     with pytest.raises(UserError, match="constant"):
         fit(np.full((4, 3, 32, 32), 7, np.uint8), "standardize")
 
 
-def test_validation_images_come_from_the_end_and_leave_the_statistics(rng: np.random.Generator) -> None:
+def test_validation_images_come_from_the_end_and_leave_the_statistics(rng):
     from triptych import cifar10
 
     images = rng.integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
@@ -193,10 +176,7 @@ def test_validation_images_come_from_the_end_and_leave_the_statistics(rng: np.ra
         prepare(dataset, "mean-image", validation=20)
 
 
-# --- plain data, catalogue, cost ---
-
-
-def test_every_catalogue_entry_survives_json() -> None:
+def test_every_catalogue_entry_survives_json():
     for name, entry in CATALOGUE.items():
         assert from_dict(json.loads(json.dumps(to_dict(entry.experiment))), name) == entry.experiment
 
@@ -216,14 +196,14 @@ def test_every_catalogue_entry_survives_json() -> None:
         ([], "expected a JSON object, got list"),
     ],
 )
-def test_bad_config_is_named(change: object, message: str) -> None:
+def test_bad_config_is_named(change, message):
     with pytest.raises(UserError) as caught:
         from_dict(change, "config.json")
     assert "config.json" in str(caught.value)
     assert message in str(caught.value)
 
 
-def test_catalogue_holds_the_studys_runs() -> None:
+def test_catalogue_holds_the_studys_runs():
     fig1 = find("fig1").experiment
     assert fig1.model == Model(hidden=(100,), slope=0.02)
     assert (fig1.initialization.init, fig1.initialization.init_std) == ("normal", 1e-4)
@@ -235,12 +215,8 @@ def test_catalogue_holds_the_studys_runs() -> None:
     fig7, fig8 = (find(name).experiment for name in ("fig7", "fig8"))
     widths = [str(layer.out_channels) for layer in fig7.layers() if isinstance(layer, Conv2d)]
     assert widths == ["64", "128", "256", "256", "512", "512", "512", "512"]
-    assert [layer.name for layer in fig8.layers()][-4:] == [
-        "flatten",
-        "head_norm",
-        "head_leaky_relu",
-        "linear1",
-    ]
+    last = [layer.name for layer in fig8.layers()][-4:]
+    assert last == ["flatten", "head_norm", "head_leaky_relu", "linear1"]
     assert (fig7.training.steps, fig7.data.batch_size, fig7.optimization.learning_rate) == (5000, 32, 1e-4)
     assert len(TABLE_1) == 20
     assert sum(name.startswith("table1-") for name in CATALOGUE) == 40
@@ -249,7 +225,7 @@ def test_catalogue_holds_the_studys_runs() -> None:
         find("fig99")
 
 
-def test_changes_name_what_departs_from_the_report() -> None:
+def test_changes_name_what_departs_from_the_report():
     fig4 = find("fig4").experiment
     free = replace(
         fig4,
@@ -260,7 +236,7 @@ def test_changes_name_what_departs_from_the_report() -> None:
     assert changes("fig4", replace(free, optimization=Optimization("adam", 1e-3))) == ["learning_rate"]
 
 
-def test_cost_of_fig1_by_hand() -> None:
+def test_cost_of_fig1_by_hand():
     fig1 = find("fig1").experiment
     assert sum(c.parameters for c in cost.layer_costs(fig1)) == 3072 * 100 + 100 + 100 * 10 + 10
     forward = 2 * 3072 * 100, 2 * 100 * 10

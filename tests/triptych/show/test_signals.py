@@ -1,9 +1,6 @@
 """SIGINT and SIGTERM wherever they come: the right exit code, no traceback, never lost."""
 
-from __future__ import annotations
-
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -35,9 +32,7 @@ def terminal() -> Iterator[None]:
 
 
 @each
-def test_a_signal_is_an_exception_for_as_long_as_the_command_lasts(
-    number: signal.Signals, kind: type[BaseException], code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_signal_is_an_exception_for_as_long_as_the_command_lasts(number, kind, code, capsys):
     before = signal.getsignal(number)
     with pytest.raises(kind), raised():
         signal.raise_signal(number)
@@ -47,9 +42,7 @@ def test_a_signal_is_an_exception_for_as_long_as_the_command_lasts(
 
 
 @each
-def test_an_exception_that_takes_its_place_does_not_hide_it(
-    number: signal.Signals, kind: type[BaseException], code: int
-) -> None:
+def test_an_exception_that_takes_its_place_does_not_hide_it(number, kind, code):
     """As in threading.Condition.wait, which a signal leaves with its lock released twice."""
 
     def body() -> int:
@@ -76,9 +69,7 @@ class Dropping:
 
 
 @each
-def test_an_exception_that_is_dropped_is_not_lost(
-    number: signal.Signals, kind: type[BaseException], code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_exception_that_is_dropped_is_not_lost(number, kind, code, capsys):
     went_on = []
 
     def body() -> int:
@@ -91,7 +82,7 @@ def test_an_exception_that_is_dropped_is_not_lost(
     assert capsys.readouterr().err == "stopped\n"
 
 
-def test_another_exception_that_is_dropped_is_shown() -> None:
+def test_another_exception_that_is_dropped_is_shown():
     class Faulty:
         def __del__(self) -> None:
             raise ValueError("ours")
@@ -108,9 +99,7 @@ def test_another_exception_that_is_dropped_is_shown() -> None:
 
 
 @each
-def test_training_answers_one_that_was_dropped_before_it_began(
-    number: signal.Signals, kind: type[BaseException], code: int
-) -> None:
+def test_training_answers_one_that_was_dropped_before_it_began(number, kind, code):
     def body() -> int:
         Dropping(number)
         with StopRequest() as stop:
@@ -120,21 +109,33 @@ def test_training_answers_one_that_was_dropped_before_it_began(
     assert command.run(body, "stopped") == 7
 
 
-def test_a_signal_of_a_command_that_is_over_says_nothing_to_the_next() -> None:
+def test_the_first_signal_is_noted_and_the_second_acts():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert stop.signal is None
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal is signal.SIGTERM
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_of_a_command_that_is_over_says_nothing_to_the_next():
     assert command.run(lambda: sent(signal.SIGTERM), "stopped") == 143
     assert command.run(lambda: 0, "stopped") == 0
     with StopRequest() as stop:
         assert stop.signal is None
 
 
-def test_an_ignored_sigint_stays_ignored() -> None:
+def test_an_ignored_sigint_stays_ignored():
     """A shell ignores SIGINT for a command in the background."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert command.run(lambda: sent(signal.SIGINT), "stopped") == 0
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
-def test_outside_the_main_thread_signals_are_left_alone() -> None:
+def test_outside_the_main_thread_signals_are_left_alone():
     codes = []
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=lambda: codes.append(command.run(lambda: 5, "stopped")))
@@ -145,21 +146,17 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
 
 
 @each
-def test_one_before_training_ends_with_its_code(
-    number: signal.Signals,
-    kind: type[BaseException],
-    code: int,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_one_before_training_ends_with_its_code(number, kind, code, capsys, monkeypatch, tmp_path):
     tiny.install(monkeypatch.setattr)
     monkeypatch.setattr("triptych.cifar10.load", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.chdir(tmp_path)
     assert tiny.call("--backend", "numpy", *tiny.arguments()) == code
     assert capsys.readouterr().err.startswith("interrupted before training began")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("moment", ["numpy", "tyro", "triptych.train.launch"])
-def test_ctrl_c_while_train_py_imports_leaves_no_traceback(moment: str) -> None:
+def test_ctrl_c_while_train_py_imports_leaves_no_traceback(moment):
     program = f"""
 import builtins, os, runpy, signal, sys
 whole = builtins.__import__
@@ -171,7 +168,6 @@ builtins.__import__ = arriving
 sys.argv = ["train.py", "list"]
 runpy.run_path("train.py", run_name="__main__")
 """
-    words = [sys.executable, "-c", program]
-    done = subprocess.run(words, cwd=tiny.ROOT, capture_output=True, text=True, timeout=60)
+    done = tiny.python("-c", program)
     assert done.returncode == -signal.SIGINT, done.stdout
     assert done.stderr == ""

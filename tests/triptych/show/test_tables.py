@@ -1,7 +1,5 @@
 """Tables as text: aligned, plain, and no number cut or wrapped."""
 
-from __future__ import annotations
-
 import pytest
 
 from triptych.show import tables
@@ -17,7 +15,7 @@ jax               1.25    50%   1.20, 1.30  1.00x  many steps in [bold]one[/bold
 torch-usual  112,345.5               9, 10   0.5x  eager"""
 
 
-def test_in_a_pipe_each_row_is_one_line_of_plain_text() -> None:
+def test_in_a_pipe_each_row_is_one_line_of_plain_text():
     assert tables.text(HEADER, ROWS) == TABLE
     assert tables.text(HEADER, []).split() == " ".join(HEADER).split()
     long = ("x" * 5000, "1")
@@ -25,7 +23,7 @@ def test_in_a_pipe_each_row_is_one_line_of_plain_text() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 40, 80])
-def test_at_a_terminal_words_wrap_and_numbers_do_not(width: int) -> None:
+def test_at_a_terminal_words_wrap_and_numbers_do_not(width):
     lines = tables.text(HEADER, ROWS, width).splitlines()
     least = len("torch-usual  112,345.5  share  least, most  ratio  [bold]one[/bold]")
     assert max(map(len, lines)) <= max(width, least)
@@ -36,11 +34,11 @@ def test_at_a_terminal_words_wrap_and_numbers_do_not(width: int) -> None:
     ).split() == (" ".join((HEADER[-1], ROWS[0][-1], ROWS[1][-1])).split())
 
 
-def test_markdown() -> None:
+def test_markdown():
     lines = tables.markdown(("a", "b"), [("1", "x")]).splitlines()
     assert lines == ["| a | b |", "| --- | --- |", "| 1 | x |"]
 
 
-def test_a_row_of_another_length_is_an_error() -> None:
+def test_a_row_of_another_length_is_an_error():
     with pytest.raises(ValueError, match="zip"):
         tables.text(("a", "b"), [("1",)])

@@ -1,7 +1,5 @@
 """Two processes on one run folder: the second is refused, and a killed one leaves no obstacle."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -19,7 +17,6 @@ from triptych.errors import UserError
 from triptych.store.run_dir import RunDirectory
 from triptych.store.run_lock import RunLocks
 
-Capture = pytest.CaptureFixture[str]
 HOLD = """
 import sys, pathlib
 from triptych.store.run_lock import RunLocks
@@ -28,14 +25,11 @@ with RunLocks() as locks:
     print("held", flush=True)
     sys.stdin.read()
 """
-
-
 pytestmark = pytest.mark.usefixtures("machine")
 
 
 @contextlib.contextmanager
 def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the folder."""
     words = [sys.executable, "-c", HOLD, str(folder)]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, cwd=tiny.ROOT, text=True, stdin=pipe, stdout=pipe) as it:
@@ -45,7 +39,7 @@ def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
         it.kill()
 
 
-def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path, capsys: Capture) -> None:
+def test_a_second_process_is_refused_and_changes_nothing(tmp_path, capsys):
     tiny.launch(tmp_path / "whole", tiny.settings(), keep_checkpoints=9)
     folder = tiny.rewind(tmp_path / "whole", tmp_path / "run", 4)
     words = ("--backend", "numpy", "--run-dir", str(folder), *tiny.arguments())
@@ -66,16 +60,14 @@ def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path, capsys:
     assert tiny.results(folder) == tiny.results(tmp_path / "whole")
 
 
-def test_a_finished_run_reports_while_another_process_holds_it(tmp_path: Path, capsys: Capture) -> None:
+def test_a_finished_run_reports_while_another_process_holds_it(tmp_path, capsys):
     tiny.launch(tmp_path / "run", tiny.settings())
     with holder(tmp_path / "run"):
         assert tiny.launch(tmp_path / "run", tiny.settings()) == 0
     assert "already finished" in capsys.readouterr().out
 
 
-def test_a_run_holds_its_folder_from_before_it_reads_it_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_holds_its_folder_from_before_it_reads_it_to_its_end(tmp_path, monkeypatch):
     """Both a new folder and one that is gone on with; afterwards it is free."""
     seen = []
     append = RunDirectory.append_metrics
@@ -98,7 +90,7 @@ def test_a_run_holds_its_folder_from_before_it_reads_it_to_its_end(
         assert not locks.take(folder), "held already"
 
 
-def test_a_folder_that_another_process_made_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_another_process_made_meanwhile_is_refused(tmp_path):
     """Neither saw the other at the first look; the later one must not start over what the first has done."""
     tiny.launch(tmp_path / "run", tiny.settings())
     late = RunDirectory(tmp_path / "run")
@@ -109,9 +101,7 @@ def test_a_folder_that_another_process_made_meanwhile_is_refused(tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_said_and_worked_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, number: int
-) -> None:
+def test_a_file_system_without_locks_is_said_and_worked_on(tmp_path, monkeypatch, capsys, number):
     def none(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 

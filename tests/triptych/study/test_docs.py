@@ -1,7 +1,5 @@
 """No copied figure: README.md and docs/runs.md have the study's figures from the published table."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +26,14 @@ def made(published: Table) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", docs.FILES, ids=str)
-def test_the_docs_have_the_figures_of_the_published_table(path: Path, made: dict[str, str]) -> None:
+def test_the_docs_have_the_figures_of_the_published_table(path, made):
     """Where this fails, `python -m triptych study report --docs` writes them anew."""
     text = (ROOT / path).read_text()
     assert text.count("<!-- study: ") == text.count("<!-- end -->") == 2
     assert docs.filled(text, made, str(path)) == text
 
 
-def test_every_table_of_the_published_page_is_whole(published: Table) -> None:
+def test_every_table_of_the_published_page_is_whole(published):
     blocks = [block.splitlines() for block in render(gather(published, RUNS)).split("\n\n")]
     tables = [block for block in blocks if block[0].startswith("|")]
     assert len(tables) == 21
@@ -45,9 +43,7 @@ def test_every_table_of_the_published_page_is_whole(published: Table) -> None:
         assert {len(re.findall(r"(?<!\\)\|", row)) for row in (head, rule, *rows)} == {head.count("|")}
 
 
-def test_another_table_changes_the_docs(
-    published: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_table_changes_the_docs(published, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
     for path in docs.FILES:
@@ -58,6 +54,6 @@ def test_another_table_changes_the_docs(
     assert "| JAX | 0.1234 (0.0000) | 10 |" in Path("README.md").read_text()
 
 
-def test_an_unknown_block_is_named(made: dict[str, str]) -> None:
+def test_an_unknown_block_is_named(made):
     with pytest.raises(UserError, match=r"X.md: no study block is called 'fig9'; expected headline, "):
         docs.filled("<!-- study: fig9 -->\n<!-- end -->", made, "X.md")

@@ -1,7 +1,5 @@
 """What the page says is missing: of the plan, and beyond it, each with a command that the program takes."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path
@@ -22,13 +20,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return study_runs.some(tmp_path_factory.mktemp("study"), (0.45, 0.46, 0.47), "at step 7")
 
 
-def test_settings_of_table_1_are_counted(root: Path) -> None:
+def test_settings_of_table_1_are_counted(root):
     found = gaps(root, load(root, PLAN), [])
     table = [gap.what for gap in found if "settings of table 1" in gap.what]
     assert table == ["39 settings of table 1, jax"]
 
 
-def test_the_plans_backend_is_missed_where_another_ran(root: Path) -> None:
+def test_the_plans_backend_is_missed_where_another_ran(root):
     """Figure 4 ran in torch alone, once; of figure 2 only a run in NumPy was begun."""
     found = {gap.what: gap for gap in gaps(root, load(root, PLAN), failures(root, PLAN))}
     planned = found[f"fig4, jax, seeds 0-9: {PLAN['fig4'].title}"]
@@ -42,7 +40,7 @@ def test_the_plans_backend_is_missed_where_another_ran(root: Path) -> None:
     assert found["fig1, torch, seed 0"].state == "not run"
 
 
-def test_the_commands_are_ones_that_the_program_takes(root: Path) -> None:
+def test_the_commands_are_ones_that_the_program_takes(root):
     shown = [gap.command for gap in gaps(root, load(root, PLAN), failures(root, PLAN))]
     text = page.render(page.gather(table.of_folder(root, PLAN), root))
     needed = re.findall("Not answered yet: `(.+)`", text)
@@ -59,7 +57,7 @@ def test_the_commands_are_ones_that_the_program_takes(root: Path) -> None:
             assert select(arguments.names)
 
 
-def test_every_planned_run_is_shown_or_missed(root: Path) -> None:
+def test_every_planned_run_is_shown_or_missed(root):
     there = {(result.name, result.backend, result.seed) for result in load(root, PLAN)}
     missed: set[tuple[str, str, int]] = set()
     for gap in gaps(root, load(root, PLAN), failures(root, PLAN)):
@@ -77,9 +75,7 @@ def test_every_planned_run_is_shown_or_missed(root: Path) -> None:
 
 
 @pytest.mark.parametrize("root", ["nowhere", "file", "empty dir", "empty dir/fig1"])
-def test_without_any_run_there_is_no_page(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_any_run_there_is_no_page(root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     Path("empty dir/fig1/jax-seed0").mkdir(parents=True)

@@ -1,7 +1,5 @@
 """Answers computed from results that never ran, where the right one is known, both ways."""
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any
@@ -27,7 +25,6 @@ HEADINGS = {
 
 
 def answer(key: str, results: list[Any]) -> str:
-    """What the page says of a question."""
     return section(results, HEADINGS[key])
 
 
@@ -43,7 +40,7 @@ def runs(name: str, shift: float, seeds: int, jitter: float = 0.0, **more: Any) 
     ]
 
 
-def test_every_question_without_runs_says_which_runs_are_missing() -> None:
+def test_every_question_without_runs_says_which_runs_are_missing():
     assert {planned.question for planned in PLAN.values()} - {""} < set(QUESTIONS)
     for item in answers([]).values():
         assert isinstance(item, Missing)
@@ -51,10 +48,15 @@ def test_every_question_without_runs_says_which_runs_are_missing() -> None:
         assert set(item.names) <= set(PLAN)
 
 
-def test_a_real_gain_is_seen_through_the_noise_of_seeds() -> None:
+def dropout(first: float, second: float) -> str:
+    """The answer where dropout 0.2 and 0.5 change the accuracy by so much."""
+    results = runs("fig3", 0, 3) + runs("dropout-0.2", first, 3, 1) + runs("dropout-0.5", second, 3, 1)
+    return answer("dropout", results)
+
+
+def test_a_real_gain_is_seen_through_the_noise_of_seeds():
     """Pairs share their seed's noise, ten times the gain's own."""
-    results = runs("fig3", 0, 3) + runs("dropout-0.2", 0.01, 3, 1) + runs("dropout-0.5", -0.02, 3, 1)
-    found = answer("dropout", results)
+    found = dropout(0.01, -0.02)
     assert found.startswith("Yes: dropout 0.2. But not dropout 0.5.")
     assert "dropout 0.2: higher by 0.0101 (95% interval [" in found
     assert "dropout 0.5: lower by 0.0199" in found
@@ -62,20 +64,15 @@ def test_a_real_gain_is_seen_through_the_noise_of_seeds() -> None:
     assert "| dropout 0.5 | 3 |" in found
 
 
-def test_no_gain_is_called_none_and_says_what_would_have_been_seen() -> None:
-    results = runs("fig3", 0, 3) + runs("dropout-0.2", 0, 3, 1) + runs("dropout-0.5", -0.0001, 3, 1)
-    found = answer("dropout", results)
+def test_no_gain_is_called_none_and_harm_alone_a_no():
+    found = dropout(0, -0.0001)
     assert found.startswith("No gain that stands out of the noise of seeds.")
     assert "no difference beyond the noise of seeds, mean +0.0001 (95% interval [" in found
     assert "would have been seen with 80% chance" in found
+    assert dropout(-0.01, -0.02).startswith("No: accuracy falls with dropout 0.2 and dropout 0.5.")
 
 
-def test_harm_alone_is_a_no() -> None:
-    results = runs("fig3", 0, 3) + runs("dropout-0.2", -0.01, 3, 1) + runs("dropout-0.5", -0.02, 3, 1)
-    assert answer("dropout", results).startswith("No: accuracy falls with dropout 0.2 and dropout 0.5.")
-
-
-def test_low_rates_with_a_single_longer_run() -> None:
+def test_low_rates_with_a_single_longer_run():
     results = runs("fig3", 0, 5) + runs("lr3e-5", 0.01, 3, 1) + runs("lr1e-5", -0.01, 3, 1)
     assert "12,000" not in answer("low-rates", results)
     found = answer("low-rates", [*results, made("lr3e-5-long", accuracy=0.574)])
@@ -86,19 +83,19 @@ def test_low_rates_with_a_single_longer_run() -> None:
 @pytest.mark.parametrize(
     ("shift", "lead"), [(0.0, "Yes."), (0.01, "It ends higher"), (-0.01, "It ends lower")]
 )
-def test_the_hand_derived_backward(shift: float, lead: str) -> None:
+def test_the_hand_derived_backward(shift, lead):
     results = runs("fig4", 0, 5) + runs("fig5", shift, 5, 1)
     assert answer("hand-derived", results).startswith(lead)
     assert computed("head-norm", results) == Missing(("fig7", "fig8"), "jax", None)
 
 
-def test_numpy_says_nothing_of_autodiff() -> None:
+def test_numpy_says_nothing_of_autodiff():
     """Its figure 4 is computed by the same code as its figure 5."""
     results = runs("fig4", 0, 5, backend="numpy") + runs("fig5", 0, 5, backend="numpy")
     assert computed("hand-derived", results) == Missing(("fig4", "fig5"), "jax", None)
 
 
-def test_one_backend_answers_the_one_with_most_pairs() -> None:
+def test_one_backend_answers_the_one_with_most_pairs():
     results = runs("fig4", 0, 2) + runs("fig5", 0.01, 2)
     results += runs("fig4", 0, 5, backend="torch") + runs("fig5", -0.01, 5, 1, backend="torch")
     text = answer("hand-derived", results)
@@ -110,11 +107,11 @@ def test_one_backend_answers_the_one_with_most_pairs() -> None:
 @pytest.mark.parametrize(
     ("shift", "lead"), [(0.0, "Not that these"), (0.01, "Yes, for the b"), (-0.01, "Yes, for the w")]
 )
-def test_the_norm_before_the_last_layer(shift: float, lead: str) -> None:
+def test_the_norm_before_the_last_layer(shift, lead):
     assert answer("head-norm", runs("fig7", 0, 3) + runs("fig8", shift, 3, 1)).startswith(lead)
 
 
-def test_batch_and_running_statistics_of_the_same_runs() -> None:
+def test_batch_and_running_statistics_of_the_same_runs():
     def both(name: str, gain: float, jitter: float) -> list[Any]:
         return [
             made(name, seed=s, running_accuracy=0.5 + NOISE[s],
@@ -126,9 +123,6 @@ def test_batch_and_running_statistics_of_the_same_runs() -> None:
     assert found.startswith("Beyond noise at most 0.0201 (fig7, where batch statistics give more).")
     assert "fig4: no difference beyond the noise" in found
     assert answer("statistics", both("fig4", 0.0, 1)).startswith("No difference beyond noise.")
-
-
-# --- early stopping ---
 
 
 def stopped(seed: int, chosen: float, at: int = 1000) -> Any:
@@ -143,15 +137,12 @@ def stopped(seed: int, chosen: float, at: int = 1000) -> Any:
     ("gain", "lead"),
     [(0.02, "Yes: best validation accuracy."), (0.0, "No gain"), (-0.02, "No: accuracy falls")],
 )
-def test_early_stopping_is_judged_by_the_model_it_hands_over(gain: float, lead: str) -> None:
+def test_early_stopping_is_judged_by_the_model_it_hands_over(gain, lead):
     results = runs("fig3", 0, 3)
     results += [stopped(s, 0.55 + gain + NOISE[s] + JITTER[s], 1000 + 100 * s) for s in range(3)]
     text = answer("early-stopping", results)
     assert text.startswith(lead)
     assert "ended after 1100 of 4000 steps on average (1000 to 1200)" in text
-
-
-# --- jagged curves ---
 
 
 def zigzag(name: str, seed: int, height: float) -> Any:
@@ -160,7 +151,7 @@ def zigzag(name: str, seed: int, height: float) -> Any:
     return made(name, seed=seed, accuracy=0.45 + NOISE[seed], records=evaluations(high))
 
 
-def test_jaggedness_of_a_zigzag() -> None:
+def test_jaggedness_of_a_zigzag():
     """24 differences of 0.02, up and down in turn: variance 24/23 * 0.02^2 about their mean, 0."""
     assert jaggedness(zigzag("fig1-dense", 0, 0.02)) == pytest.approx(0.02 * math.sqrt(24 / 23), rel=1e-9)
 
@@ -169,7 +160,7 @@ def test_jaggedness_of_a_zigzag() -> None:
     ("height", "lead"),
     [(0.001, "Yes: the smaller rate at the end smooths them (cosine to 0)."), (0.02, "No decay")],
 )
-def test_a_decay_that_smooths_and_one_that_does_not(height: float, lead: str) -> None:
+def test_a_decay_that_smooths_and_one_that_does_not(height, lead):
     results = [zigzag("fig1-dense", s, 0.02 + NOISE[s]) for s in range(4)]
     results += [zigzag("decay-step", s, 0.02 + NOISE[s] + JITTER[s]) for s in range(4)]
     results += [zigzag("decay-cosine", s, height + NOISE[s] / 9 + JITTER[s]) for s in range(4)]
@@ -180,8 +171,6 @@ def test_a_decay_that_smooths_and_one_that_does_not(height: float, lead: str) ->
     plot = computed("jagged", results).plot
     assert [len(line.x) for line in plot] == [75, 75, 75]
 
-
-# --- why the framework's loss fell faster ---
 
 CALM = {step: 2.3 - step / 1000 for step in range(1, 601)}
 STEEP = {step: 21.0 + step if step < 10 else 2.5 + 100 / step for step in range(1, 601)}
@@ -197,7 +186,7 @@ def loss_runs(apart: float, fig2: dict[int, float], he: dict[int, float] | None 
     return found + ([made("fig1-he", records=losses(he))] if he else [])
 
 
-def test_the_initialization_is_the_cause_where_the_backends_agree() -> None:
+def test_the_initialization_is_the_cause_where_the_backends_agree():
     found = answer("faster-loss", loss_runs(1e-6, STEEP, shifted(STEEP, 1.0)))
     assert found.startswith("The initialization, not the framework.")
     assert "numpy and jax differ by at most 1e-06 over the first 100 steps" in found
@@ -208,18 +197,18 @@ def test_the_initialization_is_the_cause_where_the_backends_agree() -> None:
         assert f"| {step} | {CALM[step] + 1e-6:.6g} | {CALM[step]:.6g} | {STEEP[step]:.6g} |" in found
 
 
-def test_the_framework_is_the_cause_where_the_backends_part() -> None:
+def test_the_framework_is_the_cause_where_the_backends_part():
     found = answer("faster-loss", loss_runs(5.0, STEEP, CALM))
     assert found.startswith("Not the initialization alone: the backends themselves differ")
     assert "the weights' scale alone does not do it" in found
 
 
-def test_a_start_that_is_no_height_is_not_called_one() -> None:
+def test_a_start_that_is_no_height_is_not_called_one():
     found = answer("faster-loss", loss_runs(1e-6, shifted(CALM, -0.5)))
     assert "never climbs" not in found
     assert "lower one in 500 of the first 500 steps" in found
 
 
-def test_one_backend_alone_cannot_say() -> None:
+def test_one_backend_alone_cannot_say():
     results = [made("fig1", records=losses(CALM)), made("fig2", records=losses(STEEP))]
     assert computed("faster-loss", results) == Missing(("fig1", "fig2", "fig1-he"), "all", 1)

@@ -1,7 +1,5 @@
 """Readings of table 1 beside the report, from results that never ran and where the right word is known."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +37,6 @@ def reading(key: str, off: dict[Place, float]) -> list[Any]:
 
 
 def as_printed(off: dict[Place, float]) -> list[Any]:
-    """Table 1 itself."""
     return [
         made(f"table1-size{size}-lr{rate}-wd{decay}", accuracy=like_the_report((size, rate), index)
              + off.get((size, rate), 0.0))
@@ -59,11 +56,10 @@ def everything(**changed: dict[Place, float]) -> list[Any]:
 
 
 def answer(results: list[Any]) -> str:
-    """What the page says of the question."""
     return section(results, "Where do table 1's 0.52")
 
 
-def test_a_place_is_compared_by_welchs_test_of_last_and_best() -> None:
+def test_a_place_is_compared_by_welchs_test_of_last_and_best():
     last, best = [0.49, 0.50, 0.47], [0.515, 0.52, 0.51]
     results = [
         made("rate-he", seed=s, accuracy=a, best_test_accuracy=b)
@@ -85,7 +81,7 @@ def test_a_place_is_compared_by_welchs_test_of_last_and_best() -> None:
     assert (none.how, none.fits) == ("no", False)
 
 
-def test_decays_and_seeds_of_a_place_are_taken_together() -> None:
+def test_decays_and_seeds_of_a_place_are_taken_together():
     found = {(fit.key, fit.place): fit for fit in fits(everything(), "jax")}
     assert found["amsgrad", ASKED].last.n == found["amsgrad", (11, "1e-2")].last.n == 8
     assert found["amsgrad", (7, "1e-4")].last.n == 2
@@ -93,7 +89,7 @@ def test_decays_and_seeds_of_a_place_are_taken_together() -> None:
     assert len(found) == 4 + sum(len(places(one)) for one in READINGS.values())
 
 
-def test_a_reading_that_fits_everywhere_is_named_and_so_is_one_that_the_other_numbers_rule_out() -> None:
+def test_a_reading_that_fits_everywhere_is_named_and_so_is_one_that_the_other_numbers_rule_out():
     seen = everything(he={(7, "1e-4"): -BEYOND})
     assert everywhere(fits(seen, "jax")) == ["amsgrad"]
     found = answer(seen)
@@ -119,7 +115,7 @@ def test_a_reading_that_fits_everywhere_is_named_and_so_is_one_that_the_other_nu
     ]  # fmt: skip
 
 
-def test_best_evaluations_are_counted_apart_and_a_wide_spread_tells_nothing() -> None:
+def test_best_evaluations_are_counted_apart_and_a_wide_spread_tells_nothing():
     results = []
     for result in everything():
         accuracy = result.test_accuracy
@@ -133,7 +129,7 @@ def test_best_evaluations_are_counted_apart_and_a_wide_spread_tells_nothing() ->
     assert "Too few runs to tell: standardized pixels." in found
 
 
-def test_a_fit_for_want_of_runs_is_called_one() -> None:
+def test_a_fit_for_want_of_runs_is_called_one():
     """As printed four runs of size 11 at 1e-4 differ; AMSGrad's two lie as far off and spread more."""
     place = (11, "1e-4")
     results = [result for result in everything() if result.name not in names("amsgrad", place)]
@@ -148,14 +144,14 @@ def test_a_fit_for_want_of_runs_is_called_one() -> None:
     assert "for want of runs" not in answer(everything())
 
 
-def test_no_reading_may_fit() -> None:
+def test_no_reading_may_fit():
     found = answer(everything(amsgrad={(11, "1e-2"): -5 * BEYOND}))
     assert found.startswith("No reading tried gives both these numbers and the report's others.")
     assert "Ruled out by other numbers of table 1 only: AMSGrad (size 11 at 1e-2: -0.0" in found
     assert ", report 0.4085)." in found
 
 
-def test_the_answer_waits_for_every_reading() -> None:
+def test_the_answer_waits_for_every_reading():
     for dropped in ("rate-5e-3", "rate-sgd-size11-lr1e-4"):
         found = large_rate(Evidence(result for result in everything() if result.name != dropped))
         assert isinstance(found, Missing)
@@ -163,7 +159,7 @@ def test_the_answer_waits_for_every_reading() -> None:
         assert set(found.names) <= set(PLAN)
 
 
-def test_a_reading_that_fits_is_the_reason_of_table_1s_verdicts() -> None:
+def test_a_reading_that_fits_is_the_reason_of_table_1s_verdicts():
     name = "table1-size7-lr1e-2-wd1e-4"
     found = {item.name: item for item in comparisons(PLAN, everything())}
     reason = found[name].reason

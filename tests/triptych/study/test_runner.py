@@ -1,7 +1,5 @@
 """`python -m triptych study run`: finished runs are passed over, interrupted ones resumed."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import re
@@ -10,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.helpers import tiny, tiny_study
@@ -19,12 +16,9 @@ from triptych import cifar10
 from triptych.describe.schedule import learning_rates
 from triptych.study.jobs import Clock, Job, duration
 from triptych.study.results import failures, load
+from triptych.train.loop import Run
 
 GOOD = ("fig1", "table1-a", "table1-b")
-
-
-class Killed(BaseException):
-    """Stands for kill -9 within this process."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +28,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What an uninterrupted study computed, by folder."""
     root = tmp_path_factory.mktemp("whole")
     done = tiny_study.process(root, "never", *GOOD)
     assert done.returncode == 0, done.stderr
@@ -44,7 +37,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many steps each backend call of this test planned."""
-    return tiny_study.count_steps(monkeypatch)
+    taken: list[int] = []
+    planned = Run.plan
+
+    def counted(self: Any, first: int, count: int) -> Any:
+        taken.append(count)
+        return planned(self, first, count)
+
+    monkeypatch.setattr(Run, "plan", counted)
+    return taken
 
 
 def computed(root: Path) -> dict[str, Any]:
@@ -55,9 +56,7 @@ def computed(root: Path) -> dict[str, Any]:
     }
 
 
-def test_everything_is_run_once_in_folders_like_those_of_train(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps_taken: list[int]
-) -> None:
+def test_everything_is_run_once_in_folders_like_those_of_train(tmp_path, capsys, steps_taken):
     assert tiny_study.call(tmp_path, *GOOD) == 0
     text = capsys.readouterr().out
     assert sum(steps_taken) == 4 * 12
@@ -84,9 +83,7 @@ def test_everything_is_run_once_in_folders_like_those_of_train(
     ]
 
 
-def test_data_is_loaded_once_and_not_at_all_for_finished_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_is_loaded_once_and_not_at_all_for_finished_runs(tmp_path, monkeypatch):
     loads: list[Any] = []
 
     def counted(*args: Any) -> Any:
@@ -105,16 +102,9 @@ def test_data_is_loaded_once_and_not_at_all_for_finished_runs(
     [(1, 48), (3, 44), (9, 32), (13, 24), (24, 4)],
     ids=["at once", "in the first", "in the second", "between two", "near the end"],
 )
-def test_killed_anywhere_it_goes_on_from_the_last_checkpoint(
-    tmp_path: Path, steps_taken: list[int], whole: Any, call: int, left: int
-) -> None:
-    def die(number: signal.Signals) -> None:
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.arm(patch.setattr, f"SIGKILL:plan:{call}", die)
-        with pytest.raises(Killed):
-            tiny_study.call(tmp_path, *GOOD)
+def test_killed_anywhere_it_goes_on_from_the_last_checkpoint(tmp_path, steps_taken, whole, call, left):
+    with tiny.killed(f"SIGKILL:plan:{call}"):
+        tiny_study.call(tmp_path, *GOOD)
     steps_taken.clear()
     assert tiny_study.call(tmp_path, *GOOD) == 0
     assert sum(steps_taken) == left
@@ -130,9 +120,7 @@ def test_killed_anywhere_it_goes_on_from_the_last_checkpoint(
         ("SIGTERM:replace:1", 143, "[  1/4] fig1 numpy seed 0"),
     ],
 )
-def test_a_signal_ends_it_and_the_same_command_goes_on(
-    tmp_path: Path, whole: Any, moment: str, code: int, line: str
-) -> None:
+def test_a_signal_ends_it_and_the_same_command_goes_on(tmp_path, whole, moment, code, line):
     stopped = tiny_study.process(tmp_path, moment, *GOOD)
     assert stopped.returncode == code, stopped.stderr
     assert "Traceback" not in stopped.stderr
@@ -144,9 +132,7 @@ def test_a_signal_ends_it_and_the_same_command_goes_on(
     assert computed(tmp_path) == whole
 
 
-def test_a_run_that_breaks_down_is_recorded_and_the_rest_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps_taken: list[int]
-) -> None:
+def test_a_run_that_breaks_down_is_recorded_and_the_rest_goes_on(tmp_path, capsys, steps_taken):
     assert tiny_study.call(tmp_path, "wild", "table1-a") == 3
     assert [run.name for run in load(tmp_path, TINY_PLAN)] == ["table1-a"]
     [failure] = failures(tmp_path, TINY_PLAN)
@@ -164,15 +150,8 @@ def test_a_run_that_breaks_down_is_recorded_and_the_rest_goes_on(
     assert [words[3:6] for words in listed if words[0] == "wild"] == [["numpy", "0", "(1"]]
 
 
-def test_retry_trains_again_what_broke_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any, steps_taken: list[int]
-) -> None:
-    """A huge rate at step 6; once it is mended, the run goes on from step 4 and ends as if always well."""
-
-    def planted(settings: Any, first: int, count: int) -> np.ndarray:
-        return np.where(np.arange(first, first + count) == 5, 1e38, learning_rates(settings, first, count))
-
-    monkeypatch.setattr("triptych.describe.protocol.learning_rates", planted)
+def test_retry_trains_again_what_broke_down(tmp_path, monkeypatch, whole, steps_taken):
+    monkeypatch.setattr("triptych.describe.protocol.learning_rates", tiny.huge_rate)
     assert tiny_study.call(tmp_path, "fig1", "--seeds", "1") == 3
     assert [failure.name for failure in failures(tmp_path, TINY_PLAN)] == ["fig1"]
     monkeypatch.setattr("triptych.describe.protocol.learning_rates", learning_rates)
@@ -183,9 +162,7 @@ def test_retry_trains_again_what_broke_down(
     assert computed(tmp_path)["fig1/numpy-seed0"] == whole["fig1/numpy-seed0"]
 
 
-def test_a_plan_that_changed_is_refused_before_anything_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, steps_taken: Any
-) -> None:
+def test_a_plan_that_changed_is_refused_before_anything_runs(tmp_path, capsys, monkeypatch, steps_taken):
     assert tiny_study.call(tmp_path, "table1-a") == 0
     steps_taken.clear()
     changed = replace(TINY_PLAN["table1-a"], experiment=tiny.settings(optimizer="adam", weight_decay=0.1))
@@ -197,7 +174,7 @@ def test_a_plan_that_changed_is_refused_before_anything_runs(
     assert steps_taken == []
 
 
-def test_two_at_once_refuse_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_at_once_refuse_each_other(tmp_path, capsys):
     with open(tmp_path / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert tiny_study.call(tmp_path, "fig1") == 2
@@ -205,19 +182,14 @@ def test_two_at_once_refuse_each_other(tmp_path: Path, capsys: pytest.CaptureFix
     assert tiny_study.call(tmp_path, "fig1") == 0
 
 
-def test_checkpoints_can_be_kept(tmp_path: Path) -> None:
-    assert tiny_study.call(tmp_path, "table1-a", "--keep-checkpoints") == 0
-    kept = sorted((tmp_path / "table1-a" / "numpy-seed0" / "checkpoints").glob("*.safetensors"))
-    assert "step-00000012.safetensors" in [path.name for path in kept]
-
-
-def test_seeds_and_lines_as_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tiny_study.call(tmp_path, "fig1", "--seeds", "3", "--verbose") == 0
+def test_seeds_lines_and_checkpoints_as_asked_for(tmp_path, capsys):
+    assert tiny_study.call(tmp_path, "fig1", "--seeds", "3", "--verbose", "--keep-checkpoints") == 0
+    assert (tmp_path / "fig1" / "numpy-seed0" / "checkpoints" / "step-00000012.safetensors").exists()
     assert [run.seed for run in load(tmp_path, ["fig1"])] == [0, 1, 2]
     assert capsys.readouterr().out.count("step     12  train loss") == 3
 
 
-def test_list_counts_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_counts_what_is_done(tmp_path, capsys):
     tiny_study.call(tmp_path, "fig1")
     capsys.readouterr()
     assert tiny_study.listed(tmp_path) == 0
@@ -226,15 +198,14 @@ def test_list_counts_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert lines[2].split() == ["table1-a", "table1", "1", "-", "adam"]
 
 
-def test_a_faulty_record_of_failure_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "wild" / "numpy-seed0"
-    folder.mkdir(parents=True)
+def test_a_faulty_record_of_failure_is_named(tmp_path, capsys):
+    (folder := tmp_path / "wild" / "numpy-seed0").mkdir(parents=True)
     (folder / "failed.json").write_text(json.dumps({"seed": 0}))
     assert tiny_study.listed(tmp_path) == 2
     assert "failed.json: expected backend, seed and message" in capsys.readouterr().err
 
 
-def test_time_left_comes_from_measured_seconds() -> None:
+def test_time_left_comes_from_measured_seconds():
     """Seeds of a name take as long as others of it; other names go by their operations."""
     clock, jobs = Clock(), [Job("fig1", "numpy", seed) for seed in range(4)]
     assert clock.left(jobs) == "time left not measured yet"
@@ -246,8 +217,5 @@ def test_time_left_comes_from_measured_seconds() -> None:
     assert clock.left([jobs[2], Job("fig1", "jax", 0)]) == "about 2 min left and 1 runs not measured"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "phrase"), [(5, "5 s"), (89, "89 s"), (600, "10 min"), (12000, "3 h 20 min")]
-)
-def test_durations_read_well(seconds: float, phrase: str) -> None:
-    assert duration(seconds) == phrase
+def test_durations_read_well():
+    assert [duration(seconds) for seconds in (5, 89, 600, 12000)] == ["5 s", "89 s", "10 min", "3 h 20 min"]

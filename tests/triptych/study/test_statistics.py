@@ -1,7 +1,5 @@
 """Spread, intervals and t tests against textbook tables and SciPy's own; comparisons with the report."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any
@@ -22,7 +20,7 @@ SLEEP = ([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],
 """Student's own example (1908): hours of sleep gained with two drugs, the same ten patients."""
 
 
-def test_spread_of_1_to_5() -> None:
+def test_spread_of_1_to_5():
     """sd sqrt(10/4); t(0.975, 4) = 2.776 in every table."""
     found = spread([1, 2, 3, 4, 5])
     assert (found.n, found.mean, found.least, found.largest) == (5, 3, 1, 5)
@@ -32,18 +30,13 @@ def test_spread_of_1_to_5() -> None:
     assert found.prediction == pytest.approx((3 - half * math.sqrt(1.2), 3 + half * math.sqrt(1.2)), rel=1e-6)
 
 
-def test_one_value_has_no_interval() -> None:
-    found = spread([0.46])
-    assert (found.n, found.mean, found.sd, found.interval, found.prediction) == (1, 0.46, None, None, None)
+def test_one_value_has_no_interval_and_equal_values_no_spread():
+    one, same = spread([0.46]), spread([0.1] * 3)
+    assert (one.n, one.mean, one.sd, one.interval, one.prediction) == (1, 0.46, None, None, None)
+    assert (same.sd, same.prediction) == (0, (same.mean, same.mean))
 
 
-def test_equal_values_have_no_spread() -> None:
-    found = spread([0.1] * 3)
-    assert found.sd == 0
-    assert found.prediction == (found.mean, found.mean)
-
-
-def test_the_prediction_interval_holds_a_further_run_as_often_as_it_says(rng: np.random.Generator) -> None:
+def test_the_prediction_interval_holds_a_further_run_as_often_as_it_says(rng):
     """19 in 20, within four standard errors of that share."""
     draws, repeats = rng.normal(size=(4000, 4)), 4000
     held = 0
@@ -53,7 +46,7 @@ def test_the_prediction_interval_holds_a_further_run_as_often_as_it_says(rng: np
     assert abs(held / repeats - 0.95) < 4 * math.sqrt(0.95 * 0.05 / repeats)
 
 
-def test_paired_on_students_own_example() -> None:
+def test_paired_on_students_own_example():
     """Published: t = -4.0621, 9 degrees of freedom, p = 0.002833, interval -2.4598858 to -0.7001142."""
     found = paired(*SLEEP)
     assert (found.n, found.freedom, found.significant) == (10, 9, True)
@@ -62,7 +55,7 @@ def test_paired_on_students_own_example() -> None:
     assert found.interval == pytest.approx((-2.4598858, -0.7001142), rel=1e-6)
 
 
-def test_welch_on_students_own_example() -> None:
+def test_welch_on_students_own_example():
     """Published: t = -1.8608, df = 17.776, p = 0.07939, interval -3.3654832 to 0.2054832."""
     found = welch(*SLEEP)
     assert (found.n, found.significant) == (10, False)
@@ -71,18 +64,18 @@ def test_welch_on_students_own_example() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 7), (10, 4)])
-def test_both_agree_with_scipy(rng: np.random.Generator, sizes: tuple[int, int]) -> None:
+def test_both_agree_with_scipy(rng, sizes):
     a, b = rng.normal(0.5, 0.01, sizes[0]), rng.normal(0.51, 0.03, sizes[1])
-    ours, theirs = welch(a.tolist(), b.tolist()), stats.ttest_ind(a, b, equal_var=False)
-    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
-    assert ours.interval == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-9)
     n = min(sizes)
-    ours, theirs = paired(a[:n].tolist(), b[:n].tolist()), stats.ttest_rel(a[:n], b[:n])
-    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
-    assert ours.interval == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-9)
+    for ours, theirs in (
+        (welch(a.tolist(), b.tolist()), stats.ttest_ind(a, b, equal_var=False)),
+        (paired(a[:n].tolist(), b[:n].tolist()), stats.ttest_rel(a[:n], b[:n])),
+    ):
+        assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
+        assert ours.interval == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-9)
 
 
-def test_pairs_without_noise() -> None:
+def test_pairs_without_noise():
     same = paired([0.5, 0.6], [0.5, 0.6])
     assert (same.mean, same.p, same.significant, same.interval, same.detectable) == (0, 1, False, (0, 0), 0)
     shifted = paired([3.0, 4.0], [1.0, 2.0])
@@ -91,7 +84,7 @@ def test_pairs_without_noise() -> None:
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(34, 0.5), (15, 0.78), (199, 0.2)])
-def test_the_smallest_difference_seen_is_that_of_power_tables(n: int, sizes: float) -> None:
+def test_the_smallest_difference_seen_is_that_of_power_tables(n, sizes):
     """Cohen's tables: n pairs for a standardized difference, two-sided 5%, power 0.8."""
     differences = stats.norm.ppf((np.arange(n) + 0.5) / n)
     differences = differences / differences.std(ddof=1)
@@ -99,7 +92,7 @@ def test_the_smallest_difference_seen_is_that_of_power_tables(n: int, sizes: flo
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_the_smallest_difference_is_seen_as_often_as_it_says(rng: np.random.Generator, n: int) -> None:
+def test_the_smallest_difference_is_seen_as_often_as_it_says(rng, n):
     """Simulated with the noise known: four in five, within four standard errors."""
     unit = [-1.0, 1.0] if n == 2 else stats.zscore(np.arange(n), ddof=1).tolist()
     sd = float(np.std(unit, ddof=1))
@@ -107,9 +100,6 @@ def test_the_smallest_difference_is_seen_as_often_as_it_says(rng: np.random.Gene
     draws = rng.normal(shift, 1.0, (4000, n))
     seen = np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05)
     assert abs(seen - 0.8) < 4 * math.sqrt(0.16 / 4000)
-
-
-# --- beside the report ---------------------------------------------------------------------------
 
 
 def fig1(values: list[float], **summary: Any) -> list[Any]:
@@ -126,14 +116,14 @@ def fig1(values: list[float], **summary: Any) -> list[Any]:
         ([0.4554, 0.4556], "inside"),  # n = 2: the interval is 12.7 * sd * sqrt(1.5) wide to each side
     ],
 )
-def test_verdicts(values: list[float], verdict: str) -> None:
+def test_verdicts(values, verdict):
     found = compare(replace(PLAN["fig1"], reported=0.4575), fig1(values))
     assert found.verdict == verdict
     assert bool(found.reason) == (verdict in ("above", "below"))
     assert found.ours.mean == pytest.approx(sum(values) / len(values))
 
 
-def test_a_number_of_two_digits_is_anything_that_rounds_to_it() -> None:
+def test_a_number_of_two_digits_is_anything_that_rounds_to_it():
     """fig1's 0.46 is 0.455 to 0.465, our runs' next one 0.4645 to 0.4655; table 1's 0.47 is 0.47."""
     assert PLAN["fig1"].rounding == pytest.approx(0.005)
     assert PLAN["size11-decay"].rounding == pytest.approx(0.00005)
@@ -145,20 +135,16 @@ def test_a_number_of_two_digits_is_anything_that_rounds_to_it() -> None:
     assert found.verdict == "above"
 
 
-def test_generated_images_are_not_compared() -> None:
+def test_generated_images_are_not_compared_and_a_question_has_nothing_to_compare_with():
     assert compare(PLAN["fig1"], fig1([0.5, 0.6], source="generated")).verdict == "other data"
-
-
-def test_a_question_has_nothing_to_compare_with() -> None:
     assert compare(PLAN["decay-step"], [made("decay-step", accuracy=0.5)]).verdict == ""
 
 
 def some(name: str, first: float, n: int = 3, **columns: Any) -> list[Any]:
-    """Runs of a name, from that accuracy upwards by 0.001."""
     return [made(name, seed=seed, accuracy=first + seed / 1000, **columns) for seed in range(n)]
 
 
-def test_the_reported_statistics_are_ours() -> None:
+def test_the_reported_statistics_are_ours():
     found = compare(PLAN["fig4"], some("fig4", 0.55, batch_accuracy=0.53, running_accuracy=0.55))
     assert (found.ours.mean, found.other, found.other_by) == (0.53, 0.55, "running")
 
@@ -194,7 +180,7 @@ def test_the_reported_statistics_are_ours() -> None:
         ),
     ],
 )  # fmt: skip
-def test_reasons(results: list[Any], verdict: str, kind: str, words: str) -> None:
+def test_reasons(results, verdict, kind, words):
     found = compare(PLAN[results[0].name], results)
     assert found.verdict == verdict
     assert found.reason is not None
@@ -202,20 +188,17 @@ def test_reasons(results: list[Any], verdict: str, kind: str, words: str) -> Non
     assert words in section(results, "4. What agrees")
 
 
-def test_a_row_of_table_1_like_the_other_rates_is_said_to_be() -> None:
+def test_a_row_of_table_1_like_the_other_rates_is_said_to_be():
     """Its four runs of size 7 at 1e-2 beside its other 16, where ours fall."""
-    rows = {
-        rate: [pair[0] for (other, _), pair in TABLE_1.items() if (other == "1e-2") == rate]
-        for rate in (True, False)
-    }
-    expected = stats.ttest_ind(rows[True], rows[False], equal_var=False)
+    own, others = ([p[0] for (r, _), p in TABLE_1.items() if (r == "1e-2") == same] for same in (True, False))
+    expected = stats.ttest_ind(own, others, equal_var=False)
     name = "table1-size7-lr1e-2-wd1e-4"
     results = [made(name, seed=seed, accuracy=0.23 + seed / 100) for seed in range(5)]
     words = f"do not differ from its 16 at the other rates (by +0.0022, p {expected.pvalue:.2g})"
     assert words in section(results, "4. What agrees")
 
 
-def test_a_single_run_of_table_1_is_judged_by_its_size_and_rate() -> None:
+def test_a_single_run_of_table_1_is_judged_by_its_size_and_rate():
     """Report 0.5188; the four decays together 0.51, 0.516, 0.522, 0.528; another rate and size stay out."""
     rest = ("wd5e-4", 0.516), ("wd1e-5", 0.522), ("wd5e-5", 0.528)
     results = [made(f"table1-size7-lr1e-3-{decay}", accuracy=value) for decay, value in rest]
@@ -239,7 +222,7 @@ def test_a_single_run_of_table_1_is_judged_by_its_size_and_rate() -> None:
     assert (own.verdict, own.judged_by) == ("below", None)
 
 
-def test_table_1_by_rate_is_welchs_test_of_the_weight_decays() -> None:
+def test_table_1_by_rate_is_welchs_test_of_the_weight_decays():
     ours = {"wd1e-4": 0.51, "wd5e-4": 0.505, "wd1e-5": 0.517, "wd5e-5": 0.514}
     results = [made(f"table1-size7-lr1e-3-{decay}", accuracy=value) for decay, value in ours.items()]
     results += [made("table1-size7-lr1e-3-wd1e-4", accuracy=0.1, source="generated", seed=1)]
@@ -254,7 +237,7 @@ def test_table_1_by_rate_is_welchs_test_of_the_weight_decays() -> None:
     assert (expected.pvalue < 0.05, found.verdict) == (True, "lower")
 
 
-def test_comparisons_by_name_and_backend_in_the_plans_order() -> None:
+def test_comparisons_by_name_and_backend_in_the_plans_order():
     results = [
         made("fig2", accuracy=0.4), *fig1([0.45, 0.46]), made("fig1", backend="torch", accuracy=0.5),
     ]  # fmt: skip

@@ -1,13 +1,9 @@
 """The command line: what it offers, where a setting comes from, what it prints and leaves behind."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,16 +16,11 @@ from triptych.store.run_dir import RunDirectory
 from triptych.train import command as train
 from triptych.train.options import RunOptions
 
-Capture = pytest.CaptureFixture[str]
-
-
 pytestmark = pytest.mark.usefixtures("machine")
+TRAIN = str(tiny.ROOT / "train.py")
 
 
-# --- what it offers ---
-
-
-def test_list_shows_every_run_of_the_study_with_its_reported_accuracy(capsys: Capture) -> None:
+def test_list_shows_every_run_of_the_study_with_its_reported_accuracy(capsys):
     assert tiny.call("list") == 0
     lines = {line.split()[0]: line.split()[1:3] for line in capsys.readouterr().out.splitlines()}
     known = {
@@ -58,7 +49,7 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def test_help_names_every_option(capsys: Capture) -> None:
+def test_help_names_every_option(capsys):
     assert tiny.call("--help") == 0
     text = capsys.readouterr().out
     words = set(text.replace(",", " ").split())
@@ -98,7 +89,7 @@ def as_words(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(("group", "name", "kind", "default"), fields(), ids=lambda value: str(value)[:30])
-def test_every_setting_has_its_plain_name(group: str, name: str, kind: Any, default: Any) -> None:
+def test_every_setting_has_its_plain_name(group, name, kind, default):
     """And it alone changes, but for what it needs beside it."""
     words, value = another(kind, default)
     assert value != default
@@ -124,32 +115,24 @@ def test_every_setting_has_its_plain_name(group: str, name: str, kind: Any, defa
         (["--dry-run"], "dry_run", True),
     ],
 )
-def test_every_run_option_has_its_plain_name(words: list[str], name: str, value: Any) -> None:
+def test_every_run_option_has_its_plain_name(words, name, value):
     assert train.parse(words).run == dataclasses.replace(RunOptions(), **{name: value})
 
 
 @pytest.mark.parametrize("words", [["--experiment", "fig3"], ["--experiment=fig3"]])
-def test_an_experiment_gives_the_settings_and_options_override_them(words: list[str]) -> None:
+def test_an_experiment_gives_the_settings_and_options_override_them(words):
     assert train.parse(words).settings == CATALOGUE["fig3"].experiment
     settings = train.parse([*words, "--steps", "7", "--hidden"]).settings
     assert (settings.training.steps, settings.model.hidden) == (7, ())
     assert settings.optimization == CATALOGUE["fig3"].experiment.optimization
 
 
-# --- what it does ---
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run."""
-    folder = tmp_path_factory.mktemp("folders") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.install(patch.setattr)
-        tiny.launch(folder, tiny.settings())
-    return folder
+    return tiny.finished(tmp_path_factory.mktemp("folders") / "run", tiny.settings())
 
 
-def test_a_finished_command_says_so_when_it_is_repeated(capsys: Capture) -> None:
+def test_a_finished_command_says_so_when_it_is_repeated(capsys):
     words = ("--backend", "numpy", *tiny.arguments())
     assert tiny.call(*words) == 0
     (folder,) = Path("runs").iterdir()
@@ -167,14 +150,12 @@ def test_a_finished_command_says_so_when_it_is_repeated(capsys: Capture) -> None
 @pytest.mark.parametrize(
     ("source", "changed", "expected"),
     [
-        ("cifar10 archive", [], "(the report's fig1: 0.46)"),
-        ("cifar10 archive", ["hidden"], "(fig1 with another hidden)"),
+        ("cifar10 archive", [], " (the report's fig1: 0.46)"),
+        ("cifar10 archive", ["hidden"], " (fig1 with another hidden)"),
         ("generated", [], ", test loss"),
     ],
 )
-def test_only_the_study_s_own_settings_on_cifar10_stand_beside_the_report(
-    capsys: Capture, source: str, changed: list[str], expected: str
-) -> None:
+def test_only_the_study_s_own_settings_on_cifar10_stand_beside_the_report(capsys, source, changed, expected):
     words = ("--backend", "numpy", "--run-dir", "run", *tiny.arguments())
     assert tiny.call(*words) == 0
     folder = Path("run")
@@ -182,13 +163,10 @@ def test_only_the_study_s_own_settings_on_cifar10_stand_beside_the_report(
     RunDirectory(folder).write_summary(summary)
     capsys.readouterr()
     assert tiny.call(*words) == 0
-    assert capsys.readouterr().out.startswith(
-        f"test accuracy {summary['test_accuracy']:.4f}"
-        + (expected if expected.startswith(",") else f" {expected}")
-    )
+    assert capsys.readouterr().out.startswith(f"test accuracy {summary['test_accuracy']:.4f}{expected}")
 
 
-def test_overwrite_starts_anew(capsys: Capture) -> None:
+def test_overwrite_starts_anew(capsys):
     words = ("--backend", "numpy", "--run-dir", "run")
     assert tiny.call(*words, *tiny.arguments()) == 0
     assert tiny.call(*words, *tiny.arguments(steps=5, seed=1), "--overwrite") == 0
@@ -196,7 +174,7 @@ def test_overwrite_starts_anew(capsys: Capture) -> None:
     assert [record["step"] for record in tiny.metrics(Path("run"), "train")] == [1, 2, 3, 4, 5]
 
 
-def test_resume_takes_the_run_s_settings_and_options_override_them(finished: Path) -> None:
+def test_resume_takes_the_run_s_settings_and_options_override_them(finished):
     run = str(finished)
     assert train.parse(["--resume", run]).settings == tiny.settings()
     assert train.parse(["--resume", run, "--steps", "30"]).settings == tiny.settings(steps=30)
@@ -205,23 +183,21 @@ def test_resume_takes_the_run_s_settings_and_options_override_them(finished: Pat
     assert (arguments.run.backend, arguments.run.resume) == ("torch", Path(run))
 
 
-def test_a_resumed_run_holds_the_whole_history(finished: Path) -> None:
+def test_a_resumed_run_holds_the_whole_history(finished):
     before = tiny.contents(finished)
-    assert (
-        tiny.call("--backend", "numpy", "--resume", str(finished), "--steps", "20", "--run-dir", "new") == 0
-    )
+    words = ("--backend", "numpy", "--resume", str(finished), "--steps", "20", "--run-dir", "new")
+    assert tiny.call(*words) == 0
     assert tiny.call("--backend", "numpy", "--run-dir", "straight", *tiny.arguments(steps=20)) == 0
     assert tiny.results(Path("new")) == tiny.results(Path("straight"))
     assert tiny.contents(finished) == before
 
 
-def test_early_stopping_added_at_a_resume_decides_at_the_next_evaluation(tmp_path: Path) -> None:
+def test_early_stopping_added_at_a_resume_decides_at_the_next_evaluation(tmp_path):
     """From a checkpoint between two evaluations, of a past that looks stale already."""
     words = tiny.arguments(checkpoint_every=5, keep_checkpoints=9)
     assert tiny.call("--backend", "numpy", *words, "--run-dir", "run") == 0
     stopped = tiny.rewind(Path("run"), tmp_path / "stopped", 10)
-    lines = (stopped / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
+    records = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()]
     for record in records:
         if record["kind"] == "eval":
             record["test_accuracy"] = 1.0 / record["step"]
@@ -234,7 +210,7 @@ def test_early_stopping_added_at_a_resume_decides_at_the_next_evaluation(tmp_pat
     assert tiny.summary(Path("on-validation"))["steps"] > 12
 
 
-def test_another_backend_s_seconds_do_not_count(finished: Path) -> None:
+def test_another_backend_s_seconds_do_not_count(finished):
     """Steps per second of a run that changed backends are those of the backend that ended it."""
     words = ("--resume", str(finished), "--steps", "20")
     assert tiny.call("--backend", "torch", *words, "--run-dir", "other") == 0
@@ -247,13 +223,12 @@ def test_another_backend_s_seconds_do_not_count(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
-def test_a_dry_run_shows_the_cost_and_two_steps_and_writes_nothing(capsys: Capture, backend: str) -> None:
+def test_a_dry_run_shows_the_cost_and_two_steps_and_writes_nothing(capsys, backend):
     words = tiny.arguments(hidden=(100,), batch_size=200)
     assert tiny.call("--backend", backend, *words, "--dry-run", "--overwrite") == 0
     text = capsys.readouterr().out
-    assert [line.split()[1:] for line in text.splitlines() if line.startswith("total")] == [
-        ["308,310", "0.616"]
-    ]
+    (total,) = [line.split()[1:] for line in text.splitlines() if line.startswith("total")]
+    assert total == ["308,310", "0.616"]
     assert "training step at batch 200: 0.247 GFLOP" in text
     assert "memory, parameters: 1.2 MB" in text
     assert "memory, optimizer state: 0.0 MB" in text
@@ -261,24 +236,11 @@ def test_a_dry_run_shows_the_cost_and_two_steps_and_writes_nothing(capsys: Captu
     tiny.call("--backend", backend, *words, "--run-dir", "run")
     taken = tiny.metrics(Path("run"), "train")
     for line, record in zip((first, second), taken[:2], strict=True):
-        expected = f"step {record['step']}: loss {record['loss']:.6f}, accuracy {record['accuracy']:.4f}"
-        assert line == expected
+        assert line == f"step {record['step']}: loss {record['loss']:.6f}, accuracy {record['accuracy']:.4f}"
     assert sorted(path.name for path in Path().iterdir()) == ["run"]
 
 
-def test_an_interruption_before_training_is_no_traceback(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("triptych.cifar10.load", interrupt)
-    assert tiny.call("--backend", "numpy", *tiny.arguments()) == 130
-    assert capsys.readouterr().err.startswith("interrupted before training began")
-    assert list(Path().iterdir()) == []
-
-
-def test_a_full_disk_is_no_traceback(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_no_traceback(capsys, monkeypatch):
     """And once there is room again, the same command ends as one that never lacked any."""
     command = ("--backend", "numpy", "--run-dir", "run", *tiny.arguments())
 
@@ -294,23 +256,15 @@ def test_a_full_disk_is_no_traceback(capsys: Capture, monkeypatch: pytest.Monkey
     assert tiny.results(Path("run")) == tiny.results(Path("roomy"))
 
 
-def real(*words: str) -> subprocess.CompletedProcess[str]:
-    """`python train.py` itself, as a user's shell runs it."""
-    variables = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(tiny.ROOT / "train.py"), *words]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=150)
-
-
-def test_the_program_itself_ends_with_2_at_a_mistake() -> None:
-    done = real("--backend", "numpy", "--momentum", "1.5")
+def test_the_program_itself_ends_with_2_at_a_mistake():
+    done = tiny.python(TRAIN, "--backend", "numpy", "--momentum", "1.5")
     expected = "error: momentum: expected a finite number >= 0 and < 1, got 1.5; change --momentum\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
-def test_the_program_itself_trains_on_the_whole_generated_set() -> None:
-    done = real(
-        "--backend", "numpy", "--dataset", "generated", "--steps", "3", "--hidden", "6", "--run-dir", "run"
-    )
+def test_the_program_itself_trains_on_the_whole_generated_set():
+    words = ("--backend", "numpy", "--dataset", "generated", "--steps", "3", "--hidden", "6")
+    done = tiny.python(TRAIN, *words, "--run-dir", str(Path("run").absolute()))
     assert (done.returncode, done.stderr) == (0, "")
     summary = tiny.summary(Path("run"))
     assert f"test accuracy {summary['test_accuracy']:.4f}" in done.stdout

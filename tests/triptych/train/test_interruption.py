@@ -1,43 +1,23 @@
 """Runs that are cut short, by a signal, a kill or damaged checkpoints: repeating the command goes on."""
 
-from __future__ import annotations
-
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers import tiny
-from triptych.show.signals import StopRequest
 from triptych.store import checkpoint
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "dropout": 0.3}
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 1e-2, "dropout": 0.3, "l2": 1e-3}
-
-
 pytestmark = pytest.mark.usefixtures("machine")
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL within this process: nothing in the program may catch it."""
-
-
-def die(_: signal.Signals) -> None:
-    raise Killed
-
-
-# --- going on from a checkpoint ---
 
 
 @pytest.mark.parametrize("optimizer", [MOMENTUM, ADAM], ids=["momentum", "adam"])
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
-def test_going_on_from_any_checkpoint_changes_no_bit(
-    tmp_path: Path, backend: str, optimizer: dict[str, Any]
-) -> None:
-    """Same parameters, metrics and predictions as a run that was never interrupted."""
+def test_going_on_from_any_checkpoint_changes_no_bit(tmp_path, backend, optimizer):
     what, whole, often = tiny.settings(**optimizer, validation=40), tmp_path / "whole", tmp_path / "often"
     tiny.launch(whole, what, backend)
     tiny.launch(often, what, backend, checkpoint_every=1, keep_checkpoints=99)
@@ -50,13 +30,18 @@ def test_going_on_from_any_checkpoint_changes_no_bit(
         assert tiny.results(folder) == expected, f"resumed at step {step}"
 
 
-def test_damaged_checkpoints_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The run goes back to the newest whole one, says so, and ends as if nothing had happened."""
+def damaged_copy(tmp_path: Path) -> tuple[Path, Path]:
+    """A finished run, and a copy as of step 12 whose checkpoints of steps 8 and 12 are damaged."""
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"
     tiny.launch(whole, tiny.settings(), keep_checkpoints=9)
     tiny.rewind(whole, damaged, 12)
     for step in (8, 12):
         tiny.flip(damaged / "checkpoints" / f"step-{step:08d}.safetensors")
+    return whole, damaged
+
+
+def test_damaged_checkpoints_are_passed_over(tmp_path, capsys):
+    whole, damaged = damaged_copy(tmp_path)
     capsys.readouterr()
     assert tiny.launch(damaged, tiny.settings()) == 0
     text = capsys.readouterr().out
@@ -66,24 +51,15 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path, capsys: pytest.Capt
     assert tiny.results(damaged) == tiny.results(whole)
 
 
-def test_damaged_checkpoints_are_not_kept_in_place_of_whole_ones(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_not_kept_in_place_of_whole_ones(tmp_path):
     """Else the next interruption would lose all that was done since."""
-    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
-    tiny.launch(whole, tiny.settings(), keep_checkpoints=9)
-    tiny.rewind(whole, damaged, 12)
+    _, damaged = damaged_copy(tmp_path)
     (damaged / "checkpoints" / "step-00000000.safetensors").unlink()
-    for step in (8, 12):
-        tiny.flip(damaged / "checkpoints" / f"step-{step:08d}.safetensors")
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.arm(patch.setattr, "SIGKILL:save:2", die)
-        with pytest.raises(Killed):
-            tiny.launch(damaged, tiny.settings(), checkpoint_every=1, keep_checkpoints=1)
+    with tiny.killed("SIGKILL:save:2"):
+        tiny.launch(damaged, tiny.settings(), checkpoint_every=1, keep_checkpoints=1)
     found, _ = checkpoint.load_latest(damaged / "checkpoints")
     assert found is not None
     assert found.step == 5
-
-
-# --- kills ---
 
 
 def kill_everywhere(folder: Path, place: str, **options: Any) -> int:
@@ -97,11 +73,11 @@ def kill_everywhere(folder: Path, place: str, **options: Any) -> int:
         if folder.exists():
             shutil.copytree(folder, attempt)
         with pytest.MonkeyPatch.context() as patch:
-            tiny.arm(patch.setattr, f"SIGKILL:{place}:{count}", die)
+            tiny.arm(patch.setattr, f"SIGKILL:{place}:{count}", tiny.kill)
             try:
                 tiny.launch(attempt, what, checkpoint_every=1, **options)
                 return count - 1
-            except Killed:
+            except tiny.Killed:
                 pass
         try:
             tiny.launch(attempt, what)
@@ -113,12 +89,12 @@ def kill_everywhere(folder: Path, place: str, **options: Any) -> int:
 
 
 @pytest.mark.parametrize(("place", "least"), [("replace", 10), ("fsync", 20), ("append", 5), ("unlink", 3)])
-def test_a_kill_at_any_write_loses_nothing(tmp_path: Path, place: str, least: int) -> None:
+def test_a_kill_at_any_write_loses_nothing(tmp_path, place, least):
     assert kill_everywhere(tmp_path / "none", place) >= least
 
 
 @pytest.mark.parametrize("place", ["unlink", "replace"])
-def test_a_kill_while_a_run_is_overwritten_leaves_no_obstacle(tmp_path: Path, place: str) -> None:
+def test_a_kill_while_a_run_is_overwritten_leaves_no_obstacle(tmp_path, place):
     folder = tmp_path / "old"
     tiny.launch(folder, tiny.settings(**MOMENTUM, steps=5, eval_every=2))
     assert kill_everywhere(folder, place, overwrite=True) >= 4
@@ -140,22 +116,17 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def command(folder: Path, backend: str, moment: str) -> Any:
-    """The same command each time, dying at `moment`."""
     where = ("--backend", backend, "--run-dir", str(folder))
     cache = str(folder.parent / "compiled")  # JAX compiles once for all the processes of a test
     return tiny.run(moment, *where, *tiny.arguments(**MOMENTUM), TRIPTYCH_CACHE_DIR=cache)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "jax", pytest.param("torch", marks=pytest.mark.slow)])
-def test_killed_with_kill_9_twice_a_run_ends_as_if_never_interrupted(
-    tmp_path: Path, uninterrupted: Any, backend: str
-) -> None:
+def test_killed_with_kill_9_twice_a_run_ends_as_if_never_interrupted(tmp_path, uninterrupted, backend):
     """First with metrics ahead of the last checkpoint, then, resumed, within a save."""
     expected = tiny.results(uninterrupted(backend))
     assert command(tmp_path, backend, "SIGKILL:plan:4").returncode == -signal.SIGKILL
-    newest, damaged = checkpoint.load_latest(tmp_path / "checkpoints")
-    assert newest is not None
-    assert (newest.step, damaged) == (4, [])
+    assert tiny.newest(tmp_path).step == 4
     assert tiny.metrics(tmp_path)[-1]["step"] == 7, "metrics are ahead of the checkpoint"
 
     # Resumed, the first rename is that of metrics.jsonl, the second the checkpoint of step 8.
@@ -169,52 +140,17 @@ def test_killed_with_kill_9_twice_a_run_ends_as_if_never_interrupted(
     assert tiny.results(tmp_path) == expected
 
 
-# --- signals ---
+SLOW = [pytest.param(backend, marks=pytest.mark.slow) for backend in ("jax", "torch")]
 
 
-@pytest.mark.parametrize(
-    ("backend", "name", "code"),
-    [
-        ("numpy", "SIGINT", 130),
-        ("numpy", "SIGTERM", 143),
-        *(
-            pytest.param(backend, name, code, marks=pytest.mark.slow)
-            for backend in ("jax", "torch")
-            for name, code in (("SIGINT", 130), ("SIGTERM", 143))
-        ),
-    ],
-)
-def test_a_signal_stops_a_run_with_a_checkpoint(
-    tmp_path: Path, uninterrupted: Any, backend: str, name: str, code: int
-) -> None:
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("backend", ["numpy", *SLOW])
+def test_a_signal_stops_a_run_with_a_checkpoint(tmp_path, uninterrupted, backend, name, code):
     stopped = command(tmp_path, backend, f"{name}:plan:3")
     assert (stopped.returncode, stopped.stderr) == (code, "")
     assert f"stopped by {name} at step 7; checkpoint saved" in stopped.stdout
     assert "repeat the same command, without --overwrite, to resume" in stopped.stdout
-    newest, _ = checkpoint.load_latest(tmp_path / "checkpoints")
-    assert newest is not None
-    assert newest.step == 7
+    assert tiny.newest(tmp_path).step == 7
     done = command(tmp_path, backend, "never")
     assert done.returncode == 0, done.stderr
     assert tiny.results(tmp_path) == tiny.results(uninterrupted(backend))
-
-
-@pytest.fixture
-def usual_sigint() -> Iterator[None]:
-    """Python's own SIGINT handler, also where the tests were started with SIGINT ignored (in background)."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("usual_sigint")
-def test_the_first_signal_is_noted_and_the_second_acts() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        assert stop.signal is None
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.signal is signal.SIGTERM
-        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

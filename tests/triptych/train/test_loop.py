@@ -1,7 +1,5 @@
 """The training loop on every backend: what a run writes, when it stops, and what it does not depend on."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import struct
@@ -21,8 +19,6 @@ from triptych.store import checkpoint
 
 PLAIN = tiny.settings(eval_every=5)
 """Three evaluations: after steps 5 and 10, and after the last, 12."""
-
-
 pytestmark = pytest.mark.usefixtures("machine")
 
 
@@ -38,10 +34,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-# --- what a run writes ---
-
-
-def test_metrics_hold_every_step_and_every_evaluation(finished: Path) -> None:
+def test_metrics_hold_every_step_and_every_evaluation(finished):
     records = tiny.metrics(finished)
     order = [(record["kind"], record["step"]) for record in records]
     train = [("train", step) for step in range(1, 13)]
@@ -54,17 +47,15 @@ def test_metrics_hold_every_step_and_every_evaluation(finished: Path) -> None:
     assert len(set(losses)) == len(losses)
 
 
-def test_an_evaluation_reports_the_mean_of_the_steps_since_the_last(finished: Path) -> None:
+def test_an_evaluation_reports_the_mean_of_the_steps_since_the_last(finished):
     train, evaluations = tiny.metrics(finished, "train"), tiny.metrics(finished, "eval")
     for record, since in zip(evaluations, (0, 5, 10), strict=True):
         interval = train[since : record["step"]]
-        assert record["train_loss"] == pytest.approx(np.mean([r["loss"] for r in interval]), rel=1e-12)
-        assert record["train_accuracy"] == pytest.approx(
-            np.mean([r["accuracy"] for r in interval]), rel=1e-12
-        )
+        for key in ("loss", "accuracy"):
+            assert record[f"train_{key}"] == pytest.approx(np.mean([r[key] for r in interval]), rel=1e-12)
 
 
-def test_the_summary_says_what_came_out(finished: Path) -> None:
+def test_the_summary_says_what_came_out(finished):
     summary, evaluations = tiny.summary(finished), tiny.metrics(finished, "eval")
     final, best = evaluations[-1], max(evaluations, key=lambda record: record["test_accuracy"])
     expected = {
@@ -83,12 +74,11 @@ def test_the_summary_says_what_came_out(finished: Path) -> None:
     assert summary["steps_per_second"] == pytest.approx(12 / summary["train_seconds"])
 
 
-def test_the_last_checkpoint_predicts_what_the_run_reports(finished: Path) -> None:
+def test_the_last_checkpoint_predicts_what_the_run_reports(finished):
     """predictions.npy, accuracy and loss, worked out again from the saved parameters by hand."""
     summary, data = tiny.summary(finished), tiny.dataset()
-    last, damaged = checkpoint.load_latest(finished / "checkpoints")
-    assert last is not None
-    assert (last.step, damaged) == (12, [])
+    last = tiny.newest(finished)
+    assert last.step == 12
     assert summary["parameters_sha256"] == checkpoint.parameters_sha256(last.state)
     theta = {key: value.astype(np.float64) for key, value in last.state.parameters.items()}
     x = (data.test_images - data.train_images.mean(axis=0)).reshape(tiny.TEST, -1)
@@ -103,7 +93,7 @@ def test_the_last_checkpoint_predicts_what_the_run_reports(finished: Path) -> No
     assert summary["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
 
 
-def test_the_curves_are_a_picture(finished: Path) -> None:
+def test_the_curves_are_a_picture(finished):
     picture = matplotlib.image.imread(io.BytesIO((finished / "curves.png").read_bytes()), format="png")
     height, width, _ = picture.shape
     assert (height, width) == (504, 1320)
@@ -113,12 +103,12 @@ def test_the_curves_are_a_picture(finished: Path) -> None:
     assert drawn[:, 660:].sum() > 100, "the accuracy is drawn on the right"
 
 
-def test_checkpoints_are_kept_for_the_last_two_evaluations_and_the_best(finished: Path) -> None:
+def test_checkpoints_are_kept_for_the_last_two_evaluations_and_the_best(finished):
     steps = {step for step, _ in checkpoint.listing(finished / "checkpoints")}
     assert steps == {10, 12, tiny.summary(finished)["best_step"]}
 
 
-def test_tensorboard_files_hold_the_metrics(tmp_path: Path) -> None:
+def test_tensorboard_files_hold_the_metrics(tmp_path):
     tiny.launch(tmp_path, PLAIN, tensorboard=True)
     scalars = {(tag, step): value for tag, step, value in board_scalars(tmp_path / "tensorboard")}
     for record in tiny.metrics(tmp_path, "train"):
@@ -148,27 +138,22 @@ ADAM = {"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 1e-2, "dropo
 
 
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
-def test_the_number_of_steps_a_call_changes_no_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
+def test_the_number_of_steps_a_call_changes_no_bit(tmp_path, monkeypatch, backend):
     what, outcomes = tiny.settings(**ADAM, eval_every=12), []
     for capacity in (1, 3, 7):
         tiny.install(monkeypatch.setattr, capacity)
         tiny.launch(tmp_path / str(capacity), what, backend)
         outcomes.append(tiny.results(tmp_path / str(capacity)))
-    assert outcomes[0][0] == outcomes[1][0] == outcomes[2][0], "parameters"
-    assert outcomes[0] == outcomes[1] == outcomes[2], "what was reported on the way"
+    assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 @pytest.fixture(scope="module")
 def everywhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same float64 run on each backend, all its checkpoints kept."""
     folders = {}
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.install(patch.setattr)
-        for backend in tiny.BACKENDS:
-            folders[backend] = tmp_path_factory.mktemp(backend)
-            tiny.launch(folders[backend], FLOAT64, backend, checkpoint_every=1, keep_checkpoints=99)
+    for name in tiny.BACKENDS:
+        folder = tmp_path_factory.mktemp(name)
+        folders[name] = tiny.finished(folder, FLOAT64, name, checkpoint_every=1, keep_checkpoints=99)
     return folders
 
 
@@ -178,21 +163,15 @@ FLOAT64 = tiny.settings(**ADAM, dtype="float64")
 @pytest.mark.parametrize(
     ("first", "second"), [(a, b) for a in tiny.BACKENDS for b in tiny.BACKENDS if a != b]
 )
-def test_another_backend_goes_on_where_one_stopped(
-    tmp_path: Path, everywhere: dict[str, Path], first: str, second: str
-) -> None:
-    """Steps 1 to 5 on one, 6 to 12 on the other: as if one had taken them all."""
+def test_another_backend_goes_on_where_one_stopped(tmp_path, everywhere, first, second):
     stopped = tiny.rewind(everywhere[first], tmp_path / "stopped", 5)
     went_on = tmp_path / "went_on"
     assert tiny.launch(went_on, FLOAT64, second, resume=stopped) == 0
     assert [record["step"] for record in tiny.metrics(went_on, "train")] == list(range(1, 13))
     assert tiny.metrics(went_on)[:6] == tiny.metrics(everywhere[first])[:6]
-    actual = checkpoint.load(went_on / "checkpoints" / "step-00000012.safetensors").state
-    expected = checkpoint.load(everywhere[first] / "checkpoints" / "step-00000012.safetensors").state
-    small.assert_same(actual, expected, 1e-10)
-
-
-# --- stopping early, and what is kept ---
+    ours, theirs = tiny.newest(went_on), tiny.newest(everywhere[first])
+    assert ours.step == theirs.step == 12
+    small.assert_same(ours.state, theirs.state, 1e-10)
 
 
 def script(monkeypatch: pytest.MonkeyPatch, **accuracies: list[float]) -> None:
@@ -216,32 +195,24 @@ def script(monkeypatch: pytest.MonkeyPatch, **accuracies: list[float]) -> None:
     ],
 )
 @pytest.mark.parametrize("validation", [0, 40])
-def test_stopping_early_after_so_many_evaluations_without_a_better_one(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    patience: int,
-    accuracies: list[float],
-    last: int,
-    validation: int,
-) -> None:
+def test_stopping_early_after_evaluations_without_a_better_one(
+    tmp_path, monkeypatch, patience, accuracies, last, validation
+):
     """With validation images their accuracy counts; that of the test set, which always rises, does not."""
     rising = [0.01 * number for number in range(1, 20)]
-    script(
-        monkeypatch, **({"validation": accuracies, "test": rising} if validation else {"test": accuracies})
-    )
+    script(monkeypatch, **{"test": rising, "validation" if validation else "test": accuracies})
     what = tiny.settings(steps=20, eval_every=2, early_stopping=patience, validation=validation)
     assert tiny.launch(tmp_path, what) == 0
     records, summary = tiny.metrics(tmp_path, "eval"), tiny.summary(tmp_path)
     assert [record["step"] for record in records] == list(range(2, 2 * last + 1, 2))
-    stopped = 2 * last < 20
-    assert (summary["steps"], summary["stopped_early"]) == (2 * last, stopped)
+    assert (summary["steps"], summary["stopped_early"]) == (2 * last, 2 * last < 20)
     key = "validation_accuracy" if validation else "test_accuracy"
     assert [record[key] for record in records] == accuracies[:last]
     assert summary[key] == accuracies[last - 1]
 
 
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
-def test_a_run_that_learns_nothing_stops_early(tmp_path: Path, backend: str) -> None:
+def test_a_run_that_learns_nothing_stops_early(tmp_path, backend):
     what = tiny.settings(learning_rate=0.0, early_stopping=1, eval_every=3)
     assert tiny.launch(tmp_path, what, backend) == 0
     summary = tiny.summary(tmp_path)
@@ -249,9 +220,7 @@ def test_a_run_that_learns_nothing_stops_early(tmp_path: Path, backend: str) -> 
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [4, 12]), (2, [4, 10, 12]), (9, [0, 2, 4, 6, 8, 10, 12])])
-def test_the_best_checkpoint_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, left: list[int]
-) -> None:
+def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch, keep, left):
     script(monkeypatch, test=[0.1, 0.4, 0.2, 0.3, 0.4, 0.3])
     assert tiny.launch(tmp_path, tiny.settings(eval_every=2), keep_checkpoints=keep) == 0
     assert [step for step, _ in checkpoint.listing(tmp_path / "checkpoints")] == left

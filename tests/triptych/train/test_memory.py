@@ -1,24 +1,15 @@
 """Out of memory: one message that says where and what to reduce, exit code 2, and the run can go on."""
 
-from __future__ import annotations
-
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from numpy_ref.backend import NumpyBackend
 from tests.helpers import tiny
-from triptych.describe.protocol import create
-from triptych.describe.spec import BackendName
 from triptych.errors import UserError
-from triptych.store import checkpoint
 from triptych.train import memory
-
-Capture = pytest.CaptureFixture[str]
-
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -54,11 +45,7 @@ FRAMEWORKS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What a run with memory enough computes."""
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.install(patch.setattr)
-        tiny.launch(folder := tmp_path_factory.mktemp("whole"), tiny.settings())
-    return tiny.results(folder)
+    return tiny.results(tiny.finished(tmp_path_factory.mktemp("whole"), tiny.settings()))
 
 
 @pytest.mark.parametrize(
@@ -68,18 +55,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("python", "evaluate", "ran out of it in evaluation"),
     ],
 )
-def test_each_framework_s_words_end_as_one_message(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Capture,
-    whole: Any,
-    kind: str,
-    place: str,
-    said: str,
-) -> None:
+def test_each_framework_s_words_end_as_one_message(tmp_path, monkeypatch, capsys, whole, kind, place, said):
     """At the backend's border; the last checkpoint serves once there is memory again."""
     words = ("--backend", "numpy", "--run-dir", str(tmp_path / "run"), *tiny.arguments(checkpoint_every=1))
-    method = getattr(type(create("numpy", tiny.settings(), _data())), place)
+    method = getattr(NumpyBackend, place)
     calls = 0
 
     # Named as what it stands for, since the message looks at the names in the traceback.
@@ -94,34 +73,26 @@ def test_each_framework_s_words_end_as_one_message(
         return train(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("numpy_ref.backend.NumpyBackend." + place, train if place == "train" else evaluate)
+        patch.setattr(NumpyBackend, place, train if place == "train" else evaluate)
         assert tiny.call(*words) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: memory: the numpy backend " + said)
     assert text.count("\n") == 1
     assert ("--batch-size (now 20)" in text) == (place == "train")
     assert ("2000 images at once" in text) == (place == "evaluate")
-    newest, damaged = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
-    assert newest is not None
-    assert damaged == []
+    tiny.newest(tmp_path / "run")
     assert tiny.call(*words) == 0
     assert tiny.results(tmp_path / "run") == whole
 
 
-def _data() -> Any:
-    from triptych.cifar10.preprocess import prepare
-
-    return prepare(tiny.dataset(), tiny.settings().data.preprocess, 0)
-
-
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), OSError()])
-def test_other_errors_pass(error: Exception) -> None:
+def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught, memory.explained(tiny.settings(), "numpy"):
         raise error
     assert caught.value is error
 
 
-def test_the_message_names_what_makes_a_network_with_convolutions_large() -> None:
+def test_the_message_names_what_makes_a_network_with_convolutions_large():
     with pytest.raises(UserError) as caught, memory.explained(tiny.settings(channels=("8", "M")), "jax"):
         raise MemoryError
     assert "--channels or --hidden" in str(caught.value)
@@ -140,13 +111,12 @@ sys.exit(tiny.call(*sys.argv[1:]))
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads its own size from Linux's /proc")
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_a_real_limit_of_the_process_s_memory_is_no_traceback(tmp_path: Path, backend: BackendName) -> None:
+def test_a_real_limit_of_the_process_s_memory_is_no_traceback(tmp_path, backend):
     """60 MiB for a network whose parameters alone take 74."""
     module = {"numpy": "numpy_ref.backend", "torch": "torch_models.backend"}[backend]
     code = LIMITED.format(module=module, spare=60)
     where = ("--backend", backend, "--run-dir", str(tmp_path / "run"))
-    words = [sys.executable, "-c", code, *where, *tiny.arguments(hidden=(6000,))]
-    done = subprocess.run(words, cwd=tiny.ROOT, capture_output=True, text=True, timeout=150)
+    done = tiny.python("-c", code, *where, *tiny.arguments(hidden=(6000,)))
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: memory: the {backend} backend ran out of it in "), done.stderr
     assert done.stderr.count("\n") == 1

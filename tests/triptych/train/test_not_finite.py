@@ -1,7 +1,5 @@
 """Training that stops being finite: the run names the step and the layer, and keeps what was good."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,10 @@ from tests.helpers import tiny
 from triptych.cifar10.preprocess import prepare
 from triptych.describe.schedule import learning_rates
 from triptych.errors import UserError
-from triptych.store import checkpoint
 from triptych.train import diagnose
 from triptych.train.diagnose import NonFiniteError
 
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "dropout": 0.3}
-
-
 pytestmark = pytest.mark.usefixtures("machine")
 
 
@@ -28,9 +23,7 @@ def broken_down(folder: Path, what: Any, backend: str = "numpy", **options: Any)
     """The message of a run that stops being finite; checks what it leaves behind."""
     with pytest.raises(NonFiniteError) as caught:
         tiny.launch(folder, what, backend, **options)
-    last, damaged = checkpoint.load_latest(folder / "checkpoints")
-    assert last is not None
-    assert damaged == []
+    last = tiny.newest(folder)
     assert diagnose.finite(last.state)
     assert f"the last good checkpoint is step {last.step} in {folder / 'checkpoints'}" in str(caught.value)
     assert not (folder / "summary.json").exists()
@@ -39,7 +32,7 @@ def broken_down(folder: Path, what: Any, backend: str = "numpy", **options: Any)
 
 @pytest.mark.parametrize("eval_every", [1, 4])
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
-def test_an_enormous_learning_rate_is_diagnosed(tmp_path: Path, backend: str, eval_every: int) -> None:
+def test_an_enormous_learning_rate_is_diagnosed(tmp_path, backend, eval_every):
     """Step 1's loss is finite still; its update makes the parameters huge, and then products overflow."""
     what = tiny.settings(learning_rate=1e30, eval_every=eval_every)
     message = broken_down(tmp_path, what, backend)
@@ -50,25 +43,19 @@ def test_an_enormous_learning_rate_is_diagnosed(tmp_path: Path, backend: str, ev
 
 
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
-def test_a_rate_beyond_float32_is_diagnosed(tmp_path: Path, backend: str) -> None:
+def test_a_rate_beyond_float32_is_diagnosed(tmp_path, backend):
     message = broken_down(tmp_path, tiny.settings(learning_rate=1e300), backend)
     assert "step 1: first non-finite value in parameters linear" in message
 
 
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
-def test_a_cause_steps_before_the_first_bad_loss_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
+def test_a_cause_steps_before_the_first_bad_loss_is_found(tmp_path, monkeypatch, backend):
     """A huge rate at step 6, in the middle of a call: the loss is bad from step 7 on. Once it is mended,
     repeating the command ends as a run that was well all the time.
     """
     what = tiny.settings(**MOMENTUM)
-
-    def planted(settings: Any, first: int, count: int) -> np.ndarray:
-        return np.where(np.arange(first, first + count) == 5, 1e38, learning_rates(settings, first, count))
-
     tiny.install(monkeypatch.setattr, capacity=7)
-    monkeypatch.setattr("triptych.describe.protocol.learning_rates", planted)
+    monkeypatch.setattr("triptych.describe.protocol.learning_rates", tiny.huge_rate)
     message = broken_down(tmp_path / "ill", what, backend)
     assert "step 6: first non-finite value in parameters linear" in message
     assert "checkpoint is step 4" in message
@@ -80,7 +67,7 @@ def test_a_cause_steps_before_the_first_bad_loss_is_found(
 
 
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
-def test_an_infinite_input_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+def test_an_infinite_input_is_found(tmp_path, monkeypatch, backend):
     def planted(*args: Any) -> Any:
         data = prepare(*args)
         data.mean[0, 0, 0] = np.inf
@@ -91,7 +78,7 @@ def test_an_infinite_input_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "step 1: first non-finite value in the input: 20 of 61440 values, such as -inf" in message
 
 
-def test_a_run_resumed_from_another_breaks_down_in_its_first_call(tmp_path: Path) -> None:
+def test_a_run_resumed_from_another_breaks_down_in_its_first_call(tmp_path):
     tiny.launch(tmp_path / "first", tiny.settings())
     what = tiny.settings(steps=20, learning_rate=1e30)
     message = broken_down(tmp_path / "second", what, resume=tmp_path / "first")
@@ -99,12 +86,12 @@ def test_a_run_resumed_from_another_breaks_down_in_its_first_call(tmp_path: Path
 
 
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
-def test_initial_parameters_beyond_float32_are_named(tmp_path: Path, backend: str) -> None:
+def test_initial_parameters_beyond_float32_are_named(tmp_path, backend):
     with pytest.raises((UserError, NonFiniteError), match=r"init"):
         tiny.launch(tmp_path, tiny.settings(init="normal", init_std=1e300), backend)
 
 
-def test_an_evaluation_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_that_is_not_finite_is_named(tmp_path, monkeypatch):
     evaluate = NumpyBackend.evaluate
 
     def planted(self: NumpyBackend, split: str, statistics: Any = None) -> Any:
@@ -116,7 +103,7 @@ def test_an_evaluation_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: 
     assert [record["step"] for record in tiny.metrics(tmp_path, "train")] == [1, 2, 3, 4]
 
 
-def test_the_command_ends_with_3_and_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_ends_with_3_and_one_message(tmp_path, capsys):
     words = tiny.arguments(learning_rate=1e30)
     assert tiny.call("--backend", "numpy", "--run-dir", str(tmp_path), *words) == 3
     text = capsys.readouterr().err
@@ -126,7 +113,7 @@ def test_the_command_ends_with_3_and_one_message(tmp_path: Path, capsys: pytest.
     assert text.count("\n") == 1
 
 
-def test_a_schedule_that_overflows_is_no_traceback(tmp_path: Path) -> None:
+def test_a_schedule_that_overflows_is_no_traceback(tmp_path):
     """A factor above 1 takes the rate beyond every number at step 32."""
     rate = {"schedule": "step", "decay_every": 1, "decay_factor": 1e10, "learning_rate": 1e-308}
     with pytest.raises((UserError, NonFiniteError)):
