@@ -20,7 +20,7 @@ import numpy as np
 
 from parity.bounds.rounding import rounding
 from parity.planted import Bug
-from parity.planted.usual_views import ARRAYS_ONLY, NO_REFERENCE, VIEWS, ModelSubject, Pair, View
+from parity.planted.usual_views import ALIKE, ARRAYS_ONLY, NO_REFERENCE, VIEWS, ModelSubject, Pair, View
 from parity.suite.backends import SHARED, Computation, computations, installed
 from parity.suite.registry import cases_of
 from parity.verification.case import Case
@@ -252,8 +252,7 @@ def _reference(item: str, backend: str, case: Case, dtype: str) -> Outputs | Non
     for other in ("numpy", "torch", "jax"):
         unable = other == "numpy" and dtype == "bfloat16"
         if other != backend and installed(other) and not unable:
-            if item == "model" or item in computations(other):
-                return arrays(item, other, case, dtype)
-            if item == "batch_norm_autodiff" and other == "numpy":
-                return arrays("batch_norm_manual", other, case, dtype)
+            for found in (item, ALIKE.get(item, item)):
+                if found == "model" or found in computations(other):
+                    return arrays(found, other, case, dtype)
     return None

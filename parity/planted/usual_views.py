@@ -38,6 +38,7 @@ VIEWS = {
     "dropout": View("ordinary", "y", _X),
     "flatten": View("image", "y", _X),
     "conv2d": View("with a bias", "y", {"x": "dx", "W": "dW", "b": "db"}),
+    "conv2d_winograd": View("tiles", "y", {"x": "dx", "W": "dW"}),
     "max_pool2d": View("random", "y", _X),
     "batch_norm_manual": _NORM,
     "batch_norm_autodiff": _NORM,
@@ -55,6 +56,8 @@ ARRAYS_ONLY = {
     "augmentation": ("flips alone", "pixels have no gradient"),
 }
 """Items that only arrays can be compared of: their case, and why no gradient is checked."""
+ALIKE = {"batch_norm_autodiff": "batch_norm_manual", "conv2d_winograd": "conv2d"}
+"""Items that one backend alone may have, and what gives the same numbers elsewhere."""
 NO_REFERENCE = dict.fromkeys(
     ("initial_draws", "augmentation_draws"), "draws of two implementations differ, and have no gradient"
 )

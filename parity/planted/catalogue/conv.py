@@ -136,6 +136,7 @@ BUGS = (
     Bug("winograd-output-row", "A^T takes the fourth product with + into the second output", TRANSFORMED, ("y",),
         jax=WINOGRAD("[0, 1, -1, -1]", "[0, 1, -1, 1]")),
     Bug("winograd-two-places-filter", "G for an axis of two places has its rows in another order", TRANSFORMED, ("y",),
+        "2x2 image",
         jax=WINOGRAD("np.array([[1, -1, 0], [0, 1, 0], [0, -1, 1]])", "np.array([[0, -1, 1], [0, 1, 0], [1, -1, 0]])")),
     Bug("winograd-kernel-transposed", "U is transposed where in and out channels are as many", TRANSFORMED, ("dx",),
         jax=WINOGRAD("lambda m, u: m @ u.T", "lambda m, u: m @ (u if len(u) == u.shape[1] else u.T)")),
