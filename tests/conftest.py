@@ -3,8 +3,6 @@
 Importing this file imports neither jax nor torch: tests that block one of them must be able to start.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import sys

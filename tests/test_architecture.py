@@ -218,12 +218,6 @@ def test_no_code_lives_outside_the_rooms() -> None:
     assert outside == set()
 
 
-@pytest.mark.parametrize("stem", ["dense", "loss", "optim", "model", "backend"])
-def test_the_backends_mirror_one_another(stem: str) -> None:
-    found = sources()
-    assert [room for room in sorted(SIBLINGS - {"triptych.cifar10"}) if f"{room}.{stem}" not in found] == []
-
-
 BROKEN = [
     ("triptych.describe.spec", "from triptych.train.loop import run", "upward"),
     ("triptych.describe.spec", "from triptych.train import loop", "upward"),

@@ -52,8 +52,7 @@ def convert(
         like: A file with the names that the target is to have: your own model's state_dict or variables.
         model: Your own torch or NNX model, as package.module:callable, which is imported and called; of the
             foreign side. Gives the names and their order, and is checked by its own forward pass.
-        map: THEIR.NAME=OUR.NAME, of layers or parameters, or a JSON file of such pairs, where shapes and
-            order leave a choice; may be given several times.
+        map: THEIR.NAME=OUR.NAME, of layers or parameters, or a JSON file of them; may be repeated.
         to_flatten: The target model's order of flattened images; default: channels-last for Flax only.
         from_flatten: The same of the source's model.
         check: Build a plain model, or take --model, and hold its layers and logits to the true values.
@@ -77,12 +76,10 @@ def convert(
         explained, line = verify.test_set(found, spec, done.canonical, done.made or done.came, data_dir)
         print(line)
         passed = explained and passed
-    if not passed:
-        print(f"{target} was not written")
-        return 1
-    write_atomically(target, content)
-    print(f"written: {target}, read back bit for bit")
-    return 0
+    if passed:
+        write_atomically(target, content)
+    print(f"written: {target}, read back bit for bit" if passed else f"{target} was not written")
+    return 0 if passed else 1
 
 
 def _require_free(target: Path, overwrite: bool) -> None:

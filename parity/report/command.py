@@ -116,11 +116,11 @@ def _grow(quick: bool, dataset: str, data_dir: Path | None, out: Path) -> None:
         return
     if quick:
         spec, data = small_run()
-        found = [growth.grow("small MLP", spec, data, names, progress=show)]
+        found = [growth.grow("small MLP", spec, data, names)]
         save(found[0], out, "quick-")
     else:
         wanted = [Wanted(name, dtype) for name in RUNS for dtype in FORMATS]
-        found = follow(wanted, names, dataset, data_dir, "cpu", out, show)
+        found = follow(wanted, names, dataset, data_dir, "cpu", out)
     show("")
     print("\n" + "\n\n".join(growth.table(one) for one in found))
 

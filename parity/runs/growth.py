@@ -17,18 +17,19 @@ and `locate` to say: they judge single steps by theory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from parity.bounds.rounding import rounding
+from parity.report.progress import show
 from parity.runs.difference import apart, relative
-from triptych.cifar10.batches import BatchOrder
+from parity.runs.locate.side import Side, begin
 from triptych.describe.cost import steps_per_call
-from triptych.describe.init import initial_parameters
-from triptych.describe.protocol import Backend, Steps, TrainingData, create, plan_steps
+from triptych.describe.protocol import TrainingData, create
 from triptych.describe.spec import BackendName, Device, Experiment
 from triptych.describe.state import PARAMETERS, STATISTICS, Key, State
 from triptych.errors import UserError
@@ -41,8 +42,6 @@ MARKS, FORCED = 32, 10
 reference's state."""
 PREDICTED = 5
 """At how many of the marks the test split is predicted."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,8 @@ class Curve:
     """Largest relative difference of an array after one step from the reference's state."""
     local_array: str = ""
 
-    def note(self, array: str, local: float) -> None:
-        """Keep the largest local difference."""
-        if local > self.local:
-            self.local, self.local_array = local, array
-
     @property
     def last(self) -> Point:
-        """At the run's end."""
         return self.points[-1]
 
     @property
@@ -137,75 +130,79 @@ class Runner:
     def __init__(
         self, experiment: Experiment, data: TrainingData, names: Sequence[BackendName], device: Device
     ) -> None:
-        self.experiment, self.data = experiment, data
-        start = initial_parameters(experiment)
-        self.order = BatchOrder(
-            len(data.labels["train"]), experiment.data.batch_size, experiment.training.seed
-        )
-        self.backends: dict[str, Backend] = {}
-        made = [(name, create(name, experiment, data, device)) for name in names]
-        for key, backend in (*made, (TWIN, create(names[0], experiment, data, device))):
-            backend.start(start)
-            self.backends[key] = backend
-        self.reference = names[0]
-        self.noise = np.random.Generator(np.random.PCG64([experiment.training.seed, 4]))
+        training = experiment.training
+        self.reference, self.u = names[0], rounding(training.dtype).u
+        kinds: dict[str, BackendName] = {**{name: name for name in names}, TWIN: names[0]}
+        made = {key: create(name, experiment, data, device) for key, name in kinds.items()}
+        self.sides = {key: Side(key, backend, experiment, data) for key, backend in made.items()}
+        for side in self.sides.values():
+            begin(side)
+        self.curves = {key: Curve(key, made[key].device) for key in kinds if key != self.reference}
+        self.noise = np.random.Generator(np.random.PCG64([training.seed, 4]))
         self.kicks: dict[Key, float] = {}
         """Array to the size of the twin's kick."""
 
-    def plan(self, first: int, count: int) -> Steps:
-        """The inputs of `count` steps after `first`."""
-        return plan_steps(self.experiment, self.order.table(first, count), first)
-
-    def compile(self, capacity: int) -> None:
-        """Once, so that no later call compiles again."""
-        for backend in self.backends.values():
-            backend.compile(capacity)
-
-    def force(self, step: int, curves: Mapping[str, Curve], progress: Progress) -> None:
+    def force(self, step: int) -> None:
         """Every backend takes one step from the reference's state, and goes back to its own. Sets the
         twin's kicks, and notes in the curves what is larger than before.
         """
-        state, plan = self.backends[self.reference].export_state(), self.plan(step, 1)
+        state = self.sides[self.reference].backend.export_state()
         after: dict[str, dict[Key, np.ndarray]] = {}
-        for name, backend in self.backends.items():
+        for name, side in self.sides.items():
             if name != TWIN:
-                progress(f"step {step}: {name} from the reference's state")
-                own = backend.export_state()
-                backend.import_state(state)
-                backend.train(plan)
-                after[name] = followed(backend.export_state())
-                backend.import_state(own)
-        reference = after.pop(self.reference)
-        u = rounding(self.experiment.training.dtype).u
-        for key in reference:
+                show(f"step {step}: {name} from the reference's state")
+                own = side.backend.export_state()
+                after[name] = followed(side.train(state, step, step + 1)[1])
+                side.put(own)
+        for key, array in after.pop(self.reference).items():
             # Never below one rounding of the stored number, which every backend makes.
-            self.kicks[key] = u * float(np.abs(reference[key]).max())
+            gaps = [apart(array, found[key]) for found in after.values()]
+            self.kicks[key] = max(self.u * float(np.abs(array).max()), *gaps)
             for name, found in after.items():
-                self.kicks[key] = max(self.kicks[key], apart(reference[key], found[key]))
-                curves[name].note(str(key), relative(reference[key], found[key]))
+                curve, local = self.curves[name], relative(array, found[key])
+                if local > curve.local:
+                    curve.local, curve.local_array = local, str(key)
 
-    def advance(self, first: int, count: int, progress: Progress) -> dict[str, np.ndarray]:
-        """`count` steps; backend to the batches' losses."""
+    def advance(self, first: int, count: int) -> None:
+        """`count` steps of everyone."""
         losses = {}
-        for name, backend in self.backends.items():
-            progress(f"steps {first + 1} to {first + count}: {name}")
-            losses[name] = (
-                self._kicked(first, count) if name == TWIN else backend.train(self.plan(first, count)).losses
-            )
-        return losses
-
-    def _kicked(self, first: int, count: int) -> np.ndarray:
-        backend, losses = self.backends[TWIN], []
-        for step in range(first, first + count):
-            losses.append(backend.train(self.plan(step, 1)).losses)
-            backend.import_state(backend.export_state().map(self._kick))
-        return np.concatenate(losses)
+        for name, side in self.sides.items():
+            show(f"{name}: steps {first + 1} to {first + count}")
+            if name != TWIN:
+                losses[name] = side.backend.train(side.plan(first, count)).losses
+                continue
+            single = []
+            for step in range(first, first + count):
+                outcome = side.step(side.plan(step))
+                single.append(outcome.loss)
+                side.put(outcome.state.map(self._kick))
+            losses[name] = np.array(single)
+        for name, curve in self.curves.items():
+            curve.losses += np.abs(losses[name] - losses[self.reference]).tolist()
 
     def _kick(self, key: Key, array: np.ndarray) -> np.ndarray:
         if key not in self.kicks:
             return array
         signs = self.noise.integers(0, 2, array.shape, dtype=np.int8) * 2 - 1
         return (array + self.kicks[key] * signs).astype(array.dtype)
+
+    def look(self, step: int, predict: bool) -> None:
+        """One `Point` for every curve."""
+        states = {name: followed(side.backend.export_state()) for name, side in self.sides.items()}
+        reference, answers = states[self.reference], dict[str, np.ndarray]()
+        if predict:
+            show(f"step {step}: predictions")
+            answers = {name: side.backend.evaluate("test").predictions for name, side in self.sides.items()}
+        for name, curve in self.curves.items():
+            worst, share = dict.fromkeys((PARAMETERS, STATISTICS), (0.0, "")), (0.0, "")
+            for key, array in reference.items():
+                own = states[name][key]
+                gap, limit = apart(array, own), float(np.sqrt(step)) * apart(array, states[TWIN][key])
+                of_limit = gap / limit if limit else (0.0 if gap == 0 else float("inf"))
+                share = max(share, (of_limit, key.name))
+                worst[key.group] = max(worst[key.group], (relative(array, own), key.name))
+            differ = int((answers[name] != answers[self.reference]).sum()) if predict else None
+            curve.points.append(Point(step, *worst[PARAMETERS], *worst[STATISTICS], *share, differ))
 
 
 def grow(
@@ -216,7 +213,6 @@ def grow(
     origin: tuple[str, str] = ("", ""),
     device: Device = "cpu",
     predictions: int = PREDICTED,
-    progress: Progress = lambda _: None,
 ) -> Growth:
     """Train `experiment` in all `backends` at once, against the first of them.
 
@@ -231,51 +227,21 @@ def grow(
     steps = experiment.training.steps
     runner = Runner(experiment, data, backends, device)
     marks = spread(steps, MARKS)
-    forced = {0, *(marks[i] for i in np.linspace(0, len(marks) - 1, FORCED).astype(int))} - {steps}
+    forced = {marks[i] for i in np.linspace(0, len(marks) - 1, FORCED).astype(int)} - {steps}
     looked = set(marks[:: -max(1, len(marks) // predictions)])
     capacity = steps_per_call(experiment, "cpu")  # the slower device sets the pace
-    runner.compile(max(2, min(capacity, max(np.diff([0, *marks])))))
-    curves = {key: Curve(key, runner.backends[key].device) for key in (*backends[1:], TWIN)}
-    done = 0
-    for mark in [0, *marks]:
-        while done < mark:
-            count = min(capacity, mark - done)
-            losses = runner.advance(done, count, progress)
-            for key, curve in curves.items():
-                curve.losses += np.abs(losses[key] - losses[backends[0]]).tolist()
-            done += count
-        if done:
-            _look(runner, done, curves, done in looked, progress)
-        if done in forced:
-            runner.force(done, curves, progress)
+    for side in runner.sides.values():
+        # Once, so that no later call compiles again.
+        side.backend.compile(max(2, min(capacity, max(np.diff([0, *marks])))))
+    runner.force(0)
+    for before, mark in pairwise([0, *marks]):
+        for done in range(before, mark, capacity):
+            runner.advance(done, min(capacity, mark - done))
+        runner.look(mark, mark in looked)
+        if mark in forced:
+            runner.force(mark)
     rest = (steps, experiment.training.seed, backends[0], len(data.labels["test"]), *origin)
-    return Growth(name, experiment.training.dtype, *rest, list(curves.values()))
-
-
-def _look(runner: Runner, step: int, curves: Mapping[str, Curve], predict: bool, progress: Progress) -> None:
-    """One `Point` for every curve."""
-    states = {name: followed(backend.export_state()) for name, backend in runner.backends.items()}
-    reference = states[runner.reference]
-    expected = {key: apart(reference[key], states[TWIN][key]) for key in reference}
-    answers = {}
-    if predict:
-        for name, backend in runner.backends.items():
-            progress(f"step {step}: predictions of {name}")
-            answers[name] = backend.evaluate("test").predictions
-    for name, curve in curves.items():
-        worst = dict.fromkeys((PARAMETERS, STATISTICS), (0.0, ""))
-        share = (0.0, "")
-        for key, limit in expected.items():
-            gap = relative(reference[key], states[name][key])
-            worst[key.group] = max(worst[key.group], (gap, key.name))
-            share = max(share, (_share(apart(reference[key], states[name][key]), limit, step), key.name))
-        differ = int((answers[name] != answers[runner.reference]).sum()) if predict else None
-        curve.points.append(Point(step, *worst[PARAMETERS], *worst[STATISTICS], *share, differ))
-
-
-def _share(gap: float, expected: float, step: int) -> float:
-    limit = float(np.sqrt(step)) * expected
-    return gap / limit if limit else (0.0 if gap == 0 else float("inf"))
+    return Growth(name, experiment.training.dtype, *rest, list(runner.curves.values()))
 
 
 def followed(state: State) -> dict[Key, np.ndarray]:
@@ -294,34 +260,24 @@ def table(growth: Growth) -> str:
     """For a terminal: differences at a few marks, then the end."""
     lines = [
         f"{growth.experiment}, {growth.dtype}, {growth.steps} steps, seed {growth.seed}, "
-        f"against {growth.reference}; data: {growth.source or 'given'}",
-        *(
-            f"one step from the same state: {curve.backend} differs by {curve.local:.1e} at most, "
-            f"{curve.local / rounding(growth.dtype).u:.3g} u ({curve.local_array})"
-            for curve in growth.curves
-            if curve.backend != TWIN
-        ),
+        f"against {growth.reference}; data: {growth.source or 'given'}"
     ]
-    header = (
-        "backend",
-        "step",
-        "parameters",
-        "statistics",
-        "batch loss",
-        "predictions",
-        "of limit",
-        "worst array",
-    )
-    rows = []
+    u, rows = rounding(growth.dtype).u, list[tuple[str, ...]]()
     for curve in growth.curves:
-        shown = {0, *np.searchsorted([p.step for p in curve.points], spread(growth.steps, 6))}
+        if curve.backend != TWIN:
+            lines.append(
+                f"one step from the same state: {curve.backend} differs by {curve.local:.1e} at most, "
+                f"{curve.local / u:.3g} u ({curve.local_array})"
+            )
+        shown = {0, *np.searchsorted([point.step for point in curve.points], spread(growth.steps, 6))}
         for point in (curve.points[i] for i in sorted(shown)):
-            differ = "" if point.predictions is None else str(point.predictions)
             gaps = point.parameters, point.statistics, max(curve.losses[: point.step])
-            shares = *(f"{gap:.1e}" for gap in gaps), differ, f"{point.share:.3f}"
-            rows.append((curve.backend, str(point.step), *shares, point.parameter))
+            differ = "" if point.predictions is None else str(point.predictions)
+            numbers = *(f"{gap:.1e}" for gap in gaps), differ, f"{point.share:.3f}"
+            rows.append((curve.backend, str(point.step), *numbers, point.parameter))
+    header = "backend, step, parameters, statistics, batch loss, predictions, of limit, worst array"
     lines += [
-        tables.text(header, rows),
+        tables.text(header.split(", "), rows),
         "parameters, statistics: largest difference over largest magnitude, worst array; batch loss: largest "
         f"so far, nats; predictions: differing, of {growth.test_images}; limit: what rounding explains, "
         "sqrt(t) times the twin's difference",

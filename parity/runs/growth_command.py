@@ -9,7 +9,7 @@ from pathlib import Path
 
 from parity.report.progress import show
 from parity.runs import growth, growth_plot
-from parity.runs.growth import Growth, Progress
+from parity.runs.growth import Growth
 from parity.suite.backends import BACKENDS, installed
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
@@ -39,10 +39,12 @@ class Wanted:
     def resolved(self) -> tuple[Experiment, int | None]:
         """The experiment in its format and length, and how many test images are predicted (None: all)."""
         found = find(self.name).experiment
-        convolves = any(isinstance(layer, Conv2d) for layer in found.layers())
-        steps = self.steps or (CNN_STEPS if convolves else found.training.steps)
+        steps, images = self.steps, self.test_images
+        if any(isinstance(layer, Conv2d) for layer in found.layers()):
+            steps, images = steps or CNN_STEPS, images or CNN_IMAGES
+        steps = steps or found.training.steps
         training = replace(found.training, dtype=self.dtype, steps=steps, seed=self.seed)
-        return replace(found, training=training), self.test_images or (CNN_IMAGES if convolves else None)
+        return replace(found, training=training), images
 
 
 def grow(
@@ -82,8 +84,7 @@ def grow(
     wanted = [Wanted(name, number, steps, test_images, seed) for name in experiment for number in dtype]
     for one in wanted:
         one.resolved()  # a wrong name shows before hours of work
-    found = follow(wanted, names, dataset, data_dir, device, out, show)
-    show("")
+    found = follow(wanted, names, dataset, data_dir, device, out)
     print("\n\n".join(growth.table(one) for one in found))
     return 0 if all(one.passed for one in found) else 1
 
@@ -95,29 +96,18 @@ def follow(
     data_dir: Path | None,
     device: Device,
     out: Path,
-    progress: Progress,
 ) -> list[Growth]:
     """Every wanted run; what each gave is on the disk before the next begins."""
     loaded = cifar10.load(dataset, data_dir)
-    found = []
+    origin, found = (loaded.source, loaded.fingerprint), []
     for one in wanted:
         spec, count = one.resolved()
         data = prepare(loaded, spec.data.preprocess, spec.data.validation)
-        if count:
-            data = _fewer(data, count)
-        where = f"{one.name} {one.dtype}"
-        result = growth.grow(
-            one.name,
-            spec,
-            data,
-            backends,
-            (loaded.source, loaded.fingerprint),
-            device,
-            predictions=1 if count else growth.PREDICTED,
-            progress=lambda line, where=where: progress(f"{where}, {line}"),  # type: ignore[misc]
-        )
-        save(result, out)
-        found.append(result)
+        data = _fewer(data, count) if count else data
+        predictions = 1 if count else growth.PREDICTED
+        found.append(growth.grow(one.name, spec, data, backends, origin, device, predictions))
+        save(found[-1], out)
+    show("")
     return found
 
 

@@ -17,20 +17,20 @@ STYLES: dict[str, dict[str, Any]] = pages.STYLES | {TWIN: {"color": "#666666", "
 
 
 def figure(growth: Growth) -> Figure:
-    """One experiment in one format."""
     drawn = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(drawn)
     left, right = drawn.subplots(1, 2)
     u = rounding(growth.dtype).u
     for curve in growth.curves:
         label = f"{growth.reference}'s twin, rounding alone" if curve.backend == TWIN else curve.backend
+        style = {"linewidth": 1.4} | STYLES[curve.backend]
         steps = [point.step for point in curve.points]
         apart = _positive(point.parameters for point in curve.points)
-        left.plot(steps, apart, label=label, **_style(curve))
+        left.plot(steps, apart, label=label, **style)
         if curve.backend == TWIN:
             left.plot(steps, apart * np.sqrt(steps), label="√t times that", color="#bbbbbb", linewidth=1)
         running = np.maximum.accumulate(curve.losses)
-        right.plot(range(1, len(running) + 1), _positive(running), label=label, **_style(curve))
+        right.plot(range(1, len(running) + 1), _positive(running), label=label, **style)
     left.axhline(u, color="black", linewidth=0.7)
     left.annotate(f"u = {u:.1e}", (growth.steps, u), ha="right", va="bottom", fontsize=8)
     left.set(
@@ -47,20 +47,14 @@ def figure(growth: Growth) -> Figure:
 
 
 def png(growth: Growth) -> bytes:
-    """As a picture."""
     return pages.png(figure(growth))
 
 
 def svg(growth: Growth) -> str:
-    """As an <svg> element."""
     return pages.svg(figure(growth))
 
 
-def _style(curve: Any) -> dict[str, Any]:
-    return {"linewidth": 1.4} | STYLES[curve.backend]
-
-
 def _positive(values: Iterable[float]) -> np.ndarray:
-    """Zeros cannot be drawn on a logarithmic axis: left out."""
+    """Without zeros, which a logarithmic axis cannot show."""
     array = np.array([*values], float)
     return np.where(array > 0, array, np.nan)

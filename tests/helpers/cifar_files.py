@@ -1,7 +1,5 @@
 """Writers of the official CIFAR-10 layouts in small, and what the tests of their readers share."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io

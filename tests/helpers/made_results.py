@@ -1,7 +1,5 @@
 """Results of runs that never ran, for the tests of what is said of results."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A backend that goes wrong from one step on, in a way of the test's choosing, and is right before."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,10 +94,7 @@ def data(preprocess: str = "mean-image") -> TrainingData:
 
 
 def side(
-    name: BackendName,
-    what: Experiment,
-    training: TrainingData | None = None,
-    wrong: Wrong | None = None,
+    name: BackendName, what: Experiment, training: TrainingData | None = None, wrong: Wrong | None = None
 ) -> Side:
     training = training or data(what.data.preprocess)
     backend = create(name, what, training, "cpu")

@@ -1,7 +1,5 @@
 """A small experiment, data with planted special points, and the ways to compare what backends give."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -88,3 +86,12 @@ def assert_same(left: Arrays, right: Arrays, limit: float) -> None:
         assert left.updates == right.updates
     worst = max(differences(left, right).items(), key=lambda item: item[1])
     assert worst[1] <= limit, f"{worst[0]} differs by {worst[1]:.2e} of its largest value"
+
+
+def same_bits(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> bool:
+    """The same names, and of each the same dtype, shape and bytes."""
+    return left.keys() == right.keys() and all(
+        (left[name].dtype, left[name].shape, left[name].tobytes())
+        == (right[name].dtype, right[name].shape, right[name].tobytes())
+        for name in left
+    )

@@ -1,7 +1,5 @@
 """Run folders of the study, written by formula in the form in which train.py writes them."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

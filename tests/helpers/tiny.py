@@ -5,8 +5,6 @@
 is train.py on the tiny data, killed just before its fifth os.replace (see `DEATHS` for the other moments).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -6,8 +6,6 @@ is `python -m triptych study run all --root FOLDER` on it, killed just before it
 (`tests.helpers.tiny.DEATHS`).
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -16,9 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-import triptych.train.loop
 from tests.helpers import tiny
 from triptych.study import plan, table
 from triptych.study.__main__ import main as study
@@ -55,31 +50,14 @@ def listed(root: Path) -> int:
 
 def process(root: Path, moment: str, *words: str) -> subprocess.CompletedProcess[str]:
     """The same in a process of its own that dies at that moment."""
-    command = [sys.executable, "-W", "error", "-m", "tests.helpers.tiny_study", moment, "run", *words]
-    command += ["--backend", "numpy", "--root", str(root)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=tiny.ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    command = ("-W", "error", "-m", "tests.helpers.tiny_study", moment, "run", *words)
+    return tiny.python(*command, "--backend", "numpy", "--root", str(root))
 
 
 def main(argv: list[str]) -> int:
     install(setattr)
     tiny.arm(setattr, argv[0], lambda number: os.kill(os.getpid(), signal.Signals(number)))
     return study(argv[1:])
-
-
-def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many steps each backend call plans from here on."""
-    taken: list[int] = []
-    planned = triptych.train.loop.Run.plan
-
-    def counted(self: Any, first: int, count: int) -> Any:
-        taken.append(count)
-        return planned(self, first, count)
-
-    monkeypatch.setattr(triptych.train.loop.Run, "plan", counted)
-    return taken
 
 
 if __name__ == "__main__":

@@ -86,15 +86,6 @@ def test_it_is_bounded_and_private(
     assert configured["jax_compilation_cache_max_size"] == cache.MOST_BYTES > 0
 
 
-@pytest.mark.parametrize("word", ["off", "OFF", "", "0", "none"])
-def test_it_can_be_turned_off(
-    word: str, configured: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(cache.VARIABLE, word)
-    assert cache.enable() is None
-    assert configured == {}
-
-
 def test_its_default_place_is_the_users_cache(
     tmp_path: Path, configured: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,24 +101,30 @@ def test_its_default_place_is_the_users_cache(
     assert folder.parent == tmp_path / "home" / ".cache" / "triptych" / "xla"
 
 
-def test_a_read_only_folder_is_not_used(
-    tmp_path: Path, configured: dict[str, object], monkeypatch: pytest.MonkeyPatch
+def refuse(**_: object) -> None:
+    """As a read-only file system does, also to root."""
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("word", "owner", "replacement"),
+    [
+        *((word, "", None) for word in ("off", "OFF", "", "0", "none")),
+        ("a folder", "tempfile.TemporaryFile", refuse),
+        ("a folder", "jax_models.cache.find_spec", lambda _: None),  # of the package that bounds the cache
+    ],
+)
+def test_where_it_is_off_or_cannot_be_there_is_none(
+    word: str,
+    owner: str,
+    replacement: Any,
+    tmp_path: Path,
+    configured: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
-
-    def refuse(**_: object) -> None:  # as a read-only file system does, also to root
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    assert cache.enable() is None
-    assert configured == {}
-
-
-def test_without_the_package_that_bounds_it_there_is_none(
-    tmp_path: Path, configured: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
-    monkeypatch.setattr(cache, "find_spec", lambda _: None)
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path) if word == "a folder" else word)
+    if replacement:
+        monkeypatch.setattr(owner, replacement)
     assert cache.enable() is None
     assert configured == {}
 

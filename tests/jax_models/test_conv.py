@@ -118,7 +118,7 @@ def test_convolution(rng: np.random.Generator, case: Any, form: Any) -> None:
         assert_near(actual, truth, "float64")
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 4, 4), (3, 2, 2), (1, 2, 6), (1, 6, 2), (2, 4, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 2, 2), (1, 2, 6), (2, 6, 4)], ids=str)
 def test_winograd_is_the_same_convolution(rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
     """In float64, where its few extra roundings are far below what a wrong coefficient would show."""
     arrays = draw(rng, (shape[0], 3, *shape[1:], 4, SAME))

@@ -23,14 +23,18 @@ AFTER = torch.ones(4, 4, dtype=torch.bool).triu(1)
 
 
 def attention(
-    scale: float = SCALE, axis: int = -1, hidden: Tensor | None = None, after: float = 1.0
+    scale: float = SCALE,
+    axis: int = -1,
+    hidden: Tensor | None = None,
+    value: float = -math.inf,
+    after: float = 1.0,
 ) -> Torch:
-    """Softmax over `axis`; `hidden` marks the keys that are masked out; `after` multiplies the weights."""
+    """Softmax over `axis`. Scores of `hidden` keys become `value`; `after` multiplies the weights."""
 
     def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = q @ k.mT * scale
         if hidden is not None:
-            scores = scores.masked_fill(hidden, -math.inf)
+            scores = scores.masked_fill(hidden, value)
         return scores.softmax(axis) * after @ v
 
     return Torch(function)
@@ -236,6 +240,27 @@ BUGS = (
         "A mask of 0 and -inf went where one of 1 (keep) and 0 (hide) was expected.",
         right=masked_by_numbers(1.0 - AFTER.double()),
         wrong=masked_by_numbers(torch.zeros(4, 4).masked_fill(AFTER, -math.inf)),
+        inputs=QKV,
+        original=sdpa(is_causal=True),
+    ),
+    Bug(
+        "masked_with_a_tiny_number",
+        "Shujun-He/RibonanzaNet/issues/5",
+        "mask value",
+        "Masked scores were set to -1e-9 instead of -1e9, which hides nothing.",
+        right=attention(hidden=AFTER),
+        wrong=attention(hidden=AFTER, value=-1e-9),
+        inputs=QKV,
+        original=sdpa(is_causal=True),
+        alarm="gradients near 1e-212, whose noise underflows to 0 where it is measured, in float32",
+    ),
+    Bug(
+        "masked_with_a_number_that_scores_reach",
+        "TransformerLensOrg/TransformerLens/issues/318",
+        "mask value",
+        "Masked scores were set to -1e5, and a real model's scores fell below that.",
+        right=attention(hidden=AFTER),
+        wrong=attention(hidden=AFTER, value=-1e5),
         inputs=QKV,
         original=sdpa(is_causal=True),
     ),

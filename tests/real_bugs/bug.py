@@ -88,7 +88,7 @@ class Verdict(NamedTuple):
     """What the library says about one port."""
 
     word: str
-    """passed; failed; alarm: something else than the port failed; or refused: an error, no verdict."""
+    """passed; failed; alarm: something else than the port failed; refused, crashed: an error, no verdict."""
     line: str
     """The first line of its explanation that is not about the original."""
 
@@ -97,8 +97,9 @@ def judged(bug: Bug | ModelBug, port: Any) -> Verdict:
     """Runs the library as anyone would."""
     try:
         report = bug.report(port)
-    except UsageError as error:
-        return Verdict("refused", str(error).splitlines()[0])
+    except Exception as error:
+        word = "refused" if isinstance(error, UsageError) else "crashed"
+        return Verdict(word, f"{type(error).__name__}: {str(error).splitlines()[0]}")
     if not report.passed and all(result.backend != "port" for result in report.failures):
         return Verdict("alarm", report.explain().splitlines()[0])
     heads = (line for line in report.explain().splitlines() if not line.startswith(("original ", " ")))

@@ -106,6 +106,24 @@ def standardized(correction: int) -> Torch:
     )
 
 
+def normalized(axes: tuple[int, ...]) -> Torch:
+    """(batch, height, width, channels), over these axes."""
+
+    def function(x: Tensor) -> Tensor:
+        centred = x - x.mean(axes, keepdim=True)
+        return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + 1e-5)
+
+    return Torch(function)
+
+
+def normalized_truth(axes: tuple[int, ...]) -> Any:
+    def formula(x: Any) -> Any:
+        centred = x - x.mean(axes, keepdims=True)
+        return centred * rsqrt((centred**2).mean(axes, keepdims=True) + 1e-5)
+
+    return formula
+
+
 def group_norm(split: Any, back: Any) -> Torch:
     """Channels last; `split` brings (n, h, w, c) to (n, groups, ...), `back` undoes it."""
 
@@ -244,6 +262,17 @@ BUGS = (
         truth=rms_norm_truth(),
     ),
     Bug(
+        "rms_norm_cut_to_float32",
+        "huggingface/transformers/issues/24519",
+        "float32 cast",
+        "The norm casts to float32 whatever comes in: a float64 model is cut there.",
+        right=rms_norm(),
+        wrong=Torch(lambda x, weight: rms_norm().function(x.float(), weight.float()).to(x.dtype)),
+        inputs=ROWS,
+        parameters=SCALE,
+        truth=rms_norm_truth(),
+    ),
+    Bug(
         "rms_norm_in_place",
         "GeeeekExplorer/nano-vllm/issues/170",
         "in place",
@@ -290,15 +319,35 @@ BUGS = (
     ),
     Bug(
         "running_variance_biased",
-        "pytorch/pytorch/issues/77427",
+        "brainpy/BrainPy/pull/843",
         "batch norm momentum",
-        "torch stores a running variance divided by n - 1, but normalizes by n; the copy used n for both.",
+        "The running variance was divided by n, where torch stores it divided by n - 1.",
         right=running_variance(1),
         wrong=running_variance(0),
         inputs=ROWS,
         parameters={"running": (8,)},
         truth=lambda x, running: 0.9 * running + 0.1 * (((x - x.mean(0)) ** 2).sum(0) / 5),
         without=("one sample",),
+    ),
+    Bug(
+        "batch_norm_over_the_batch_alone",
+        "Nico-Curti/NumPyNet/issues/7",
+        "axes of the mean",
+        "An image's batch norm averaged over the batch alone and kept height and width apart.",
+        right=normalized((0, 1, 2)),
+        wrong=normalized((0,)),
+        inputs={"x": (3, 2, 2, 4)},
+        truth=normalized_truth((0, 1, 2)),
+    ),
+    Bug(
+        "group_norm_of_one_group",
+        "onnx/onnx-tensorrt/pull/1052",
+        "axes of the mean",
+        "With one group the mean left the channels out, which is instance norm.",
+        right=normalized((1, 2, 3)),
+        wrong=normalized((1, 2)),
+        inputs={"x": (3, 2, 2, 4)},
+        truth=normalized_truth((1, 2, 3)),
     ),
     Bug(
         "group_norm_channels_last",

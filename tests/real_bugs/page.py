@@ -5,18 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.real_bugs import attention, normalization
-from tests.real_bugs.bug import GITHUB, Bug, ModelBug, Verdict
+import torch
+
+from tests.real_bugs import (
+    activations,
+    attention,
+    convolution,
+    losses,
+    models,
+    normalization,
+    optimizers,
+    recurrent,
+)
+from tests.real_bugs.bug import GITHUB, Bug, ModelBug, Verdict, judged
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "real_bugs.md"
 FAMILIES: Mapping[str, tuple[Bug | ModelBug, ...]] = {
-    module.__name__.rpartition(".")[2]: module.BUGS for module in (normalization, attention)
+    module.__name__.rpartition(".")[2]: module.BUGS
+    for module in (normalization, attention, activations, convolution, recurrent, losses, optimizers, models)
 }
 BUGS = tuple(bug for bugs in FAMILIES.values() for bug in bugs)
 BEGIN, END = "<!-- python -m tests.real_bugs writes from here -->\n", "<!-- to here -->\n"
 
 Verdicts = tuple[Verdict, Verdict]
 """Of the right port and of the wrong one."""
+
+
+def both(name: str) -> Verdicts:
+    """A process's share of the work: one bug."""
+    torch.set_num_threads(1)  # the arrays are small
+    (bug,) = (bug for bug in BUGS if bug.name == name)
+    return judged(bug, bug.right), judged(bug, bug.wrong)
 
 
 def rows(family: str, verdicts: Mapping[str, Verdicts]) -> Iterator[str]:

@@ -1,7 +1,5 @@
 """tools/install.py, with packages made up here and no network."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import io
@@ -34,7 +32,6 @@ torch==2.13.0 \\
 
 
 def chosen(name: str, version: str, sha256: str = A) -> dict[str, Any]:
-    """A package in pip's report."""
     archive = {"hashes": {"sha256": sha256.removeprefix("sha256:")}}
     return {
         "metadata": {"name": name, "version": version},
@@ -178,5 +175,4 @@ def test_no_setup_py_runs_before_its_hash_was_checked(index, monkeypatch):
 
 
 def read(options: tuple[str, ...]) -> str:
-    """What pip is asked to install, where a file says so."""
     return Path(options[-1]).read_text() if options[-1].endswith("exact.txt") else ""

@@ -1,13 +1,9 @@
 """The soak's parts in short, and promises too small for a part of their own: docs/reliability.md."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
-import os
 import socket
-import subprocess
 import sys
 import time
 import zipfile
@@ -29,22 +25,14 @@ from triptych.show.progress import Terminal
 from triptych.store import checkpoint
 from triptych.store.checkpoint import Checkpoint
 from triptych.store.run_dir import RunDirectory
-from triptych.store.sealed import read_json
-
-SOAK = [sys.executable, "-m", "tools.soak", "--short"]
-
 
 pytestmark = pytest.mark.usefixtures("machine")
 
 
-# --- the soak in short ---
-
-
 @pytest.mark.parametrize("part", ["kill", "signals", "mutate"])
 def test_a_short_soak_keeps_every_promise(tmp_path, part):
-    """In a process of its own, since it forks."""
-    words = [*SOAK, part, "--backends", "numpy", "--out", str(tmp_path)]
-    done = subprocess.run(words, cwd=tiny.ROOT, capture_output=True, text=True, timeout=170)
+    words = ("-m", "tools.soak", "--short", part, "--backends", "numpy", "--out", str(tmp_path))
+    done = tiny.python(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / f"{part}.json").read_text())["figures"]
     least = {"kill": ("numpy: kills", 5), "signals": ("numpy: signals", 4), "mutate": ("inputs", 2000)}[part]
@@ -87,8 +75,7 @@ def test_the_watch_sees_programs_and_files_elsewhere(tmp_path):
         "os.system('true')\nopen(sys.argv[1] + '/elsewhere', 'w').close()\nos.mkdir(sys.argv[1] + '/in')\n"
         "print(len(watch.seen), *watch.seen)"
     )
-    words = [sys.executable, "-c", code, str(tmp_path.resolve())]
-    done = subprocess.run(words, cwd=tiny.ROOT, capture_output=True, text=True, check=True, timeout=60)
+    done = tiny.python("-c", code, str(tmp_path.resolve()))
     assert done.stdout.startswith("2 os.system")
     assert "elsewhere" in done.stdout
 
@@ -97,9 +84,6 @@ def test_every_kind_of_input_is_mutated(tmp_path):
     names = {kind.name.split()[0] for kind in targets(tmp_path.resolve())}
     files = "python binary checkpoint forged config.json metrics.jsonl summary.json torch safetensors msgpack"
     assert names >= {*files.split(), "command"}
-
-
-# --- clocks ---
 
 
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
@@ -141,9 +125,6 @@ def test_progress_outlives_a_clock_that_goes_back(monkeypatch):
     assert "10/10" in terminal.getvalue()
 
 
-# --- the network ---
-
-
 def test_a_run_opens_no_socket(tmp_path, monkeypatch):
     """From the command line to the summary; only the data's download may, and the data are here."""
 
@@ -170,9 +151,6 @@ def test_only_the_download_imports_what_reaches_the_network():
     assert "download.py" in found
 
 
-# --- --deterministic ---
-
-
 def test_deterministic_names_each_framework_s_switches(monkeypatch):
     """In place before the first device is asked for, beside flags that the user has set."""
     code = (
@@ -183,9 +161,7 @@ def test_deterministic_names_each_framework_s_switches(monkeypatch):
         " torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic,"
         " torch.backends.cudnn.benchmark, jax.numpy.ones(2).sum())"
     )
-    variables = os.environ | {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false", "JAX_PLATFORMS": "cpu"}
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, cwd=tiny.ROOT, env=variables, capture_output=True, text=True, timeout=170)
+    done = tiny.python("-c", code, XLA_FLAGS="--xla_cpu_enable_fast_math=false", JAX_PLATFORMS="cpu")
     assert done.stdout.strip() == (
         "--xla_cpu_enable_fast_math=false --xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0 | "
         ":4096:8 | True True False 2.0"
@@ -200,10 +176,8 @@ def test_two_runs_on_a_cpu_are_equal_bit_for_bit(tmp_path, name):
     )
     for run in ("one", "two"):
         tiny.launch(tmp_path / run, what, name)
-    states = [checkpoint.load_latest(tmp_path / run / "checkpoints")[0] for run in ("one", "two")]
-    assert states[0] is not None
-    assert states[1] is not None
-    one, two = ({name: a.tobytes() for name, a in found.state.flat().items()} for found in states if found)
+    states = [tiny.newest(tmp_path / run).state.flat() for run in ("one", "two")]
+    one, two = ({name: a.tobytes() for name, a in state.items()} for state in states)
     assert one == two
     assert tiny.results(tmp_path / "one") == tiny.results(tmp_path / "two")
 
@@ -216,42 +190,17 @@ def test_deterministic_reaches_the_backend(tmp_path, monkeypatch):
     backend.make_deterministic("numpy")  # nothing to do there
 
 
-# --- what is read back ---
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"a": NaN}', "NaN is no JSON number"),
-        ('{"a": 1, "a": 2}', "a key twice"),
-        ("[" * 60 + "]" * 60, "nested more than 50 deep"),
-        ("[" * 100_000, "not valid JSON"),
-        ("9" * 5000, "not valid JSON"),
-        (None, "expected at most 67108864 bytes"),
-    ],
-)
-def test_json_that_nobody_should_write_is_refused(tmp_path, content, message):
-    path = tmp_path / "x.json"
-    path.write_text(content or "")
-    if content is None:
-        os.truncate(path, 2**34)  # sparse: takes no space
-    with pytest.raises(UserError, match=message):
-        read_json(path)
-
-
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.jsonl"])
 def test_a_changed_digit_in_a_run_s_file_is_noticed(tmp_path, capsys, name):
     """A number that stays a number: nothing but the SHA-256 can tell."""
     again, _ = half_done(tmp_path, tiny.settings())
     folder, field = (again, b'"loss": ') if name == "metrics.jsonl" else (tmp_path / "run", b'"steps": ')
     path = folder / name
-    content = bytearray(path.read_bytes())
-    at = content.index(field) + len(field)
-    content[at] = content[at] ^ 1
-    path.write_bytes(content)
-    where = ("--run-dir", str(folder)) if name != "config.json" else ("--resume", str(folder))
-    words = tiny.arguments() if name != "config.json" else []
-    assert tiny.call("--backend", "numpy", *where, *words) == 2
+    tiny.flip(path, path.read_bytes().index(field) + len(field))
+    words = (
+        ["--run-dir", str(folder), *tiny.arguments()] if name != "config.json" else ["--resume", str(folder)]
+    )
+    assert tiny.call("--backend", "numpy", *words) == 2
     text = capsys.readouterr().err
     assert name in text
     assert text.count("\n") == 1
@@ -268,12 +217,9 @@ def test_files_of_earlier_versions_have_no_sha256_and_are_read(tmp_path):
 
 
 def half_done(tmp_path: Path, what: Experiment) -> tuple[Path, Checkpoint]:
-    """A run's folder as it was after step 8 of 12, and its last checkpoint."""
     tiny.launch(tmp_path / "run", what, keep_checkpoints=9)
     folder = tiny.rewind(tmp_path / "run", tmp_path / "again", 8)
-    found, _ = checkpoint.load_latest(folder / "checkpoints")
-    assert found is not None
-    return folder, found
+    return folder, tiny.newest(folder)
 
 
 @pytest.mark.parametrize(

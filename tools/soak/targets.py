@@ -217,7 +217,7 @@ def _run_files(run: Path, folder: Path) -> list[Target]:
 def _forged(folder: Path, found: Checkpoint, directory: RunDirectory) -> Target:
     """Checkpoints with a right SHA-256 over wrong content, as anybody can write: read as a start."""
     place = RunDirectory(folder / "forged")
-    place.path.mkdir()
+    place.checkpoints.mkdir(parents=True)
     place.restart_metrics(directory.read_metrics(found.step))
     odd: list[Any] = [None, True, -1, 2**70, 1.5, "x" * 2000, [], {}, float("1e308"), "\ud800", [[[]]]]
     arrays = [np.zeros(3), np.zeros((6, 3072), np.int64), np.array(-1), np.array(7, np.int32), np.zeros((0,))]

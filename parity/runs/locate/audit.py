@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, at_blas_speed
-from parity.runs.locate.findings import Finding, Kind
-from parity.runs.locate.side import Outcome, Reference, Side
+from parity.runs.locate.findings import At
+from parity.runs.locate.side import Outcome, Side
 from parity.suite import network, optim
 from parity.suite.model import MODEL, expected_trace, traced
 from parity.verification.case import Case
-from parity.verification.judge import Label, judge
-from triptych.describe import state as states
-from triptych.describe.layers import initial_statistics
+from parity.verification.judge import Label, Result, judge
 from triptych.describe.protocol import Steps
-from triptych.describe.state import Key, State
+from triptych.describe.state import PARAMETERS, STATISTICS, Key, State
 
-STATE, DATA, FORWARD, LOSS, BACKWARD, SLOTS, PARAMETERS, RUNNING, COMPILED = range(9)
-"""Stages in the order of computation."""
 LOSS_KEY = Key("loss", "")
 """The loss among a step's outcomes."""
 
 
-class At(NamedTuple):
-    """What is judged: its place in the order of computation, and its names."""
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One quantity of one step of one side, judged."""
 
-    order: tuple[int, ...]
-    kind: Kind
-    layer: str
-    quantity: str
+    at: At
+    result: Result
+    actual: Array
+    expected: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +37,10 @@ class Step:
     """A step about to be judged."""
 
     side: Side
-    reference: Reference
+    reference: Side
+    """LEFT, by whose settings and data."""
     state: State
-    """LEFT's state before it."""
+    """LEFT's before the step."""
     first: int
     """Steps taken before."""
     r: Rounding
@@ -58,115 +55,89 @@ class Step:
         """Whether the side may convolve by Winograd's transform."""
         return self.side.backend.name == "jax" and self.side.place.device == "cpu"
 
-    def judge(self, at: At, expected: Bounded, actual: Array | float | None) -> Finding:
-        """One finding; None is what the side does not have."""
+    def judge(self, at: At, expected: Bounded | None, actual: Array | float | None) -> Finding:
+        """One finding; a quantity that the side does not have is None."""
         label = Label(MODEL, Case("model", "step", {}), self.side.backend.name, self.side.place)
-        if actual is None:
-            return Finding(*at, label.failure(at.quantity, "missing"), np.zeros(0), np.zeros(0))
+        if expected is None or actual is None:
+            return Finding(at, label.failure(at.quantity, "missing"), np.zeros(0), np.zeros(0))
         if isinstance(actual, float):
             actual = np.asarray(self.r.wide.nearest(np.asarray(actual)))
         (result,) = judge({at.quantity: expected}, {at.quantity: actual}, label)
-        return Finding(*at, result, actual, expected.value)
+        return Finding(at, result, actual, expected.value)
+
+
+Claim = tuple[At, Bounded | None, Array | float | None]
+"""A quantity, what it should be, and what it is; as `Step.judge` takes them."""
 
 
 def audit(step: Step) -> list[Finding]:
     """Everything about the step, in the order of computation. The side is left one step further."""
-    side, reference, wanted = step.side, step.reference, step.wanted
-    steps = side.plan(step.first)
+    side, steps, rule = step.side, step.side.plan(step.first), step.reference.experiment.optimization
     side.put(step.state)
     own = side.backend.export_state()
     trace = side.trace(steps)
     after = side.step_unfused(steps)
-    data = At((DATA, 0), "data", "", "input")
-    findings = [*_restored(step, own), step.judge(data, reference.input(wanted, step.r), trace["input"])]
-    absent = [name for name in reference.names if f"activation/{name}" not in trace]
-    if absent:
-        nothing = Bounded.exact(np.zeros(0), step.r)
-        return [*findings, step.judge(At((FORWARD, 0), "forward", absent[0], "y"), nothing, None)]
-    truths, keys = expected_trace(
-        reference.experiment,
-        own.parameters,
-        own.statistics_of(reference.experiment.layers()),
-        trace,
-        reference.labels(wanted),
-        wanted,
-        step.r,
-        step.winograd_too,
-    )
-    findings += _layers(step, trace, truths, keys)
-    findings += _reported(step, trace, after, truths["loss"])
-    if side.repeats or side.compiled:
-        findings += _updated(step, own, trace, after)
-        findings += _running(step, after, truths)
-    if not side.repeats:
-        side.put(step.state)
-        findings += compiled(step, own, side.step(steps))
-    return sorted(findings, key=lambda finding: finding.order)
+    claims = [*_restored(step, own), *_traced(step, own, trace, after)]
+    if own.slots_of(rule) is None:
+        claims.append((At("optimizer state", "", ", ".join(rule.slots)), None, None))
+    else:
+        if side.repeats or side.compiled:
+            claims += _updated(step, own, trace, after)
+        if not side.repeats:
+            side.put(step.state)
+            claims += _compiled(step, own, side.step(steps))
+    found = [step.judge(*claim) for claim in claims]
+    return sorted(found, key=lambda finding: finding.at.order(step.reference.layers))
 
 
-def _restored(step: Step, own: State) -> Iterable[Finding]:
+def _restored(step: Step, own: State) -> Iterator[Claim]:
     """What was put in comes out again, rounded to the side's numbers."""
-    r = step.r.wide
-    given, arrays = step.state.arrays(), own.arrays()
-    for position, key in enumerate(ordered(arrays, step.reference.names)):
+    r, given = step.r.wide, step.state.arrays()
+    for key, array in own.arrays().items():
         if key in given:
             exactly = Bounded(r.nearest(given[key]).astype(r.truth), np.zeros(given[key].shape), r)
-            yield step.judge(At((STATE, position), "state", key.layer, str(key)), exactly, arrays[key])
-    yield _count(step, (STATE, len(arrays)), "state", own, step.state.updates)
+            yield At("state", key.layer, str(key)), exactly, array
+    yield At("state", "", "updates"), _count(step.state.updates, r), float(own.updates)
 
 
-def _count(step: Step, order: tuple[int, ...], kind: Kind, state: State, wanted: int) -> Finding:
-    exactly = Bounded(np.asarray(float(wanted), step.r.wide.truth), np.zeros(()), step.r.wide)
-    return step.judge(At(order, kind, "", "updates"), exactly, float(state.updates))
+def _count(updates: int, r: Rounding) -> Bounded:
+    return Bounded.exact(np.asarray(float(updates)), r)
 
 
-def _layers(
-    step: Step, trace: Mapping[str, Array], truths: Mapping[str, Bounded], keys: Mapping[str, str]
-) -> Iterable[Finding]:
-    """Every layer's output, the loss, then gradients from the logits back."""
-    names = step.reference.names
-    for number, (name, key) in enumerate(keys.items()):
+def _traced(step: Step, own: State, trace: Mapping[str, Array], after: Outcome) -> Iterator[Claim]:
+    """The input, every layer's output and gradients, the loss, and running statistics."""
+    reference, wanted, r = step.reference, step.wanted, step.r.wide
+    spec, labels = reference.experiment, reference.labels(wanted)
+    statistics = own.statistics_of(spec.layers())
+    truths, keys = expected_trace(
+        spec, own.parameters, statistics, trace, labels, wanted, step.r, step.winograd_too
+    )
+    yield At("data", "", "input"), reference.input(wanted, step.r), trace["input"]
+    for name, key in keys.items():
         layer, _, quantity = name.rpartition(" ")
-        if name == "loss":
-            at = At((LOSS, 0), "loss", "", "loss")
-        elif name == "loss ds":
-            at = At((LOSS, 2), "loss", "", "ds")
-        elif quantity == "y":
-            at = At((FORWARD, names.index(layer)), "forward", layer, quantity)
-        else:
-            # Nothing but dx reaches the layer before: it comes last.
-            order = BACKWARD, -names.index(layer), quantity == "dx", number
-            at = At(order, "backward", layer, quantity)
-        yield step.judge(at, truths[name], traced(trace, key, step.r) if key in trace else None)
-
-
-def _reported(step: Step, trace: Mapping[str, Array], after: Outcome, loss: Bounded) -> Iterable[Finding]:
-    """Loss and accuracy as the training step reports them."""
-    r = step.r.wide
-    yield step.judge(At((LOSS, 1), "loss", "", "reported loss"), loss, after.loss)
-    logits = trace[f"activation/{step.reference.names[-1]}"]
-    hits = np.mean(logits.argmax(axis=1) == step.reference.labels(step.wanted))
+        at = At("forward" if quantity == "y" else "backward", layer, quantity)
+        if layer in ("", "loss"):
+            at = At("loss", "", quantity)
+        yield at, truths[name], traced(trace, key, step.r) if key in trace else None
+    yield At("loss", "", "reported loss"), truths["loss"], after.loss
+    hits = np.mean(trace[f"activation/{reference.layers[-1]}"].argmax(axis=1) == labels)
     # A share of the batch: exact up to its one division.
     share = Bounded(np.asarray(hits, r.truth), np.asarray(r.u * hits), r)
-    yield step.judge(At((LOSS, 3), "loss", "", "reported accuracy"), share, after.accuracy)
+    yield At("loss", "", "reported accuracy"), share, after.accuracy
+    if step.side.repeats or step.side.compiled:
+        for name in statistics:
+            at = At.of(Key(STATISTICS, name))
+            yield at, truths[f"{at.layer} {at.quantity}"], after.state.statistics.get(name)
 
 
-def _updated(step: Step, own: State, trace: Mapping[str, Array], after: Outcome) -> Iterable[Finding]:
+def _updated(step: Step, own: State, trace: Mapping[str, Array], after: Outcome) -> Iterator[Claim]:
     """Optimizer state from the traced gradients, then parameters from the state stored with them."""
-    slots = step.reference.experiment.optimization.slots
-    yield _count(step, (SLOTS, -1), "optimizer state", after.state, own.updates + 1)
-    for position, name in enumerate(own.parameters):
-        layer, _, parameter = name.rpartition(".")
-        gradient = trace.get(f"gradient/{name}")
-        if gradient is None or any(name not in after.state.slots.get(slot, {}) for slot in slots):
-            at = At((SLOTS, position), "optimizer state", layer, parameter)
-            yield step.judge(at, Bounded.exact(np.zeros(0), step.r), None)
-            continue
-        g = Bounded.exact(gradient, step.r.wide)
-        for number, (key, truth) in enumerate(_moved(step, own, name, g, after.state).items()):
-            order = (SLOTS, position, number) if key.slot else (PARAMETERS, position)
-            found = after.state.arrays()[key]
-            yield step.judge(At(order, kind_of(key), layer, quantity_of(key)), truth, found)
+    arrays, r = after.state.arrays(), step.r.wide
+    yield At("optimizer state", "", "updates"), _count(own.updates + 1, r), float(after.state.updates)
+    for name in own.parameters:
+        g = Bounded.exact(trace[f"gradient/{name}"], r)
+        for key, truth in _moved(step, own, name, g, after.state).items():
+            yield At.of(key), truth, arrays.get(key)
 
 
 def _moved(
@@ -187,90 +158,47 @@ def _moved(
         own.updates + 1,
         None if stored is None else slots_of(stored),
     )
-    return {Key(slot, name): slots[slot] for slot in rule.slots} | {Key(states.PARAMETERS, name): theta}
-
-
-def _running(step: Step, after: Outcome, truths: Mapping[str, Bounded]) -> Iterable[Finding]:
-    names = step.reference.names
-    for number, name in enumerate(initial_statistics(step.reference.experiment.layers())):
-        layer, _, which = name.rpartition(".")
-        at = At((RUNNING, names.index(layer), number), "running statistics", layer, which)
-        yield step.judge(at, truths[f"{layer} {which}"], after.state.statistics.get(name))
+    return {Key(slot, name): slots[slot] for slot in rule.slots} | {Key(PARAMETERS, name): theta}
 
 
 # --- the step as one program ---
 
 
-def compiled(step: Step, own: State, after: Outcome) -> Iterable[Finding]:
+def _compiled(step: Step, own: State, after: Outcome) -> Iterator[Claim]:
     """The outcome of a compiled step, by the limits of everything that the step may do."""
-    truths = {key: _finite(truth) for key, truth in outcome_truths(step, own).items()}
     arrays = after.state.arrays()
-    loss = At((COMPILED, 0), "loss", "", "reported loss")
-    found = [step.judge(loss, truths[LOSS_KEY], after.loss)]
-    found.append(_count(step, (COMPILED, 1), "optimizer state", after.state, own.updates + 1))
-    for position, key in enumerate(ordered(arrays, step.reference.names), start=2):
-        if key in truths:
-            at = At((COMPILED, position), kind_of(key), key.layer, quantity_of(key))
-            found.append(step.judge(at, truths[key], arrays[key]))
-    return (replace(finding, compiled=True) for finding in found)
+    count = _count(own.updates + 1, step.r.wide)
+    yield At("optimizer state", "", "updates", True), count, float(after.state.updates)
+    for key, truth in _outcome(step, own).items():
+        # Where a whole step has no finite limit nothing is held against it.
+        known = np.isfinite(truth.error) & np.isfinite(truth.value.astype(np.float64))
+        error = np.where(known, truth.error, truth.r.largest)
+        bounded = Bounded(np.where(known, truth.value, 0), error, truth.r)
+        if key == LOSS_KEY:
+            yield At("loss", "", "reported loss", True), bounded, after.loss
+        else:
+            yield At.of(key, True), bounded, arrays.get(key)
 
 
-def outcome_truths(step: Step, own: State) -> dict[Key, Bounded]:
+def _outcome(step: Step, own: State) -> dict[Key, Bounded]:
     """`LOSS_KEY` and a state's keys to what the whole step may make of them, errors carried all the way."""
     spec, reference, wanted = step.reference.experiment, step.reference, step.wanted
     statistics = own.statistics_of(spec.layers())
+    masks = {name: mask[0] for name, mask in wanted.masks.items()}
+    x, labels = reference.input(wanted, step.r), reference.labels(wanted)
     with np.errstate(all="ignore"):
         found = network.one_step(
-            spec,
-            own.parameters,
-            statistics,
-            reference.input(wanted, step.r),
-            reference.labels(wanted),
-            {name: mask[0] for name, mask in wanted.masks.items()},
-            step.r,
-            step.winograd_too,
+            spec, own.parameters, statistics, x, labels, masks, step.r, step.winograd_too
         )
         truths = {LOSS_KEY: found["loss"]}
-        truths |= {Key(states.STATISTICS, name): found[f"statistics/{name}"] for name in statistics}
+        truths |= {Key(STATISTICS, name): found[f"statistics/{name}"] for name in statistics}
         for name in own.parameters:
             truths |= _moved(step, own, name, found[f"gradient/{name}"])
     return truths
 
 
-def one_step_limits(
-    side: Side, state: State, step: int, reference: Reference | None = None
-) -> dict[Key, Bounded]:
-    """`outcome_truths` of the step after `state`."""
+def step_limits(side: Side, reference: Side, state: State, first: int) -> dict[Key, Array]:
+    """`LOSS_KEY` and a state's keys to how far rounding may put each element in the step after `state`."""
     side.put(state)
-    judged = Step(side, reference or side.reference, state, step, at_blas_speed(side.rounding))
-    return outcome_truths(judged, side.backend.export_state())
-
-
-def _finite(truth: Bounded) -> Bounded:
-    """Where a whole step has no finite limit nothing is held against it."""
-    known = np.isfinite(truth.error) & np.isfinite(truth.value.astype(np.float64))
-    value = np.where(known, truth.value, 0)
-    return Bounded(value, np.where(known, truth.error, truth.r.largest), truth.r)
-
-
-# --- names ---
-
-
-KINDS: tuple[Kind, ...] = ("optimizer state", "parameters", "running statistics")
-"""Of a state's arrays, in the order of computation."""
-
-
-def kind_of(key: Key) -> Kind:
-    """What the array is, in a report's words."""
-    return KINDS[0 if key.slot else 1 if key.group == states.PARAMETERS else 2]
-
-
-def quantity_of(key: Key) -> str:
-    """Which of its layer's arrays it is, in a report's words."""
-    return f"{key.slot} of {key.last}" if key.slot else key.last
-
-
-def ordered(keys: Iterable[Key], layers: list[str]) -> list[Key]:
-    """A state's keys by kind, then by layer."""
-    place = {name: i for i, name in enumerate(layers)}
-    return sorted(keys, key=lambda key: (KINDS.index(kind_of(key)), place.get(key.layer, len(place))))
+    step = Step(side, reference, state, first, at_blas_speed(side.rounding))
+    return {key: truth.error for key, truth in _outcome(step, side.backend.export_state()).items()}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import tyro
 
+from parity.bounds.rounding import truth_note
 from parity.report.progress import show
 from parity.report.saving import write_json
+from parity.runs.locate import search
 from parity.runs.locate.files import compare_files
-from parity.runs.locate.findings import Report, document, render
-from parity.runs.locate.folders import locate_runs, read
-from parity.runs.locate.search import EVERY, begin
-from parity.runs.locate.search import locate as search
-from parity.runs.locate.side import CALL, Side
+from parity.runs.locate.findings import render
+from parity.runs.locate.folders import locate_runs
+from parity.runs.locate.replay import read
+from parity.runs.locate.side import Side, begin
 from parity.suite.backends import BACKENDS
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
@@ -34,7 +35,7 @@ def locate(
     experiment: str = "fig1",
     steps: int | None = None,
     from_step: int = 0,
-    every: int = EVERY,
+    every: int = search.EVERY,
     dtype: Dtype = "float64",
     seed: int = 0,
     dataset: str | None = None,
@@ -61,81 +62,56 @@ def locate(
         device: As for train.py.
         json: Also write the report to this file.
     """
-    _require_least(("steps", steps, 1), ("from_step", from_step, 0), ("every", every, 1))
-    kinds = [_kind(name) for name in (left, right)]
+    for name, value, low in (("steps", steps, 1), ("from_step", from_step, 0), ("every", every, 1)):
+        if value is not None and value < low:
+            option = name.replace("_", "-")
+            raise UserError(f"{name}: expected at least {low}, got {value}; change --{option}")
 
     def load(spec: Experiment) -> tuple[TrainingData, str]:
         found = cifar10.load(dataset or spec.data.dataset, data_dir)
         return prepare(found, spec.data.preprocess, spec.data.validation), found.fingerprint
 
+    kinds = _kind(left), _kind(right)
     if "file" in kinds:
-        report = _files(left, right, kinds)
-    elif kinds == ["backend", "backend"]:
+        report = compare_files(_file(left, right), _file(right, left))
+    elif "run" in kinds:
+        run, other = (left, right) if kinds[0] == "run" else (right, left)
+        held = read(Path(other)) if kinds == ("run", "run") else other
+        report = locate_runs(read(Path(run)), held, load, device, steps, from_step, every)  # type: ignore[arg-type]
+    else:
         spec = find(experiment).experiment
         spec = replace(spec, training=replace(spec.training, dtype=dtype, seed=seed))
         data, _ = load(spec)
-        sides = [Side(name, create(name, spec, data, device), spec, data) for name in (left, right)]  # type: ignore[arg-type]
-        report = _backends(sides[0], sides[1], steps or STEPS, from_step, every)
-    else:
-        run, other = (left, right) if kinds[0] == "run" else (right, left)
-        held = read(Path(other)) if kinds == ["run", "run"] else other
-        report = locate_runs(read(Path(run)), held, load, device, steps, from_step, every, show)  # type: ignore[arg-type]
+        ours, theirs = (Side(name, create(name, spec, data, device), spec, data) for name in (left, right))  # type: ignore[arg-type]
+        state = ours.train(begin(ours), 0, from_step)[1] if from_step else None
+        report = search.locate(ours, theirs, steps or STEPS, state, from_step, every)
+        where = f"on {ours.backend.device} and {theirs.backend.device}, {dtype}, seed {seed}"
+        report = replace(report, notes=(where,))
     show("")
     print(render(report))
     if json is not None:
-        write_json(json, document(report))
+        write_json(json, {"truth": truth_note(), **asdict(report)})
     return 0 if report.divergence is None else 1
-
-
-def _require_least(*options: tuple[str, int | None, int]) -> None:
-    for name, value, low in options:
-        if value is not None and value < low:
-            option = "--" + name.replace("_", "-")
-            raise UserError(f"{name}: expected at least {low}, got {value}; change {option}")
 
 
 def _kind(name: str) -> str:
     if name in BACKENDS:
         return "backend"
     path = Path(name)
-    if path.is_dir():
-        return "run"
-    if path.is_file():
-        return "file"
+    if path.exists():
+        return "run" if path.is_dir() else "file"
     raise UserError(
         f"locate: expected a backend ({', '.join(BACKENDS)}), a run folder or a checkpoint file, got "
         f"{name!r}, which does not exist; see ./runs"
     )
 
 
-def _files(left: str, right: str, kinds: list[str]) -> Report:
-    if "backend" in kinds:
+def _file(name: str, other: str) -> Path:
+    """A checkpoint file, or a run's of the other file's step."""
+    kind = _kind(name)
+    if kind == "backend":
         raise UserError(
             "locate: a checkpoint file says nothing of the steps to come; give its run folder, and where to "
             "begin with --from-step"
         )
-    paths = [Path(left), Path(right)]
-    if "run" in kinds:
-        number = kinds.index("run")
-        step = checkpoint.load(paths[1 - number]).step
-        found = read(paths[number]).checkpoints
-        if step not in found:
-            raise UserError(
-                f"locate: {paths[number]} has no checkpoint of step {step}, as {paths[1 - number]} is; it "
-                f"has {', '.join(map(str, found)) or 'none'}"
-            )
-        paths[number] = found[step]
-    return compare_files(*paths)
-
-
-def _backends(left: Side, right: Side, steps: int, from_step: int, every: int) -> Report:
-    state = None
-    if from_step:
-        begin(left)
-        for first in range(0, from_step, CALL):
-            left.backend.train(left.plan(first, min(CALL, from_step - first)))
-        state = left.backend.export_state()
-    report = search(left, right, steps, state, from_step, every, show)
-    training = left.experiment.training
-    where = f"{training.dtype}, seed {training.seed}"
-    return replace(report, notes=(f"on {left.backend.device} and {right.backend.device}, {where}",))
+    return Path(name) if kind == "file" else read(Path(name)).file(checkpoint.load(Path(other)).step)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from parity.bounds.rounding import ROUNDINGS, Array
-from parity.runs.difference import relative
-from parity.runs.locate.audit import kind_of, ordered, quantity_of
-from parity.runs.locate.findings import Divergence, Report
-from parity.runs.locate.hints import bits
+from parity.runs.locate.findings import At, Divergence, Report, Where, differs
+from parity.runs.locate.side import differing_settings
 from triptych.describe.plain import from_dict
+from triptych.describe.spec import Experiment
 from triptych.describe.state import Key, State
 from triptych.errors import UserError
 from triptych.store import checkpoint
-from triptych.store.run_dir import RunDirectory, flat
+from triptych.store.run_dir import RunDirectory
 
 
 def compare_files(left: Path, right: Path) -> Report:
@@ -23,89 +23,61 @@ def compare_files(left: Path, right: Path) -> Report:
 
     Raises UserError for a damaged file, or two of different networks.
     """
-    files = [checkpoint.load(path) for path in (left, right)]
-    folders = [path.parent.parent / "config.json" for path in (left, right)]
-    configs = [RunDirectory(path.parent).read_config() if path.exists() else None for path in folders]
-    settings: tuple[str, ...] = ()
-    order: list[str] = []
-    for config, path in zip(configs, folders, strict=True):
-        if config is not None:
-            spec = from_dict(config["experiment"], str(path))
-            order = order or [layer.name for layer in spec.layers()]
-    if configs[0] is not None and configs[1] is not None:
-        a, b = flat(configs[0]["experiment"]), flat(configs[1]["experiment"])
-        settings = tuple(f"{key}: {a.get(key)!r}, {b.get(key)!r}" for key in a if a.get(key) != b.get(key))
-    steps = [file.step for file in files]
-    notes: tuple[str, ...] = ()
-    if steps[0] != steps[1]:
-        notes = (f"steps differ: {steps[0]} on the left, {steps[1]} on the right",)
-    found = differences(files[0].state, files[1].state, steps[1], order)
-    notes += tuple(f"differs: {line}" for line in table(files[0].state, files[1].state, order))
+    ours, theirs = checkpoint.load(left), checkpoint.load(right)
+    specs = [spec for path in (left, right) if (spec := _experiment(path)) is not None]
+    settings = differing_settings(specs[0], specs[1]) if len(specs) == 2 else ()
+    layers = [layer.name for layer in specs[0].layers()] if specs else []
+    found = differences(ours.state, theirs.state, theirs.step, layers)
+    notes = tuple(
+        f"differs: {one.kind} {one.layer} {one.quantity}: {one.local:.1e} relative, {one.note}"
+        + f", most at {list(one.index)}" * bool(one.index)
+        for one in found
+    )
+    if ours.step != theirs.step:
+        notes = (f"steps differ: {ours.step} on the left, {theirs.step} on the right", *notes)
     first = found[0] if found else None
-    return Report(str(left), str(right), steps[1] - 1, steps[1], first, settings, notes=notes)
+    return Report(str(left), str(right), theirs.step - 1, theirs.step, first, settings, notes=notes)
 
 
-def differences(left: State, right: State, step: int, order: list[str] | None = None) -> list[Divergence]:
-    """Every array that differs by more than a cast's rounding, in order; raises UserError where shapes do."""
+def _experiment(file: Path) -> Experiment | None:
+    """That of the run in whose folder a checkpoint lies."""
+    folder = RunDirectory(file.parent.parent)
+    if not folder.config.exists():
+        return None
+    return from_dict(folder.read_config()["experiment"], str(folder.config))
+
+
+def differences(
+    left: State,
+    right: State,
+    step: int,
+    layers: list[str] | None = None,
+    limits: Mapping[Key, Array | float] | None = None,
+) -> list[Divergence]:
+    """Every array that differs by more than a cast's rounding, or than its limit, in order.
+
+    Raises UserError where shapes differ.
+    """
     ours, theirs = left.arrays(), right.arrays()
-    found = [_updates(left.updates, right.updates, step)]
-    for key in ordered(ours | theirs, order or []):
-        found.append(_one(key, ours.get(key), theirs.get(key), step))
+    found = [differs(step, At("optimizer state", "", "updates"), left.updates, right.updates)]
+    for key in sorted(ours | theirs, key=lambda key: At.of(key).order(layers or [])):
+        at, a, b = At.of(key), ours.get(key), theirs.get(key)
+        if a is None or b is None:
+            side: Where = "right" if b is None else "left"
+            found.append(Divergence(step, *at[:3], side, note=f"missing on the {side}"))
+        elif a.shape != b.shape:
+            raise UserError(
+                f"locate: {key} is {a.shape} on the left and {b.shape} on the right; give two checkpoints of "
+                "one network"
+            )
+        else:
+            limit = _cast(a, b) if limits is None else limits.get(key, 0.0)
+            found.append(differs(step, at, a, b, limit))
     return [divergence for divergence in found if divergence is not None]
 
 
-def _updates(left: int, right: int, step: int) -> Divergence | None:
-    if left == right:
-        return None
-    return Divergence(
-        step, "optimizer state", "", "updates", "right", float("inf"), (), float(right), float(left), 0.0,
-        relative(np.array(float(left)), np.array(float(right))), note="1 of 1 elements differ",
-    )  # fmt: skip
-
-
-def table(left: State, right: State, order: list[str]) -> list[str]:
-    """One line for each array that differs: how much, and where most."""
-    ours, theirs = left.arrays(), right.arrays()
-    lines = [] if left.updates == right.updates else [f"updates: {left.updates}, {right.updates}"]
-    for key in ordered(ours | theirs, order):
-        if key in ours and key in theirs and ours[key].shape == theirs[key].shape:
-            pair = ours[key].astype(np.float64), theirs[key].astype(np.float64)
-            gap = np.abs(pair[0] - pair[1])
-            if gap.any():
-                index = [int(i) for i in np.unravel_index(int(np.argmax(gap)), gap.shape)]
-                count = int(np.count_nonzero(gap))
-                lines.append(
-                    f"{key}: {relative(*pair):.1e} relative, {count} of {gap.size} elements, most at {index}"
-                )
-    return lines
-
-
-def _one(key: Key, left: Array | None, right: Array | None, step: int) -> Divergence | None:
-    layer, what, kind = key.layer, quantity_of(key), kind_of(key)
-    if left is None or right is None:
-        side = "right" if right is None else "left"
-        return Divergence(step, kind, layer, what, side, float("inf"), note=f"missing on the {side}")  # type: ignore[arg-type]
-    if left.shape != right.shape:
-        raise UserError(
-            f"locate: {key} is {left.shape} on the left and {right.shape} on the right; give two checkpoints "
-            "of one network"
-        )
-    a, b = left.astype(np.float64), right.astype(np.float64)
-    limit = np.zeros(a.shape)
-    if left.dtype != right.dtype:
-        u = max(ROUNDINGS[str(array.dtype)].u for array in (left, right))
-        limit = u * np.maximum(np.abs(a), np.abs(b))
-    gap = np.abs(a - b)
-    beyond = ~(gap <= limit) & ~(np.isnan(a) & np.isnan(b))
-    if not beyond.any():
-        return None
-    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.where(beyond, gap, -1))), gap.shape))
-    note = f"{int(beyond.sum())} of {gap.size} elements differ"
-    if beyond.sum() == 1:
-        note += bits(left[index], right[index])
-    with np.errstate(divide="ignore"):
-        share = float(np.divide(gap[index], limit[index])) if limit[index] else float("inf")
-    return Divergence(
-        step, kind, layer, what, "right", share, index, float(b[index]), float(a[index]), float(limit[index]),
-        relative(a, b), note=note,
-    )  # fmt: skip
+def _cast(a: Array, b: Array) -> Array | float:
+    if a.dtype == b.dtype:
+        return 0.0
+    u = max(ROUNDINGS[str(array.dtype)].u for array in (a, b))
+    return u * np.maximum(np.abs(a.astype(np.float64)), np.abs(b.astype(np.float64)))

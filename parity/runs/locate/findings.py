@@ -1,13 +1,16 @@
-"""What a search finds: judgements in the order of computation, the first divergence, the report."""
+"""What a search finds: quantities in the order of computation, the first divergence, the report."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
 
 from parity.bounds.rounding import Array, truth_note
-from parity.verification.judge import Result
+from parity.runs.difference import beyond, one_bit, relative
+from triptych.describe.state import PARAMETERS, Key
 
 Kind = Literal[
     "start",
@@ -22,24 +25,35 @@ Kind = Literal[
     "running statistics",
     "record",
 ]
-"""start: initial parameters. state: what was put in does not come out again. data: the batch as the first
-layer sees it. schedule: learning rates. record: what a run wrote down is not what its backend computes."""
+"""In the order of computation. start: initial parameters. state: what was put in does not come out again.
+data: the batch as the first layer sees it. record: what a run wrote down is not what its backend computes."""
+Where = Literal["left", "right", "both"]
 
 
-@dataclass(frozen=True, eq=False)
-class Finding:
-    """One quantity of one step of one side, judged."""
+class At(NamedTuple):
+    """A quantity of a step; `layer` is empty where it belongs to none."""
 
-    order: tuple[int, ...]
-    """Findings sort by it as they are computed: data, forward, loss, backward, update, statistics."""
     kind: Kind
     layer: str
     quantity: str
-    result: Result
-    actual: Array
-    expected: Array
     compiled: bool = False
-    """Of the step as one compiled program, where the other findings are of single operations."""
+    """Of the step as one compiled program; the others are of single operations."""
+
+    @staticmethod
+    def of(key: Key, compiled: bool = False) -> At:
+        """One array of a state."""
+        if key.slot:
+            return At("optimizer state", key.layer, f"{key.slot} of {key.last}", compiled)
+        kind: Kind = "parameters" if key.group == PARAMETERS else "running statistics"
+        return At(kind, key.layer, key.last, compiled)
+
+    def order(self, layers: list[str]) -> tuple[bool, int, int, bool]:
+        """Sorts quantities as they are computed."""
+        place = layers.index(self.layer) if self.layer in layers else len(layers)
+        # Nothing but dx reaches the layer before: it comes last.
+        back = self.kind == "backward"
+        kind = get_args(Kind).index(self.kind)
+        return self.compiled, kind, -place if back else place, back and self.quantity == "dx"
 
 
 @dataclass(frozen=True)
@@ -50,12 +64,11 @@ class Divergence:
     """Counted from 1; 0 is the start."""
     kind: Kind
     layer: str
-    """Empty where it belongs to no layer."""
     quantity: str
     """y, dx, dW, first_moment, ... as docs/locate.md lists them."""
-    side: Literal["left", "right", "both"]
+    side: Where
     """Who departs from the truth by LEFT's settings."""
-    share: float
+    share: float = float("inf")
     """Error over limit."""
     index: tuple[int, ...] = ()
     """The worst element; then what it is, what it should be, and how far it may be from that."""
@@ -68,8 +81,31 @@ class Divergence:
     """The largest relative difference of an array before this step, each side running freely."""
     inherited_in: str = ""
     note: str = ""
-    also: tuple[str, ...] = ()
-    """What else lies beyond its limit in the same step: consequences, or further faults."""
+
+
+def differs(
+    step: int,
+    at: At,
+    truth: Any,
+    actual: Any,
+    limit: Array | float = 0.0,
+    side: Where = "right",
+    note: str = "",
+) -> Divergence | None:
+    """Where an array (or number) lies beyond a limit around the true one, or None; both NaN is equal."""
+    truth, actual = np.asarray(truth), np.asarray(actual)
+    a, b = truth.astype(np.float64), actual.astype(np.float64)
+    wrong, limit = beyond(a, b, limit), np.broadcast_to(limit, a.shape)
+    if not wrong.any():
+        return None
+    gap = np.abs(a - b)
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.where(wrong, gap, -1))), gap.shape))
+    if not note:
+        note = f"{int(wrong.sum())} of {gap.size} elements differ"
+        note += one_bit(actual[index], truth[index]) if wrong.sum() == 1 else ""
+    share = float(gap[index] / limit[index]) if limit[index] else float("inf")
+    numbers = float(b[index]), float(a[index]), float(limit[index])
+    return Divergence(step, *at[:3], side, share, index, *numbers, relative(a, b), note=note)
 
 
 @dataclass(frozen=True)
@@ -95,32 +131,27 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
-# --- for a terminal and as JSON ---
-
-ALSO_SHOWN = 6
-
-
 def render(report: Report) -> str:
-    """The verdict first, then what supports it."""
+    """What is known of the two, then the verdict."""
     lines = [f"left: {report.left}", f"right: {report.right}"]
     lines += [f"setting {line}" for line in report.settings]
     lines += report.notes
-    found = report.divergence
-    if found is None:
-        searched = report.last - report.first
+    lines += _told(report.divergence, report) if report.divergence else _nothing(report)
+    return "\n".join(lines)
+
+
+def _nothing(report: Report) -> list[str]:
+    lines = [
+        f"no divergence in {report.last - report.first} steps ({report.first + 1} to {report.last}), "
+        f"{report.judged} of them judged layer by layer: largest share of a limit used: "
+        f"{report.share:.3f} ({report.share_at})"
+    ]
+    if not math.isnan(report.inherited):
         lines.append(
-            f"no divergence in {searched} steps ({report.first + 1} to {report.last}), "
-            f"{report.judged} of them judged layer by layer: largest share of a limit used: "
-            f"{report.share:.3f} ({report.share_at})"
+            f"running freely the two are {report.inherited:.1e} apart at the end "
+            f"({report.inherited_in}, relative): what rounding has grown to"
         )
-        if not math.isnan(report.inherited):
-            lines.append(
-                f"running freely the two are {report.inherited:.1e} apart at the end "
-                f"({report.inherited_in}, relative): what rounding has grown to"
-            )
-        lines.append(truth_note())
-        return "\n".join(lines)
-    return "\n".join([*lines, *_told(found, report)])
+    return [*lines, truth_note()]
 
 
 def _told(found: Divergence, report: Report) -> list[str]:
@@ -141,12 +172,4 @@ def _told(found: Divergence, report: Report) -> list[str]:
         lines.append(
             f"  before that step, running freely, {found.inherited:.1e} ({found.inherited_in}): inherited"
         )
-    if found.also:
-        more = f" and {len(found.also) - ALSO_SHOWN} more" if len(found.also) > ALSO_SHOWN else ""
-        lines.append(f"  also beyond their limits in that step: {', '.join(found.also[:ALSO_SHOWN])}{more}")
     return lines
-
-
-def document(report: Report) -> dict[str, Any]:
-    """The report and what it was judged against, as JSON."""
-    return {"truth": truth_note(), **asdict(report)}

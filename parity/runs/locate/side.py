@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
-from parity.runs.locate.findings import Divergence
+from parity.runs.locate.findings import At, Divergence, differs
 from parity.suite.backends import unfused
 from parity.suite.images import fitted, moved, prepared
 from parity.verification.place import Place
 from triptych.cifar10.batches import BatchOrder
+from triptych.describe.init import initial_parameters
 from triptych.describe.layers import parameter_shapes
 from triptych.describe.plain import LATER, to_dict
 from triptych.describe.protocol import Backend, Steps, TrainingData, plan_steps
@@ -66,23 +66,41 @@ class Side:
 
     @property
     def rounding(self) -> Rounding:
-        """Its arithmetic."""
         return rounding(self.place.dtype, self.place.device)
 
     @cached_property
-    def reference(self) -> Reference:
-        """Its own settings and data as what steps are held to."""
-        return Reference(self)
+    def layers(self) -> list[str]:
+        """Their names."""
+        return [layer.name for layer in self.experiment.layers()]
+
+    # --- its settings and data: LEFT's are what both sides are held to ---
 
     @cached_property
-    def order(self) -> BatchOrder:
-        """Which images each step sees."""
+    def _order(self) -> BatchOrder:
         spec = self.experiment
         return BatchOrder(len(self.data.labels["train"]), spec.data.batch_size, spec.training.seed)
 
     def plan(self, first: int, count: int = 1) -> Steps:
         """The inputs of `count` steps after the first `first`, by this side's own settings."""
-        return plan_steps(self.experiment, self.order.table(first, count), first)
+        return plan_steps(self.experiment, self._order.table(first, count), first)
+
+    def labels(self, steps: Steps) -> Array:
+        """Of one step's batch, int64 (B,)."""
+        return self.data.labels["train"][steps.indices[0]].astype(np.int64)
+
+    @cached_property
+    def _map(self) -> tuple[Bounded, Bounded | None]:
+        return fitted(self.data.images["train"], self.experiment.data.preprocess)
+
+    def input(self, steps: Steps, r: Rounding, mirrored: bool = False) -> Bounded:
+        """One step's prepared batch (B, 3, 32, 32); `mirrored`: every flip the other way."""
+        raw = self.data.images["train"][steps.indices[0]]
+        shifts = None if steps.shifts is None else steps.shifts[0]
+        flips = np.zeros(len(raw), bool) if steps.flips is None else steps.flips[0]
+        images = moved(raw, shifts, flips ^ mirrored, self.experiment.data.random_crop)
+        return prepared(images, *self._map, r)
+
+    # --- its training ---
 
     def put(self, state: State) -> None:
         """Continue from a state, this side's own or the other's."""
@@ -92,6 +110,13 @@ class Side:
         """Take one step from where it stands, as it does in training."""
         results = self.backend.train(steps)
         return Outcome(float(results.losses[0]), float(results.accuracies[0]), self.backend.export_state())
+
+    def train(self, state: State, first: int, last: int) -> tuple[Array, State]:
+        """Losses of the steps first + 1 .. last from `state`, and the state after them."""
+        self.put(state)
+        calls = range(first, last, CALL)
+        losses = [self.backend.train(self.plan(at, min(CALL, last - at))).losses for at in calls]
+        return np.concatenate([*losses, np.empty(0)]), self.backend.export_state()
 
     def trace(self, steps: Steps) -> dict[str, Array]:
         """The step's inner values, operation by operation."""
@@ -104,55 +129,41 @@ class Side:
             return self.step(steps)
 
 
-class Reference:
-    """What the left side's settings and data say about every step; both sides are held to it."""
-
-    def __init__(self, side: Side) -> None:
-        self.experiment, self.data, self._side = side.experiment, side.data, side
-        self.names = [layer.name for layer in side.experiment.layers()]
-        self.map = fitted(side.data.images["train"], side.experiment.data.preprocess)
-
-    def plan(self, first: int) -> Steps:
-        """One step's inputs."""
-        return self._side.plan(first)
-
-    def labels(self, steps: Steps) -> Array:
-        """Of the batch, int64 (B,)."""
-        return self.data.labels["train"][steps.indices[0]].astype(np.int64)
-
-    def input(self, steps: Steps, r: Rounding) -> Bounded:
-        """The prepared batch (B, 3, 32, 32)."""
-        shifts, flips = (None if a is None else a[0] for a in (steps.shifts, steps.flips))
-        raw = self.data.images["train"][steps.indices[0]]
-        images = moved(raw, shifts, flips, self.experiment.data.random_crop)
-        return prepared(images, *self.map, r)
+def begin(side: Side) -> State:
+    """The side's own start."""
+    side.backend.start(initial_parameters(side.experiment))
+    return side.backend.export_state()
 
 
-# --- what two sides' settings say before anything is computed ---
+# --- what the settings of two sides say before anything is computed ---
+
+
+def differing_settings(left: Experiment, right: Experiment) -> tuple[str, ...]:
+    """`setting: LEFT's, RIGHT's` for each in which they differ."""
+    a, b = (flat(LATER) | flat(to_dict(one)) for one in (left, right))
+    return tuple(f"{key}: {a[key]!r}, {b[key]!r}" for key in a if a[key] != b[key])
 
 
 def require_alike(left: Side, right: Side) -> None:
     """Raises UserError where the networks' parameters do not have the same shapes."""
-    shapes = [parameter_shapes(side.experiment.layers()) for side in (left, right)]
-    if shapes[0] != shapes[1]:
-        names = [name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)]
-        name = names[0]
-        raise UserError(
-            f"locate: the networks differ: {name} is {shapes[0].get(name, 'missing')} in {left.name} and "
-            f"{shapes[1].get(name, 'missing')} in {right.name}; give two runs of one network"
-        )
+    ours, theirs = (parameter_shapes(side.experiment.layers()) for side in (left, right))
+    for name in ours | theirs:
+        if ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"locate: the networks differ: {name} is {ours.get(name, 'missing')} in {left.name} and "
+                f"{theirs.get(name, 'missing')} in {right.name}; give two runs of one network"
+            )
 
 
 def other_layers(left: Side, right: Side, first: int) -> Divergence | None:
     """The first layer that only one of the networks has."""
-    ours, theirs = ([layer.name for layer in side.experiment.layers()] for side in (left, right))
-    if ours == theirs:
-        return None
-    odd = next(name for name in (*ours, *theirs) if (name in ours) != (name in theirs))
-    who = left if odd in ours else right
-    return Divergence(
-        first + 1, "forward", odd, "y", "right", float("inf"), note=f"only {who.name} has this layer"
-    )
+    for name in (*left.layers, *right.layers):
+        if (name in left.layers) != (name in right.layers):
+            who = left if name in left.layers else right
+            return Divergence(
+                first + 1, "forward", name, "y", "right", note=f"only {who.name} has this layer"
+            )
+    return None
 
 
 def planned_difference(left: Side, right: Side, first: int, last: int) -> Divergence | None:
@@ -160,46 +171,24 @@ def planned_difference(left: Side, right: Side, first: int, last: int) -> Diverg
     alike = len(left.data.labels["train"]) == len(right.data.labels["train"])
     if left.experiment == right.experiment and alike:
         return None
-    for start in range(first, last, CALL):
-        plans = [side.plan(start, min(CALL, last - start)) for side in (left, right)]
-        columns: list[tuple[str, Array | None, Array | None]] = [
-            ("batch order", plans[0].indices, plans[1].indices),
-            ("crop", plans[0].shifts, plans[1].shifts),
-            ("flip", plans[0].flips, plans[1].flips),
-            *((f"mask {name}", mask, plans[1].masks.get(name)) for name, mask in plans[0].masks.items()),
-            ("learning rate", plans[0].learning_rates, plans[1].learning_rates),
-        ]
-        rows = [(_first_row(a, b), name, a, b) for name, a, b in columns]
-        row, name, a, b = min(rows, key=lambda item: item[0])
-        if row < CALL:
-            return _planned(start + row, name, None if a is None else a[row], None if b is None else b[row])
+    note = "by the settings; every step before is right"
+    for step in range(first, last):
+        ours, theirs = (_columns(side.plan(step)) for side in (left, right))
+        for at, a in ours.items():
+            b = theirs.get(at)
+            if a is None or b is None or a.shape != b.shape:
+                if a is not b:
+                    return Divergence(step + 1, *at[:3], "right", note=note)
+            elif found := differs(step + 1, at, a[0], b[0], note=note):
+                return found
     return None
 
 
-def _first_row(a: Array | None, b: Array | None) -> int:
-    """The first row in which two columns differ, or CALL."""
-    if a is None or b is None or a.shape != b.shape:
-        return CALL if a is None and b is None else 0
-    rows = (a != b).reshape(len(a), -1).any(axis=1)
-    return int(np.argmax(rows)) if rows.any() else CALL
-
-
-def _planned(step: int, name: str, a: Array | None, b: Array | None) -> Divergence:
-    index: tuple[int, ...] = ()
-    actual = truth = float("nan")
-    if a is not None and b is not None and a.shape == b.shape:
-        index = tuple(int(i) for i in np.argwhere(np.asarray(a != b))[0])
-        actual, truth = float(b[index]), float(a[index])
-    layer = name.removeprefix("mask ") if name.startswith("mask ") else ""
-    kind: Literal["schedule", "data"] = "schedule" if name == "learning rate" else "data"
-    quantity = "mask" if layer else name
-    return Divergence(
-        step + 1, kind, layer, quantity, "right", float("inf"), index, actual, truth, 0.0,
-        note="by the settings; every step before is right",
-    )  # fmt: skip
-
-
-def differing_settings(left: Side, right: Side) -> list[str]:
-    """`group.setting: LEFT's, RIGHT's` for each in which they differ."""
-    a, b = (flat(LATER) | flat(to_dict(side.experiment)) for side in (left, right))
-    return [f"{key}: {a[key]!r}, {b[key]!r}" for key in a if a[key] != b[key]]
+def _columns(steps: Steps) -> dict[At, Array | None]:
+    return {
+        At("data", "", "batch order"): steps.indices,
+        At("data", "", "crop"): steps.shifts,
+        At("data", "", "flip"): steps.flips,
+        **{At("data", name, "mask"): mask for name, mask in steps.masks.items()},
+        At("schedule", "", "learning rate"): steps.learning_rates,
+    }

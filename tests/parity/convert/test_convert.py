@@ -30,6 +30,7 @@ from parity.convert import (
 from parity.convert.api import flax_arrays
 from parity.convert.plan import Side
 from parity.convert.units import Array, Convention, shapes_of
+from tests.helpers.small import same_bits
 from triptych.describe.network import Model
 from triptych.describe.spec import Data, Experiment
 from triptych.errors import UserError
@@ -62,14 +63,6 @@ def converted(
     """Into the plain model's own names."""
     made = plan.into_plain(shapes_of(canonical), convention, experiment=experiment, **options)
     return Side(made, made.to_theirs(canonical))
-
-
-def same_bits(left: dict[str, Array], right: dict[str, Array]) -> bool:
-    return set(left) == set(right) and all(
-        (left[name].dtype, left[name].shape, left[name].tobytes())
-        == (right[name].dtype, right[name].shape, right[name].tobytes())
-        for name in left
-    )
 
 
 # --- bits ---

@@ -21,6 +21,7 @@ from torch import nn
 from parity.__main__ import main
 from parity.convert import canonical_of, files
 from tests.helpers import tiny
+from tests.helpers.small import same_bits
 from triptych.describe.spec import Experiment
 from triptych.store import checkpoint
 
@@ -80,13 +81,6 @@ def state_of(run: Path) -> dict[str, Any]:
     found, _ = checkpoint.load_latest(run / "checkpoints")
     assert found is not None
     return canonical_of(found.state)
-
-
-def same_bits(left: dict[str, Any], right: dict[str, Any]) -> bool:
-    return set(left) == set(right) and all(
-        left[name].dtype == right[name].dtype and left[name].tobytes() == right[name].tobytes()
-        for name in left
-    )
 
 
 # --- there and back ---

@@ -106,7 +106,7 @@ def test_the_command_shows_what_the_folder_holds(
     """Only growth is run afresh; the rest is read."""
     results.write_json(checks, tmp_path / "check.json")
     (tmp_path / "self-test.json").write_text(json.dumps(planted))
-    monkeypatch.setattr(command, "follow", lambda wanted, names, dataset, data_dir, device, out, show: [
+    monkeypatch.setattr(command, "follow", lambda wanted, names, dataset, data_dir, device, out: [
         _saved(grown, out)
     ])  # fmt: skip
     out, every = tmp_path / "page.html", tmp_path / "all.json"

@@ -170,6 +170,6 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, grown: Growth) -> None:
 def test_the_twin_is_driven_by_the_kicks_alone() -> None:
     """With no kicks the twin is the reference, bit for bit."""
     runner = growth.Runner(small.experiment(), small.data(), ["numpy", "torch"], "cpu")
-    runner.advance(0, 10, lambda _: None)
-    left, right = (runner.backends[name].export_state() for name in ("numpy", TWIN))
+    runner.advance(0, 10)
+    left, right = (runner.sides[name].backend.export_state() for name in ("numpy", TWIN))
     small.assert_same(left, right, 0.0)

@@ -238,15 +238,6 @@ def test_other_settings_show_where_they_first_matter(
     assert any(line.startswith(f"{setting}: ") for line in report.settings)
 
 
-def test_decay_into_the_gradient_or_beside_it() -> None:
-    """Adam and AdamW with one weight decay part in the first moment."""
-    rules = Optimization("adamw", 1e-3, weight_decay=0.1), Optimization("adam", 1e-3, weight_decay=0.1)
-    left, right = (planted.side("numpy", replace(BN, optimization=rule)) for rule in rules)
-    found = planted.search(left, right).divergence
-    assert found is not None
-    assert (found.step, found.kind, found.layer) == (1, "optimizer state", "linear1")
-
-
 def test_a_left_side_that_is_wrong_is_said_to_be() -> None:
     wrong = Wrong(((dense, "linear_backward", scaled_bias),))
     found = planted.search(planted.side("numpy", PLAIN, wrong=wrong), planted.side("torch", PLAIN)).divergence

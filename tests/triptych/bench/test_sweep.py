@@ -1,7 +1,5 @@
 """Timing many runs in one program: what is measured, what its tables say, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

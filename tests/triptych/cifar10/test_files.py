@@ -1,28 +1,17 @@
 """The official layouts, whole: python and binary files, folders and archives, written here in small."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle
 import tarfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.helpers.cifar_files import (
-    TITLES,
-    assert_same,
-    batch_files,
-    binary_batch,
-    python_batch,
-    tiny_arrays,
-    tiny_official,
-    write_archive,
-    write_folder,
-)
+from tests.helpers import cifar_files as made
 from triptych.cifar10 import CLASS_NAMES, binary, load, pickles, readers
 from triptych.cifar10.dataset import Arrays, fingerprint
 from triptych.cifar10.official import CIFAR10, FILES
@@ -30,91 +19,86 @@ from triptych.cifar10.official import CIFAR10, FILES
 REAL_DATA = "TRIPTYCH_TEST_CIFAR10"
 
 
-# ---- parsers ----
-
-
 def test_the_writer_writes_what_python_and_numpy_read():
     # The ordinary unpickler, on our own bytes, is the independent witness for both writer and reader.
-    images, labels, *_ = tiny_arrays()
+    images, labels, *_ = made.tiny_arrays()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy.core moved
-        batch = pickle.loads(python_batch(images, labels, TITLES[0]), encoding="bytes")
+        batch = pickle.loads(made.python_batch(images, labels, made.TITLES[0]), encoding="bytes")
     np.testing.assert_array_equal(batch[b"data"], images.reshape(-1, 3072))
     assert batch[b"labels"] == labels.tolist()
-    assert batch[b"batch_label"] == TITLES[0].encode()
-
-
-def test_python_batch():
-    images, labels, *_ = tiny_arrays()
-    got_images, got_labels, title = pickles.parse(
-        python_batch(images, labels, TITLES[2]), "batch", len(images)
-    )
-    np.testing.assert_array_equal(got_images, images, strict=True)
-    np.testing.assert_array_equal(got_labels, labels, strict=True)
-    assert title == b"training batch 3 of 5"
+    assert batch[b"batch_label"] == made.TITLES[0].encode()
 
 
 def test_python_batch_in_fortran_order():
-    images, labels, *_ = tiny_arrays()
+    images, labels, *_ = made.tiny_arrays()
     columns = np.asfortranarray(images.reshape(-1, 3072)).tobytes(order="A")
-    content = python_batch(images, labels, TITLES[0])
+    content = made.python_batch(images, labels, made.TITLES[0])
     content = content.replace(images.tobytes(), columns).replace(b"tb\x89T", b"tb\x88T")
     np.testing.assert_array_equal(pickles.parse(content, "batch", len(images))[0], images)
 
 
-def test_binary_batch():
-    images, labels, *_ = tiny_arrays()
-    got_images, got_labels, _ = binary.parse(binary_batch(images, labels), "batch", len(images))
+@pytest.mark.parametrize(
+    ("parse", "write", "title"),
+    [
+        (pickles.parse, partial(made.python_batch, title=made.TITLES[2]), b"training batch 3 of 5"),
+        (binary.parse, made.binary_batch, None),
+    ],
+)
+def test_batch(parse, write, title):
+    images, labels, *_ = made.tiny_arrays()
+    got_images, got_labels, got_title = parse(write(images, labels), "batch", len(images))
     np.testing.assert_array_equal(got_images, images, strict=True)
     np.testing.assert_array_equal(got_labels, labels, strict=True)
-
-
-# ---- folders and archives ----
+    assert title in (got_title, None)
 
 
 @pytest.mark.parametrize("layout", ["python", "binary"])
 @pytest.mark.parametrize("place", ["itself", "inside", "archive.tar.gz", "archive.tar", "archive inside"])
 def test_every_place_gives_the_same_arrays(tmp_path, layout, place):
-    arrays = tiny_arrays()
-    files = batch_files(arrays, layout)
+    arrays = made.tiny_arrays()
+    files = made.batch_files(arrays, layout)
     folder = "cifar-10-batches-py" if layout == "python" else "cifar-10-batches-bin"
     if place in ("itself", "inside"):
-        root = write_folder(tmp_path / folder, files)
+        root = made.write_folder(tmp_path / folder, files)
         root = root if place == "itself" else tmp_path
         source = f"cifar10 {layout} files"
     else:
         root = tmp_path / (f"cifar-10-{layout}.tar.gz" if place == "archive inside" else place)
-        write_archive(root, files, folder)
+        made.write_archive(root, files, folder)
         root = tmp_path if place == "archive inside" else root
         source = "cifar10 archive"
-    official = tiny_official(files if layout == "python" else None)
+    official = made.tiny_official(files if layout == "python" else None)
     data = readers.read(readers.find(root) or root, official)
-    assert_same(data, arrays)
+    made.assert_same(data, arrays)
     assert data.source == source
     assert str(tmp_path) not in " ".join((data.source, *data.notices))
     assert bool(data.notices) == (layout == "binary")
 
 
 def test_a_folder_of_any_name_and_an_archive_without_folders(tmp_path):
-    arrays = tiny_arrays()
-    files = batch_files(arrays, "python")
-    assert_same(readers.read(write_folder(tmp_path / "mine", files), tiny_official(files)), arrays)
-    assert_same(readers.read(write_archive(tmp_path / "a.tar", files, "."), tiny_official(files)), arrays)
+    arrays = made.tiny_arrays()
+    files = made.batch_files(arrays, "python")
+    for path in (
+        made.write_folder(tmp_path / "mine", files),
+        made.write_archive(tmp_path / "a.tar", files, "."),
+    ):
+        made.assert_same(readers.read(path, made.tiny_official(files)), arrays)
 
 
 def test_archive_members_in_any_order(tmp_path):
-    arrays = tiny_arrays()
-    files = batch_files(arrays, "python")
-    path = write_archive(tmp_path / "a.tar.gz", {"readme.html": b"<p>", **dict(reversed(files.items()))})
-    assert_same(readers.read(path, tiny_official(files)), arrays)
+    arrays = made.tiny_arrays()
+    files = made.batch_files(arrays, "python")
+    path = made.write_archive(tmp_path / "a.tar.gz", {"readme.html": b"<p>", **dict(reversed(files.items()))})
+    made.assert_same(readers.read(path, made.tiny_official(files)), arrays)
 
 
 def test_unofficial_files_are_used_with_a_notice(tmp_path):
-    arrays = tiny_arrays()
-    files = batch_files(arrays, "python")
-    official = tiny_official(files)
+    arrays = made.tiny_arrays()
+    files = made.batch_files(arrays, "python")
+    official = made.tiny_official(files)
     files["data_batch_2"] = files["data_batch_2"].replace(b"image_00000", b"image_99999")
-    (notice,) = readers.read(write_folder(tmp_path, files), official).notices
+    (notice,) = readers.read(made.write_folder(tmp_path, files), official).notices
     assert "unofficial" in notice
     assert "1 of 6 files" in notice
     assert "data_batch_2" in notice
@@ -122,18 +106,18 @@ def test_unofficial_files_are_used_with_a_notice(tmp_path):
 
 
 def test_binary_notices(tmp_path):
-    files = batch_files(tiny_arrays(), "binary")
-    (notice,) = readers.read(write_folder(tmp_path / "b", files), tiny_official()).notices
+    files = made.batch_files(made.tiny_arrays(), "binary")
+    (notice,) = readers.read(made.write_folder(tmp_path / "b", files), made.tiny_official()).notices
     assert "not checked" in notice
-    path = write_archive(tmp_path / "a.tar.gz", files)
-    (notice,) = readers.read(path, tiny_official()).notices
+    path = made.write_archive(tmp_path / "a.tar.gz", files)
+    (notice,) = readers.read(path, made.tiny_official()).notices
     assert "not checked" in notice
-    known = tiny_official(binary_archive_md5=hashlib.md5(path.read_bytes()).hexdigest())
+    known = made.tiny_official(binary_archive_md5=hashlib.md5(path.read_bytes()).hexdigest())
     assert readers.read(path, known).notices == ()
 
 
 def test_fingerprint_follows_content_shape_and_order():
-    arrays = tiny_arrays()
+    arrays = made.tiny_arrays()
     print_ = fingerprint(*arrays)
     assert print_ == "sha256:" + _fingerprint_by_hand(arrays)
     assert fingerprint(*(np.asfortranarray(a) for a in arrays)) == print_
@@ -150,9 +134,6 @@ def _fingerprint_by_hand(arrays: Arrays) -> str:
 def test_class_names_are_the_official_ones_in_order():
     assert CLASS_NAMES[:5] == ("airplane", "automobile", "bird", "cat", "deer")
     assert CLASS_NAMES[5:] == ("dog", "frog", "horse", "ship", "truck")
-
-
-# ---- the real data ----
 
 
 @pytest.mark.skipif(REAL_DATA not in os.environ, reason=f"{REAL_DATA} names no folder with CIFAR-10")

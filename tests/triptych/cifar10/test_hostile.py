@@ -1,8 +1,7 @@
 """Broken, swapped and hostile files: every one must end as DataError that says where and what."""
 
-from __future__ import annotations
-
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ PIXELS = IMAGES.tobytes()
 
 
 def batch(data: bytes | None = None, labels: bytes | None = None) -> bytes:
-    """A batch dictionary of raw pickle pieces."""
     good_labels = b"](" + b"".join(b"K" + bytes([k]) for k in LABELS) + b"e"
     body = text("data") + (array(ROWS, PIXELS) if data is None else data)
     return b"\x80\x02}(" + body + text("labels") + (good_labels if labels is None else labels) + b"u."
@@ -120,35 +118,23 @@ def test_broken_binary_file(content, said):
     assert said in str(caught.value)
 
 
+FOLDERS = {
+    "a missing file": (lambda paths: paths[3].unlink(), ("missing", "{3}")),
+    "too large a file": (lambda paths: os.truncate(paths[2], 2**34), ("expected at most",)),  # sparse
+    "the same file twice": (lambda paths: shutil.copy(paths[0], paths[1]), ("same bytes as data_batch_1",)),
+    "a folder in place of a file": (lambda paths: (paths[0].unlink(), paths[0].mkdir()), ("{0}",)),
+}
+
+
 @pytest.mark.parametrize("layout", ["python", "binary"])
-class TestFolder:
-    def test_missing_file(self, tmp_path, layout):
-        files = batch_files(tiny_arrays(), layout)
-        gone = list(files)[3]
-        del files[gone]
-        message = refused(write_folder(tmp_path / "in", files))
-        assert gone in message
-        assert "missing" in message
-
-    def test_too_large_a_file_is_not_read(self, tmp_path, layout):
-        files = batch_files(tiny_arrays(), layout)
-        folder = write_folder(tmp_path, files)
-        os.truncate(folder / list(files)[2], 2**34)  # sparse: takes no space
-        assert "expected at most" in refused(folder)
-
-    def test_same_file_twice(self, tmp_path, layout):
-        files = batch_files(tiny_arrays(), layout)
-        first, second = list(files)[:2]
-        message = refused(write_folder(tmp_path, {**files, second: files[first]}))
-        assert "same bytes as data_batch_1" in message
-
-    def test_folder_in_place_of_a_file(self, tmp_path, layout):
-        files = batch_files(tiny_arrays(), layout)
-        folder = write_folder(tmp_path, files)
-        name = next(iter(files))
-        (folder / name).unlink()
-        (folder / name).mkdir()
-        assert name in refused(folder)
+@pytest.mark.parametrize("case", FOLDERS)
+def test_broken_folder(tmp_path, layout, case):
+    change, said = FOLDERS[case]
+    files = batch_files(tiny_arrays(), layout)
+    folder = write_folder(tmp_path / "in", files)
+    change([folder / name for name in files])
+    message = refused(folder)
+    assert all(one.format(*files) in message for one in said)
 
 
 def test_swapped_files_are_noticed(tmp_path):

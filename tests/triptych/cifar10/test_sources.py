@@ -1,7 +1,5 @@
 """`load`: which source is taken, what is said about it, and the download, from a server in this process."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import http.server
@@ -15,23 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.cifar_files import (
-    TITLES,
-    assert_same,
-    batch_files,
-    python_batch,
-    tiny_arrays,
-    tiny_official,
-    write_archive,
-    write_folder,
-)
+from tests.helpers import cifar_files as made
 from triptych.cifar10 import DataError, generated, load, pickles
 from triptych.cifar10.download import download
 from triptych.cifar10.official import CIFAR10
 from triptych.cifar10.sources import load_official
 
-ARRAYS = tiny_arrays()
-FILES = batch_files(ARRAYS, "python")
+ARRAYS = made.tiny_arrays()
+FILES = made.batch_files(ARRAYS, "python")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -64,7 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    path = write_archive(tmp_path_factory.mktemp("served") / "cifar-10-python.tar.gz", FILES)
+    path = made.write_archive(tmp_path_factory.mktemp("served") / "cifar-10-python.tar.gz", FILES)
     Handler.content = path.read_bytes()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever)
@@ -92,7 +81,7 @@ def small_stand_in(monkeypatch):
 
 def official(server: str, path: str = "/good"):
     content = Handler.content
-    return tiny_official(
+    return made.tiny_official(
         FILES,
         url=server + path,
         archive_md5=hashlib.md5(content).hexdigest(),
@@ -105,19 +94,16 @@ def run(dataset: str, data_dir: Path | None, facts, timeout: float = 5.0):
     return load_official(dataset, data_dir, timeout, said.append, facts), said
 
 
-# ---- download ----
-
-
 @pytest.mark.parametrize("path", ["/good", "/unannounced"])
 def test_download_then_read_then_read_again_without_network(server, tmp_path, path):
     folder = tmp_path / "new" / "folder"
     data, said = run("cifar10", folder, official(server, path))
-    assert_same(data, ARRAYS)
+    made.assert_same(data, ARRAYS)
     assert data.notices == ()
     assert len(said) == 1
     assert "downloading" in said[0]
     assert [p.name for p in folder.iterdir()] == ["cifar-10-python.tar.gz"]
-    again, said = run("cifar10", folder, tiny_official(FILES))
+    again, said = run("cifar10", folder, made.tiny_official(FILES))
     assert again.fingerprint == data.fingerprint
     assert said == []
 
@@ -152,14 +138,14 @@ def test_wrong_checksum_is_refused(server, tmp_path, wrong):
 
 
 def test_download_grows_no_further_than_the_cap(server, tmp_path):
-    facts = tiny_official(FILES, url=server + "/unannounced", archive_bytes=1000)
+    facts = made.tiny_official(FILES, url=server + "/unannounced", archive_bytes=1000)
     with pytest.raises(DataError, match="expected at most 1000 bytes, got more"):
         download(tmp_path, 5.0, facts)
 
 
 def test_refused_connection_fails_at_once(tmp_path):
     with pytest.raises(DataError, match="refused"):
-        download(tmp_path, 5.0, tiny_official(url="http://127.0.0.1:1/x"))
+        download(tmp_path, 5.0, made.tiny_official(url="http://127.0.0.1:1/x"))
 
 
 def test_slow_name_lookup_is_given_up(tmp_path, monkeypatch):
@@ -171,7 +157,7 @@ def test_slow_name_lookup_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", slow)
     begin = time.monotonic()
     with pytest.raises(DataError, match=r"no answer within 0\.2 seconds"):
-        download(tmp_path, 0.2, tiny_official())
+        download(tmp_path, 0.2, made.tiny_official())
     assert time.monotonic() - begin < 0.8
 
 
@@ -181,27 +167,24 @@ def test_download_into_an_impossible_folder(server, tmp_path):
         download(tmp_path / "file" / "folder", 5.0, official(server))
 
 
-# ---- load ----
-
-
 def test_data_dir_before_environment_before_working_directory(tmp_path, monkeypatch):
     for number, place in enumerate(("cwd/data", "environment", "argument")):
-        arrays = tiny_arrays(seed=number)
-        write_folder(tmp_path / place / "cifar-10-batches-py", batch_files(arrays, "python"))
-    facts = tiny_official()
-    assert_same(run("auto", None, facts)[0], tiny_arrays(seed=0))
+        arrays = made.tiny_arrays(seed=number)
+        made.write_folder(tmp_path / place / "cifar-10-batches-py", made.batch_files(arrays, "python"))
+    facts = made.tiny_official()
+    made.assert_same(run("auto", None, facts)[0], made.tiny_arrays(seed=0))
     monkeypatch.setenv("TRIPTYCH_DATA_DIR", str(tmp_path / "environment"))
-    assert_same(run("auto", None, facts)[0], tiny_arrays(seed=1))
-    assert_same(run("auto", tmp_path / "argument", facts)[0], tiny_arrays(seed=2))
+    made.assert_same(run("auto", None, facts)[0], made.tiny_arrays(seed=1))
+    made.assert_same(run("auto", tmp_path / "argument", facts)[0], made.tiny_arrays(seed=2))
 
 
 def test_notices_are_reported(tmp_path):
-    data, said = run("auto", write_folder(tmp_path / "d", FILES), tiny_official())
+    data, said = run("auto", made.write_folder(tmp_path / "d", FILES), made.tiny_official())
     assert said == [f"notice: {data.notices[0]}"]
 
 
 def test_auto_without_data_or_network_is_loud(tmp_path, small_stand_in):
-    data, said = run("auto", tmp_path / "none", tiny_official())
+    data, said = run("auto", tmp_path / "none", made.tiny_official())
     assert data.source == "generated"
     banner = said[-1]
     assert data.notices == (banner,)
@@ -216,31 +199,24 @@ def test_auto_without_data_or_network_is_loud(tmp_path, small_stand_in):
 
 def test_cifar10_never_takes_the_stand_in(tmp_path):
     with pytest.raises(DataError, match="--dataset generated"):
-        run("cifar10", tmp_path, tiny_official())
+        run("cifar10", tmp_path, made.tiny_official())
 
 
 @pytest.mark.parametrize("dataset", ["auto", "cifar10"])
-def test_a_broken_local_copy_is_an_error_and_stays_as_it_is(server, tmp_path, dataset):
-    folder = write_folder(tmp_path / "cifar-10-batches-py", {"data_batch_1": b""})
-    with pytest.raises(DataError, match="data_batch_1"):
-        run(dataset, tmp_path, official(server))
-    assert [p.name for p in folder.iterdir()] == ["data_batch_1"]
-
-
-@pytest.mark.parametrize("dataset", ["auto", "cifar10"])
-@pytest.mark.parametrize("name", ["notes.txt", "missing.tar.gz"])
-def test_a_path_that_is_no_data_is_an_error(server, tmp_path, dataset, name):
-    if name == "notes.txt":
-        (tmp_path / name).write_text("hello")
-    with pytest.raises(DataError, match=name):
-        run(dataset, tmp_path / name, official(server))
-    assert not (tmp_path / "missing.tar.gz").exists()
+def test_broken_or_no_data_is_an_error_and_stays_as_it_is(server, tmp_path, dataset):
+    made.write_folder(tmp_path / "cifar-10-batches-py", {"data_batch_1": b""})
+    (tmp_path / "notes.txt").write_text("hello")
+    before = sorted(tmp_path.rglob("*"))
+    for path, said in ((".", "data_batch_1"), ("notes.txt", "notes.txt"), ("lost.tar.gz", "lost.tar.gz")):
+        with pytest.raises(DataError, match=said):
+            run(dataset, tmp_path / path, official(server))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_generated_needs_no_data(tmp_path, small_stand_in):
-    data, said = run("generated", tmp_path, tiny_official())
+    data, said = run("generated", tmp_path, made.tiny_official())
     assert (data.source, data.notices, said) == ("generated", (), [])
-    assert_same(data, generated.generate())
+    made.assert_same(data, generated.generate())
 
 
 def test_unknown_dataset_names_the_choices():
@@ -249,7 +225,7 @@ def test_unknown_dataset_names_the_choices():
 
 
 def test_notices_go_to_stderr_by_default(tmp_path, monkeypatch, capsys, small_stand_in):
-    monkeypatch.setattr("triptych.cifar10.sources.CIFAR10", tiny_official())
+    monkeypatch.setattr("triptych.cifar10.sources.CIFAR10", made.tiny_official())
     load("auto", tmp_path)
     out, err = capsys.readouterr()
     assert out == ""
@@ -257,18 +233,18 @@ def test_notices_go_to_stderr_by_default(tmp_path, monkeypatch, capsys, small_st
 
 
 def test_unreadable_file_is_no_traceback(tmp_path):
-    folder = write_folder(tmp_path / "d", FILES)
+    folder = made.write_folder(tmp_path / "d", FILES)
     (folder / "data_batch_3").chmod(0)
     if os.access(folder / "data_batch_3", os.R_OK):
         pytest.skip("this user reads everything")
     with pytest.raises(DataError, match="data_batch_3"):
-        run("cifar10", folder, tiny_official())
+        run("cifar10", folder, made.tiny_official())
 
 
 def test_a_file_of_the_official_size_is_read():
     """The shipped facts: 10,000 rows a file."""
     images, labels, *_ = generated.generate(train=CIFAR10.rows, test=0)
-    content = python_batch(images, labels, TITLES[0])
+    content = made.python_batch(images, labels, made.TITLES[0])
     assert len(content) < CIFAR10.file_bytes
     read, numbers, _ = pickles.parse(content, "data_batch_1", CIFAR10.rows)
     np.testing.assert_array_equal(read, images, strict=True)
@@ -278,8 +254,8 @@ def test_a_file_of_the_official_size_is_read():
 @pytest.mark.slow
 def test_files_of_the_official_size_through_load(tmp_path):
     arrays = generated.generate()
-    write_folder(tmp_path / "cifar-10-batches-py", batch_files(arrays, "python"))
+    made.write_folder(tmp_path / "cifar-10-batches-py", made.batch_files(arrays, "python"))
     data = load("cifar10", tmp_path, report=lambda _: None)
     np.testing.assert_array_equal(data.train_images, arrays[0])
-    assert_same(data, arrays)
+    made.assert_same(data, arrays)
     assert "6 of 6" in data.notices[0]

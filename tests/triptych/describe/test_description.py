@@ -1,7 +1,5 @@
 """What lies below the backends: initial parameters, schedules, random streams, batches, preprocessing."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -23,8 +21,6 @@ from triptych.describe.schedule import learning_rates
 from triptych.describe.spec import Data, Experiment, Initialization, Optimization, Schedule, Training
 from triptych.errors import UserError
 
-# --- initial parameters ---
-
 
 def weights(init: str, **fields: object) -> dict[str, np.ndarray]:
     model = Model(hidden=(400, 300), slope=0.1)
@@ -41,14 +37,9 @@ def test_normal():
 
 def test_framework_is_torchs_default():
     """Uniform in +-1/sqrt(fan_in), biases too: the same bounds and moments as torch.nn.Linear draws."""
-    parameters = weights("framework")
-    theirs = torch.nn.Linear(3072, 400)
-    bound = 1 / np.sqrt(3072)
-    pairs = (
-        (parameters["linear1.weight"], theirs.weight.detach().numpy()),
-        (parameters["linear1.bias"], theirs.bias.detach().numpy()),
-    )
-    for ours, torchs in pairs:
+    parameters, theirs, bound = weights("framework"), torch.nn.Linear(3072, 400), 1 / np.sqrt(3072)
+    for name, tensor in theirs.named_parameters():
+        ours, torchs = parameters[f"linear1.{name}"], tensor.detach().numpy()
         for draw in (ours, torchs):
             assert np.abs(draw).max() <= bound * (1 + 1e-6)
             assert np.abs(draw).max() > 0.98 * bound
@@ -110,10 +101,8 @@ def test_streams_are_pinned():
 
 
 def test_streams_are_independent():
-    draws = [
-        tuple(streams.words(*key, 4).tolist()) for key in ((0, "a", 0), (0, "a", 1), (1, "a", 0), (0, "b", 0))
-    ]
-    assert len(set(draws)) == 4
+    keys = ((0, "a", 0), (0, "a", 1), (1, "a", 0), (0, "b", 0))
+    assert len({tuple(streams.words(*key, 4).tolist()) for key in keys}) == 4
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.5, 0.9])
@@ -123,9 +112,6 @@ def test_keep_mask_rate(rate):
     assert mask.shape == (301, 333)
     deviation = 4 * np.sqrt(rate * (1 - rate) / mask.size)
     assert abs((~mask).mean() - rate) <= deviation
-
-
-# --- batches ---
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 5))
@@ -152,9 +138,6 @@ def test_batches_do_not_depend_on_how_they_are_asked_for():
 def test_batch_larger_than_the_data():
     with pytest.raises(UserError, match=r"at most the 50 training images, got 51.*--batch-size"):
         BatchOrder(50, 51, 0)
-
-
-# --- preprocessing ---
 
 
 def test_mean_image(rng):
@@ -191,9 +174,6 @@ def test_validation_images_come_from_the_end_and_leave_the_statistics(rng):
     np.testing.assert_allclose(data.mean, images[:14].mean(axis=0), rtol=1e-14)
     with pytest.raises(UserError, match="--validation"):
         prepare(dataset, "mean-image", validation=20)
-
-
-# --- plain data, catalogue, cost ---
 
 
 def test_every_catalogue_entry_survives_json():
@@ -235,12 +215,8 @@ def test_catalogue_holds_the_studys_runs():
     fig7, fig8 = (find(name).experiment for name in ("fig7", "fig8"))
     widths = [str(layer.out_channels) for layer in fig7.layers() if isinstance(layer, Conv2d)]
     assert widths == ["64", "128", "256", "256", "512", "512", "512", "512"]
-    assert [layer.name for layer in fig8.layers()][-4:] == [
-        "flatten",
-        "head_norm",
-        "head_leaky_relu",
-        "linear1",
-    ]
+    last = [layer.name for layer in fig8.layers()][-4:]
+    assert last == ["flatten", "head_norm", "head_leaky_relu", "linear1"]
     assert (fig7.training.steps, fig7.data.batch_size, fig7.optimization.learning_rate) == (5000, 32, 1e-4)
     assert len(TABLE_1) == 20
     assert sum(name.startswith("table1-") for name in CATALOGUE) == 40

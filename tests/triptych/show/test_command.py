@@ -1,7 +1,5 @@
 """What commands make of what goes wrong."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import NoReturn
@@ -16,11 +14,7 @@ from triptych.show import command
     ("error", "code", "said"),
     [
         (UserError("size: expected 1, got 2"), 2, "error: size: expected 1, got 2\n"),
-        (
-            PermissionError(13, "Permission denied", "there"),
-            2,
-            "cannot read or write there: Permission denied",
-        ),
+        (PermissionError(13, "Permission denied", "x"), 2, "cannot read or write x: Permission denied"),
         (KeyboardInterrupt(), 130, "stopped\n"),
     ],
 )

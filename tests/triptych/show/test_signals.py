@@ -1,7 +1,5 @@
 """SIGINT and SIGTERM wherever they come: the right exit code, no traceback, never lost."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading

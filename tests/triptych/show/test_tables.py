@@ -1,7 +1,5 @@
 """Tables as text: aligned, plain, and no number cut or wrapped."""
 
-from __future__ import annotations
-
 import pytest
 
 from triptych.show import tables

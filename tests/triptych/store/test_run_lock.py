@@ -1,7 +1,5 @@
 """Two processes on one run folder: the second is refused, and a killed one leaves no obstacle."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -27,14 +25,11 @@ with RunLocks() as locks:
     print("held", flush=True)
     sys.stdin.read()
 """
-
-
 pytestmark = pytest.mark.usefixtures("machine")
 
 
 @contextlib.contextmanager
 def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the folder."""
     words = [sys.executable, "-c", HOLD, str(folder)]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, cwd=tiny.ROOT, text=True, stdin=pipe, stdout=pipe) as it:

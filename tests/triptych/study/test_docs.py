@@ -1,7 +1,5 @@
 """No copied figure: README.md and docs/runs.md have the study's figures from the published table."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

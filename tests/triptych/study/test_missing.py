@@ -1,7 +1,5 @@
 """What the page says is missing: of the plan, and beyond it, each with a command that the program takes."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

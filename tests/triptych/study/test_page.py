@@ -1,7 +1,5 @@
 """The study's page: the measured numbers beside the report's, what is missing by name, nothing fetched."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re
@@ -45,7 +43,6 @@ def out(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["study.html", "study.md"])
 def text(request: pytest.FixtureRequest, out: Path) -> str:
-    """One form of the page, on one line."""
     return " ".join((out / request.param).read_text().split())
 
 
@@ -96,7 +93,7 @@ def test_html_is_well_formed_and_loads_nothing(out):
             self.open, self.addresses = [], []
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            self.addresses += [value or "" for name, value in attrs if name in _ADDRESSES]
+            self.handle_startendtag(tag, attrs)
             if tag not in VOID or (tag in {"path", "use", "rect"}):
                 self.open.append(tag)
 
@@ -215,10 +212,8 @@ def test_many_settings_of_one_verdict_are_counted(tmp_path):
     study_runs.finished(tmp_path, "fig1", "torch", 0, 0.46, steps=10)
     once, together = findings(comparisons(PLAN, load(tmp_path, PLAN)))
     assert (once.rows[0].verdict, len(once.rows), once.what) == ("one run", 2, "fig1 (jax, torch)")
-    assert (together.rows[0].verdict, len(together.rows)) == (
-        "below",
-        4,
-    )  # four equal runs: a spread of no width
+    # Four equal runs: a spread of no width.
+    assert (together.rows[0].verdict, len(together.rows)) == ("below", 4)
     assert together.what == "table1-size7: 4 settings (jax)"
 
 

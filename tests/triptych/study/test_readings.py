@@ -1,7 +1,5 @@
 """Readings of table 1 beside the report, from results that never ran and where the right word is known."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +37,6 @@ def reading(key: str, off: dict[Place, float]) -> list[Any]:
 
 
 def as_printed(off: dict[Place, float]) -> list[Any]:
-    """Table 1 itself."""
     return [
         made(f"table1-size{size}-lr{rate}-wd{decay}", accuracy=like_the_report((size, rate), index)
              + off.get((size, rate), 0.0))
@@ -59,7 +56,6 @@ def everything(**changed: dict[Place, float]) -> list[Any]:
 
 
 def answer(results: list[Any]) -> str:
-    """What the page says of the question."""
     return section(results, "Where do table 1's 0.52")
 
 

@@ -1,7 +1,5 @@
 """`python -m triptych study run`: finished runs are passed over, interrupted ones resumed."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import re
@@ -10,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.helpers import tiny, tiny_study
@@ -19,12 +16,9 @@ from triptych import cifar10
 from triptych.describe.schedule import learning_rates
 from triptych.study.jobs import Clock, Job, duration
 from triptych.study.results import failures, load
+from triptych.train.loop import Run
 
 GOOD = ("fig1", "table1-a", "table1-b")
-
-
-class Killed(BaseException):
-    """Stands for kill -9 within this process."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +28,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What an uninterrupted study computed, by folder."""
     root = tmp_path_factory.mktemp("whole")
     done = tiny_study.process(root, "never", *GOOD)
     assert done.returncode == 0, done.stderr
@@ -44,7 +37,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many steps each backend call of this test planned."""
-    return tiny_study.count_steps(monkeypatch)
+    taken: list[int] = []
+    planned = Run.plan
+
+    def counted(self: Any, first: int, count: int) -> Any:
+        taken.append(count)
+        return planned(self, first, count)
+
+    monkeypatch.setattr(Run, "plan", counted)
+    return taken
 
 
 def computed(root: Path) -> dict[str, Any]:
@@ -102,13 +103,8 @@ def test_data_is_loaded_once_and_not_at_all_for_finished_runs(tmp_path, monkeypa
     ids=["at once", "in the first", "in the second", "between two", "near the end"],
 )
 def test_killed_anywhere_it_goes_on_from_the_last_checkpoint(tmp_path, steps_taken, whole, call, left):
-    def die(number: signal.Signals) -> None:
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.arm(patch.setattr, f"SIGKILL:plan:{call}", die)
-        with pytest.raises(Killed):
-            tiny_study.call(tmp_path, *GOOD)
+    with tiny.killed(f"SIGKILL:plan:{call}"):
+        tiny_study.call(tmp_path, *GOOD)
     steps_taken.clear()
     assert tiny_study.call(tmp_path, *GOOD) == 0
     assert sum(steps_taken) == left
@@ -155,12 +151,7 @@ def test_a_run_that_breaks_down_is_recorded_and_the_rest_goes_on(tmp_path, capsy
 
 
 def test_retry_trains_again_what_broke_down(tmp_path, monkeypatch, whole, steps_taken):
-    """A huge rate at step 6; once it is mended, the run goes on from step 4 and ends as if always well."""
-
-    def planted(settings: Any, first: int, count: int) -> np.ndarray:
-        return np.where(np.arange(first, first + count) == 5, 1e38, learning_rates(settings, first, count))
-
-    monkeypatch.setattr("triptych.describe.protocol.learning_rates", planted)
+    monkeypatch.setattr("triptych.describe.protocol.learning_rates", tiny.huge_rate)
     assert tiny_study.call(tmp_path, "fig1", "--seeds", "1") == 3
     assert [failure.name for failure in failures(tmp_path, TINY_PLAN)] == ["fig1"]
     monkeypatch.setattr("triptych.describe.protocol.learning_rates", learning_rates)
@@ -191,14 +182,9 @@ def test_two_at_once_refuse_each_other(tmp_path, capsys):
     assert tiny_study.call(tmp_path, "fig1") == 0
 
 
-def test_checkpoints_can_be_kept(tmp_path):
-    assert tiny_study.call(tmp_path, "table1-a", "--keep-checkpoints") == 0
-    kept = sorted((tmp_path / "table1-a" / "numpy-seed0" / "checkpoints").glob("*.safetensors"))
-    assert "step-00000012.safetensors" in [path.name for path in kept]
-
-
-def test_seeds_and_lines_as_asked_for(tmp_path, capsys):
-    assert tiny_study.call(tmp_path, "fig1", "--seeds", "3", "--verbose") == 0
+def test_seeds_lines_and_checkpoints_as_asked_for(tmp_path, capsys):
+    assert tiny_study.call(tmp_path, "fig1", "--seeds", "3", "--verbose", "--keep-checkpoints") == 0
+    assert (tmp_path / "fig1" / "numpy-seed0" / "checkpoints" / "step-00000012.safetensors").exists()
     assert [run.seed for run in load(tmp_path, ["fig1"])] == [0, 1, 2]
     assert capsys.readouterr().out.count("step     12  train loss") == 3
 
@@ -213,8 +199,7 @@ def test_list_counts_what_is_done(tmp_path, capsys):
 
 
 def test_a_faulty_record_of_failure_is_named(tmp_path, capsys):
-    folder = tmp_path / "wild" / "numpy-seed0"
-    folder.mkdir(parents=True)
+    (folder := tmp_path / "wild" / "numpy-seed0").mkdir(parents=True)
     (folder / "failed.json").write_text(json.dumps({"seed": 0}))
     assert tiny_study.listed(tmp_path) == 2
     assert "failed.json: expected backend, seed and message" in capsys.readouterr().err
@@ -232,8 +217,5 @@ def test_time_left_comes_from_measured_seconds():
     assert clock.left([jobs[2], Job("fig1", "jax", 0)]) == "about 2 min left and 1 runs not measured"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "phrase"), [(5, "5 s"), (89, "89 s"), (600, "10 min"), (12000, "3 h 20 min")]
-)
-def test_durations_read_well(seconds, phrase):
-    assert duration(seconds) == phrase
+def test_durations_read_well():
+    assert [duration(seconds) for seconds in (5, 89, 600, 12000)] == ["5 s", "89 s", "10 min", "3 h 20 min"]

@@ -1,7 +1,5 @@
 """Spread, intervals and t tests against textbook tables and SciPy's own; comparisons with the report."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any
@@ -32,15 +30,10 @@ def test_spread_of_1_to_5():
     assert found.prediction == pytest.approx((3 - half * math.sqrt(1.2), 3 + half * math.sqrt(1.2)), rel=1e-6)
 
 
-def test_one_value_has_no_interval():
-    found = spread([0.46])
-    assert (found.n, found.mean, found.sd, found.interval, found.prediction) == (1, 0.46, None, None, None)
-
-
-def test_equal_values_have_no_spread():
-    found = spread([0.1] * 3)
-    assert found.sd == 0
-    assert found.prediction == (found.mean, found.mean)
+def test_one_value_has_no_interval_and_equal_values_no_spread():
+    one, same = spread([0.46]), spread([0.1] * 3)
+    assert (one.n, one.mean, one.sd, one.interval, one.prediction) == (1, 0.46, None, None, None)
+    assert (same.sd, same.prediction) == (0, (same.mean, same.mean))
 
 
 def test_the_prediction_interval_holds_a_further_run_as_often_as_it_says(rng):
@@ -73,13 +66,13 @@ def test_welch_on_students_own_example():
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 7), (10, 4)])
 def test_both_agree_with_scipy(rng, sizes):
     a, b = rng.normal(0.5, 0.01, sizes[0]), rng.normal(0.51, 0.03, sizes[1])
-    ours, theirs = welch(a.tolist(), b.tolist()), stats.ttest_ind(a, b, equal_var=False)
-    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
-    assert ours.interval == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-9)
     n = min(sizes)
-    ours, theirs = paired(a[:n].tolist(), b[:n].tolist()), stats.ttest_rel(a[:n], b[:n])
-    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
-    assert ours.interval == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-9)
+    for ours, theirs in (
+        (welch(a.tolist(), b.tolist()), stats.ttest_ind(a, b, equal_var=False)),
+        (paired(a[:n].tolist(), b[:n].tolist()), stats.ttest_rel(a[:n], b[:n])),
+    ):
+        assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
+        assert ours.interval == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-9)
 
 
 def test_pairs_without_noise():
@@ -107,9 +100,6 @@ def test_the_smallest_difference_is_seen_as_often_as_it_says(rng, n):
     draws = rng.normal(shift, 1.0, (4000, n))
     seen = np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05)
     assert abs(seen - 0.8) < 4 * math.sqrt(0.16 / 4000)
-
-
-# --- beside the report ---------------------------------------------------------------------------
 
 
 def fig1(values: list[float], **summary: Any) -> list[Any]:
@@ -145,16 +135,12 @@ def test_a_number_of_two_digits_is_anything_that_rounds_to_it():
     assert found.verdict == "above"
 
 
-def test_generated_images_are_not_compared():
+def test_generated_images_are_not_compared_and_a_question_has_nothing_to_compare_with():
     assert compare(PLAN["fig1"], fig1([0.5, 0.6], source="generated")).verdict == "other data"
-
-
-def test_a_question_has_nothing_to_compare_with():
     assert compare(PLAN["decay-step"], [made("decay-step", accuracy=0.5)]).verdict == ""
 
 
 def some(name: str, first: float, n: int = 3, **columns: Any) -> list[Any]:
-    """Runs of a name, from that accuracy upwards by 0.001."""
     return [made(name, seed=seed, accuracy=first + seed / 1000, **columns) for seed in range(n)]
 
 
@@ -204,11 +190,8 @@ def test_reasons(results, verdict, kind, words):
 
 def test_a_row_of_table_1_like_the_other_rates_is_said_to_be():
     """Its four runs of size 7 at 1e-2 beside its other 16, where ours fall."""
-    rows = {
-        rate: [pair[0] for (other, _), pair in TABLE_1.items() if (other == "1e-2") == rate]
-        for rate in (True, False)
-    }
-    expected = stats.ttest_ind(rows[True], rows[False], equal_var=False)
+    own, others = ([p[0] for (r, _), p in TABLE_1.items() if (r == "1e-2") == same] for same in (True, False))
+    expected = stats.ttest_ind(own, others, equal_var=False)
     name = "table1-size7-lr1e-2-wd1e-4"
     results = [made(name, seed=seed, accuracy=0.23 + seed / 100) for seed in range(5)]
     words = f"do not differ from its 16 at the other rates (by +0.0022, p {expected.pvalue:.2g})"

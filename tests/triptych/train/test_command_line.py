@@ -1,7 +1,5 @@
 """The command line: what it offers, where a setting comes from, what it prints and leaves behind."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json
@@ -131,7 +129,6 @@ def test_an_experiment_gives_the_settings_and_options_override_them(words):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run."""
     return tiny.finished(tmp_path_factory.mktemp("folders") / "run", tiny.settings())
 
 

@@ -1,7 +1,5 @@
 """Runs that are cut short, by a signal, a kill or damaged checkpoints: repeating the command goes on."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 from pathlib import Path
@@ -20,7 +18,6 @@ pytestmark = pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("optimizer", [MOMENTUM, ADAM], ids=["momentum", "adam"])
 @pytest.mark.parametrize("backend", tiny.BACKENDS)
 def test_going_on_from_any_checkpoint_changes_no_bit(tmp_path, backend, optimizer):
-    """Same parameters, metrics and predictions as a run that was never interrupted."""
     what, whole, often = tiny.settings(**optimizer, validation=40), tmp_path / "whole", tmp_path / "often"
     tiny.launch(whole, what, backend)
     tiny.launch(often, what, backend, checkpoint_every=1, keep_checkpoints=99)
@@ -44,7 +41,6 @@ def damaged_copy(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path, capsys):
-    """The run goes back to the newest whole one, says so, and ends as if nothing had happened."""
     whole, damaged = damaged_copy(tmp_path)
     capsys.readouterr()
     assert tiny.launch(damaged, tiny.settings()) == 0
@@ -120,7 +116,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def command(folder: Path, backend: str, moment: str) -> Any:
-    """The same command each time, dying at `moment`."""
     where = ("--backend", backend, "--run-dir", str(folder))
     cache = str(folder.parent / "compiled")  # JAX compiles once for all the processes of a test
     return tiny.run(moment, *where, *tiny.arguments(**MOMENTUM), TRIPTYCH_CACHE_DIR=cache)

@@ -1,7 +1,5 @@
 """The training loop on every backend: what a run writes, when it stops, and what it does not depend on."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import struct
@@ -166,7 +164,6 @@ FLOAT64 = tiny.settings(**ADAM, dtype="float64")
     ("first", "second"), [(a, b) for a in tiny.BACKENDS for b in tiny.BACKENDS if a != b]
 )
 def test_another_backend_goes_on_where_one_stopped(tmp_path, everywhere, first, second):
-    """Steps 1 to 5 on one, 6 to 12 on the other: as if one had taken them all."""
     stopped = tiny.rewind(everywhere[first], tmp_path / "stopped", 5)
     went_on = tmp_path / "went_on"
     assert tiny.launch(went_on, FLOAT64, second, resume=stopped) == 0

@@ -1,7 +1,5 @@
 """Out of memory: one message that says where and what to reduce, exit code 2, and the run can go on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +45,6 @@ FRAMEWORKS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What a run with memory enough computes."""
     return tiny.results(tiny.finished(tmp_path_factory.mktemp("whole"), tiny.settings()))
 
 

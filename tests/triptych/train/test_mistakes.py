@@ -1,7 +1,5 @@
 """Users' mistakes: each ends with exit code 2 and one clear message, and leaves every folder as it was."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

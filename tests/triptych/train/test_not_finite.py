@@ -1,7 +1,5 @@
 """Training that stops being finite: the run names the step and the layer, and keeps what was good."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs trained together by one program are the runs trained one by one: numbers, folders, interruptions."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +62,6 @@ def alone(run: Experiment, steps: int) -> State:
 
 
 def together(made: list[Experiment], steps: int, at_once: int, devices: int = 1) -> list[State]:
-    """The states after so many steps."""
     return trained(program(made, at_once, devices), made, steps)
 
 
@@ -157,7 +154,6 @@ for at_once in (1, 2):
 
 
 def test_runs_divided_among_two_devices_are_the_same():
-    """Three runs on two devices: one seat is spare."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     done = tiny.python("-c", DIVIDED, **flags)
     assert (done.returncode, done.stdout) == (0, "True\nTrue\n"), done.stderr
