@@ -142,6 +142,12 @@ def stays(given: Any) -> bool:
     return bool((given >= 0).all() and np.allclose(given.sum(axis=-1), 1, atol=1e-3))
 
 
+def at_most_one(array: Array) -> Array:
+    """The ones of an array between 0 and 1, such as targets: a larger number may be refused."""
+    with np.errstate(invalid="ignore"):
+        return (array == 1) & bool(((array >= 0) & (array <= 1)).all())
+
+
 def _redrawn(key: str, movable: Sequence[str], given: Any) -> bool:
     return key in movable and isinstance(given, np.ndarray)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from parity.bounds.rounding import Array, rounding
 from parity.verification.adapters import Implementation
-from parity.verification.case import Case, generator
+from parity.verification.case import Case, at_most_one, generator
 from parity.verification.place import Device, Outputs, Place
 
 COARSE, MIDDLE, FINE = 2.0**-17, 2.0**-23, 2.0**-40
@@ -67,4 +67,4 @@ def _moved(array: Array, h: float, key: str) -> Array:
         return array.copy()
     rng = generator("uneven", key)
     xi = rng.choice([-1.0, 1.0], size=array.shape) * rng.uniform(0.5, 1.0, size=array.shape)
-    return np.asarray(array * (1 + h * xi))
+    return np.asarray(array * (1 + h * np.where(at_most_one(array), 0.0, xi)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -76,12 +77,21 @@ def compare(
                         made.results += _judged(one, wanted, label, made)
                 except CallFailed as error:
                     if not case.optional:
-                        raise
+                        raise error.where(case.name) from None
                     made.notes.append(left_out(case, error))
             if dtype == "float64" and cuts is not None:
                 label = Label(item, table[0], one.name, Place(dtype, device))
                 made.results += [label.failure(key, CUT) for key in sorted(cuts(one))]
     return made
+
+
+@contextmanager
+def naming(case: Case) -> Iterator[None]:
+    """A function that raises something in this block does so in this case."""
+    try:
+        yield
+    except CallFailed as error:
+        raise error.where(case.name) from None
 
 
 def left_out(case: Case, error: CallFailed) -> str:

@@ -10,10 +10,11 @@ the last digit of each number changed up or down, by 2 u. Root mean squares over
 
     limit of an element = T sqrt(S^2 + R^2) + u |F(x)| + the smallest normal number
 
-S and R are one number for a whole result, because implementations may round in quite different places
-(1 + erf x is good to u, erfc x to u times itself). So a small element beside large ones is judged by the
-large ones' measure. A tie that the change breaks, or a kink that it crosses, is no rounding error: an element
-counts in S only where a change 256 times smaller does at most a sixteenth as much.
+S and R are one number for a whole result, at least a sixth of its largest error, because implementations may
+round in quite different places (1 + erf x is good to u, erfc x to u times itself). So a small element beside
+large ones is judged by the large ones' measure. A tie that the change breaks, or a kink that it crosses, is
+no rounding error: an element counts in S only where a change 256 times smaller does at most a sixteenth as
+much.
 
 This is stochastic arithmetic: each perturbed input gives other rounding errors, and if these are normal with
 mean zero, the error of one more evaluation follows Student's t with K degrees of freedom (Vignes 1993, A
@@ -42,25 +43,35 @@ is NumPy and its result follows that type; elsewhere in float64, and the limit i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
 from parity.verification.adapters import Implementation
-from parity.verification.case import Case, generator
+from parity.verification.case import Case, at_most_one, generator
 from parity.verification.place import Inputs, Outputs, Place
 
 SAMPLES = 16
 FACTOR = 8
+TAIL = 6
+"""Errors beyond so many root mean squares are not those of one normal distribution."""
 STUDENT = 12.61
 """P(|t| > T) = 10^-9 for 16 degrees of freedom."""
 AGREE = 1e-6
 """Of the largest element: two implementations of one formula are closer in float64, most others are not."""
 
 
-Noise = dict[str, float]
-"""sqrt(S^2 + R^2) in units of u, by quantity."""
+class Noise(dict[str, float]):
+    """sqrt(S^2 + R^2) in units of u, by quantity."""
+
+    by_format: frozenset[str] = frozenset()
+    """Quantities whose formula depends on the format: an eps that follows the dtype."""
+
+
+FOLLOWS = 1000
+"""Times u: a difference between formats that stays the same when the last digits change is no rounding."""
 
 
 def reference_values(reference: Implementation, inputs: Inputs, r: Rounding) -> tuple[Outputs, bool]:
@@ -88,11 +99,12 @@ def noise(implementation: Implementation, case: Case, dtype: str, samples: int =
     scale = {key: _largest(value) for key, value in centre.items()}
     conditions: dict[str, list[float]] = {key: [] for key in centre}
     roundings: dict[str, list[float]] = {key: [] for key in centre}
+    sums: dict[str, Any] = {}
     for k in range(samples):
         far = {key: _moved(array, r, k, key) for key, array in exact.items()}
         moved = {key: r.nearest(a) if a.dtype.kind == "f" else a for key, a in far.items()}
         wide = _run(implementation, far, "float64")
-        far = {key: a + (far[key] - a) / 256 if a.dtype.kind == "f" else a for key, a in exact.items()}
+        far = {key: _nearer(a, far[key]) for key, a in exact.items()}
         close = _run(implementation, far, "float64")
         del far
         narrow = _run(implementation, moved, r.name)
@@ -100,14 +112,30 @@ def noise(implementation: Implementation, case: Case, dtype: str, samples: int =
             for key, value in centre.items():
                 response, fine = np.abs(wide[key] - value), np.abs(close[key] - value)
                 smooth = np.where(fine <= response / 16, response, 0.0)
-                conditions[key].append(_mean_square(smooth / scale[key]))
+                conditions[key].append(_spread(smooth / scale[key]))
                 measurable = (np.abs(wide[key]) >= r.tiny / r.u) | (wide[key] == 0)
                 error = np.where(measurable, narrow[key] - wide[key], np.nan)
-                roundings[key].append(_mean_square(error / scale[key]))
-    return {
-        key: scale[key] / r.u * _together(conditions[key], roundings[key], bool((value != 0).any()))
-        for key, value in centre.items()
-    }
+                roundings[key].append(_spread(error / scale[key]))
+                sums[key] = sums.get(key, 0.0) + error / scale[key] / samples
+    found = Noise()
+    for key, value in centre.items():
+        always, least = _mean_square(np.asarray(sums[key])), (FOLLOWS * r.u) ** 2
+        if always > least * _mean_square(value / scale[key]) and always > 0.9 * float(
+            np.mean(roundings[key])
+        ):
+            found.by_format |= {key}
+            roundings[key] = [max(one - always, 0.0) for one in roundings[key]]
+        units = _together(conditions[key], roundings[key], bool((value != 0).any()))
+        found[key] = scale[key] / r.u * units
+    return found
+
+
+def _nearer(a: Array, b: Array) -> Array:
+    """A 256th of the way."""
+    if a.dtype.kind != "f":
+        return a
+    with np.errstate(invalid="ignore"):
+        return np.where(a == b, a, a + (b - a) / 256)
 
 
 def _largest(value: Array) -> float:
@@ -120,6 +148,12 @@ def _mean_square(array: Array) -> float:
     """Over the finite elements; NaN where there is none."""
     finite = array[np.isfinite(array)]
     return float(np.mean(np.square(finite))) if finite.size else float("nan")
+
+
+def _spread(array: Array) -> float:
+    """The mean square; or more, where a few elements have much larger errors than the others."""
+    finite = np.abs(array[np.isfinite(array)])
+    return max(_mean_square(finite), (float(finite.max()) / TAIL) ** 2) if finite.size else float("nan")
 
 
 def _together(conditions: list[float], roundings: list[float], something: bool) -> float:
@@ -137,20 +171,26 @@ def limits(
     r: Rounding,
     cut: frozenset[str] = frozenset(),
     only_finite: bool = False,
+    by_format: frozenset[str] = frozenset(),
 ) -> dict[str, Bounded]:
     """The reference's values, each with the limit that the most uncertain of `others` sets; of those that
     it `cut` to float32, float32's. What it has not finite in this format must come out the same. With
-    `only_finite` any finite number will do for another.
+    `only_finite` any finite number will do for another. What has a formula `by_format` is the reference's in
+    the format itself.
     """
     values, wider = reference_values(reference, inputs, r)
     own = values if r.name == "float64" else _run(reference, inputs, r.name)
     found = {}
     for key, value in values.items():
         units, narrow = max(one[key] for one in others), key in cut
+        alone = key in by_format and r.name != "float64"
+        value = own[key].astype(np.float64) if alone else value
         u = max(r.u, rounding("float32").u) if narrow else r.u
         size = np.abs(value).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            limit = (STUDENT * u * units + u * size) * (1 if wider and not narrow else 2) + r.tiny
+            limit = (STUDENT * u * units + u * size) * (
+                1 if wider and not narrow and not alone else 2
+            ) + r.tiny
         finite = np.isfinite(own[key])
         if only_finite:
             limit = np.full(size.shape, r.largest)
@@ -178,7 +218,8 @@ def chosen(
         )
         wide = reference_values(one, first.arrays(r), r)[1]
         scatter = sum(noise(one, first, measured_in(dtype)).values()) / (largest[one.name] or 1.0)
-        return -agreeing, broken, len(cuts(one)), not wide, scatter
+        dtypes = sum(a.dtype != r.stored for a in values[one.name][0].values())
+        return -agreeing, dtypes, broken, len(cuts(one)), not wide, scatter
 
     return min(found, key=rank)
 
@@ -212,6 +253,7 @@ def _moved(array: Array, r: Rounding, k: int, key: str) -> Array:
     if array.dtype.kind != "f":
         return array
     signs = generator("perturbed", key, str(k)).choice([-1.0, 1.0], size=array.shape)
+    signs = np.where(at_most_one(array), 0.0, signs)
     moved = array * (1 + 2 * r.u * signs)
     return _in_range(moved, r.nearest(moved), r)
 

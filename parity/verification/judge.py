@@ -109,7 +109,7 @@ def _judge_one(quantity: str, expected: Bounded, actual: Array, label: Label) ->
     worst = int(np.argmax(share))
     index = tuple(int(i) for i in np.unravel_index(worst, actual.shape))
     finite = np.isfinite(difference)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         ulps = difference / r.ulp(expected.value.astype(np.float64))
     return label.result(
         quantity,

@@ -29,11 +29,11 @@ from parity.verification import estimate
 from parity.verification.adapters import CallFailed, Implementation, Jax, Numpy, Signature, Torch, built
 from parity.verification.case import FAR, Case, Given, generated
 from parity.verification.casts import cut_quantities
-from parity.verification.compare import check_repeats, compare, left_out, shape_of, with_upstream
+from parity.verification.compare import check_repeats, compare, left_out, naming, shape_of, with_upstream
 from parity.verification.judge import Item
 from parity.verification.judge import truth as true_values
 from parity.verification.place import Device, Place
-from parity.verification.report import Report, report_of
+from parity.verification.report import FOLLOWS, Report, report_of
 from parity.verification.written import Formula, truth_of
 
 __all__ = ["Jax", "Numpy", "Report", "Torch", "verify"]
@@ -99,7 +99,8 @@ def verify(
     item = Item(name, truth_of(formulas, gradient, signature), tuple(dtypes), elementwise)
     table, notes = _with_upstream(item, found, table, place, by_formula=bool(formulas))
     for one in found:
-        check_repeats(one, table[0], place)
+        with naming(table[0]):
+            check_repeats(one, table[0], place)
     cuts = cache(lambda one: cut_quantities(one, table[0], device))
     if formulas:
         compared = compare(item, found, table, partial(_proved, item, device), device, cuts)
@@ -125,7 +126,7 @@ def _with_upstream(
                 shape = max(shapes, key=shapes.count)
         except CallFailed as error:
             if not case.optional:
-                raise
+                raise error.where(case.name) from None
             notes.append(left_out(case, error))
         else:
             ready.append(with_upstream(case, shape))
@@ -159,8 +160,10 @@ def _by_one_another(
         wider = dtype != "float64" or estimate.reference_values(reference, case.arrays(r), r)[1]
         if not others or (one is reference and not wider):
             return None  # it would be compared with itself
-        far = case.name in FAR
-        return estimate.limits(reference, case.arrays(r), others, r, cut, far)
+        own = noise(reference, case, estimate.measured_in(dtype)).by_format
+        if own:
+            notes.append(FOLLOWS.format(", ".join(sorted(own))))
+        return estimate.limits(reference, case.arrays(r), others, r, cut, case.name in FAR, own)
 
     @cache
     def broken(one: Implementation, case: Case, dtype: str) -> bool:
@@ -177,6 +180,7 @@ def _by_one_another(
             "by float32's limits",
             *notes,
         ]
+    notes = list(dict.fromkeys(notes))
     limits = ESTIMATED.format(n=estimate.SAMPLES, reference=reference.name)
     return report_of(item, compared, limits, notes, reference.name)
 

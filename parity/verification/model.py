@@ -38,11 +38,11 @@ from parity.verification.adapters import (
 )
 from parity.verification.case import Case, Given, drawn
 from parity.verification.casts import cut_quantities
-from parity.verification.compare import check_repeats, compare, run, shape_of, with_upstream
+from parity.verification.compare import check_repeats, compare, naming, run, shape_of, with_upstream
 from parity.verification.judge import Item
 from parity.verification.place import Inputs, Outputs, Place
 from parity.verification.rearrangement import Rearrangement, traced
-from parity.verification.report import Report, report_of
+from parity.verification.report import FOLLOWS, Report, report_of
 
 Convert = Callable[[dict[str, Array]], Any]
 LIMITS = (
@@ -98,9 +98,10 @@ def verify_model(
     ported = built("port", pair.port, signature)
     original, ported = (_thin(one, pair.parameters) for one in (original, ported))
     place = Place(dtypes[0])
-    case = with_upstream(case, shape_of(original, case, place))
-    for one in (original, ported):
-        check_repeats(one, case, place)
+    with naming(case):
+        case = with_upstream(case, shape_of(original, case, place))
+        for one in (original, ported):
+            check_repeats(one, case, place)
     table = [case]
     if pair.moves:
         moved = fresh.moved(pair.state, pair.parameters, pair.rows_kept)
@@ -215,16 +216,20 @@ def _compared(
     samples = FEW if sum(a.size for a in pair.state.values()) > LARGE else estimate.SAMPLES
     noise = cache(partial(estimate.noise, original, samples=samples))
 
+    notes: list[str] = []
+
     def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:
         r = rounding(dtype)
-        measured = [noise(case, estimate.measured_in(dtype))]
-        return estimate.limits(original, case.arrays(r), measured, r, cut)
+        measured = noise(case, estimate.measured_in(dtype))
+        if measured.by_format:
+            notes.append(FOLLOWS.format(", ".join(sorted(measured.by_format))))
+        return estimate.limits(original, case.arrays(r), [measured], r, cut, False, measured.by_format)
 
     compared = compare(item, [ported], table, expected, cuts=lambda one: cuts(one) - cut)
     gradients = {f"d{key}" for key in (*signature.differentiated, *pair.parameters)}
     failed = [result.quantity for result in compared.results if not result.passed]
     first = next((key for key in compared.quantities if key in failed and key not in gradients), "")
-    notes, missing = [], []
+    missing = []
     if cut:
         notes.append(
             f"The reference is cut to float32 at {next(k for k in compared.quantities if k in cut)}: "

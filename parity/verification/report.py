@@ -16,6 +16,10 @@ SLIGHT = 32
 """So many limits off, an equal form is a likelier cause than another formula."""
 FLOAT32 = 2.0**29
 """The unit roundoff of float32 in float64's."""
+FOLLOWS = (
+    "The reference's formula depends on the format in {} (an eps or a constant that follows the dtype): each "
+    "format is judged by the reference in that format"
+)
 PROVED = "Limits follow from the formula by rounding theory (docs/parity.md)."
 
 

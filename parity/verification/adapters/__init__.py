@@ -154,6 +154,10 @@ class CallFailed(UsageError):
         super().__init__(f"{what}; fix it, or leave the case out by name: without=(...)")
         self.what = what
 
+    def where(self, case: str) -> CallFailed:
+        """The same, with the case's name."""
+        return self if "in case" in self.what else CallFailed(f"{self.what} in case {case!r}")
+
 
 def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a stranger's function; raises CallFailed, which names it, from what it raises."""
@@ -165,6 +169,8 @@ def called(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         shapes = [getattr(a, "shape", None) for a in arguments]
         known = ", ".join(str(tuple(shape)) for shape in shapes if shape is not None)
         why = (str(error).strip() or "no message").splitlines()[0]
+        if isinstance(error, IndexError):
+            why += "; JAX does not raise but takes the nearest element, in silence"
         told = f"{name}: the function raised {type(error).__name__}: {why} (called with shapes {known})"
         raise CallFailed(told) from error
 
