@@ -38,7 +38,6 @@ VIEWS = {
     "dropout": View("ordinary", "y", _X),
     "flatten": View("image", "y", _X),
     "conv2d": View("with a bias", "y", {"x": "dx", "W": "dW", "b": "db"}),
-    "conv2d_winograd": View("tiles", "y", {"x": "dx", "W": "dW"}),
     "max_pool2d": View("random", "y", _X),
     "batch_norm_manual": _NORM,
     "batch_norm_autodiff": _NORM,
@@ -49,13 +48,14 @@ VIEWS = {
     "model": View("", "L", {}, ""),  # its arguments are the parameters
 }
 ARRAYS_ONLY = {
+    "conv2d_winograd": ("tiles", "2,448 weights: a finite difference for each takes minutes"),
     "batch_norm_evaluate": ("ordinary", "evaluation has no backward pass"),
     "optimizer": ("adam", "an update is no function's gradient"),
     "learning_rate": ("cosine", "a learning rate has no gradient"),
     "preprocessing": ("mean-image", "pixels have no gradient"),
     "augmentation": ("flips alone", "pixels have no gradient"),
 }
-"""Items that only arrays can be compared of: their case, and why no gradient is checked."""
+"""Items that only arrays are compared of: their case, and why no gradient is checked."""
 ALIKE = {"batch_norm_autodiff": "batch_norm_manual", "conv2d_winograd": "conv2d"}
 """Items that one backend alone may have, and what gives the same numbers elsewhere."""
 NO_REFERENCE = dict.fromkeys(

@@ -88,9 +88,9 @@ class Verdict(NamedTuple):
     """What the library says about one port."""
 
     word: str
-    """passed; failed; alarm: something else than the port failed; refused, crashed: an error, no verdict."""
+    """passed or failed; refused or crashed: an error, and no verdict."""
     line: str
-    """The first line of its explanation that is not about the original."""
+    """The first line of its explanation."""
 
 
 def judged(bug: Bug | ModelBug, port: Any) -> Verdict:
@@ -100,7 +100,4 @@ def judged(bug: Bug | ModelBug, port: Any) -> Verdict:
     except Exception as error:
         word = "refused" if isinstance(error, UsageError) else "crashed"
         return Verdict(word, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-    if not report.passed and all(result.backend != "port" for result in report.failures):
-        return Verdict("alarm", report.explain().splitlines()[0])
-    heads = (line for line in report.explain().splitlines() if not line.startswith(("original ", " ")))
-    return Verdict("passed" if report.passed else "failed", next(heads))
+    return Verdict("passed" if report.passed else "failed", report.explain().splitlines()[0])

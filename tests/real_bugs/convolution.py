@@ -213,7 +213,6 @@ BUGS = (
         wrong=Torch(lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=-np.inf), 3, 2, ceil_mode=True)),
         inputs=IMAGE,
         original=Torch(lambda x: F.max_pool2d(x, 3, 2, 1)),
-        missed="another shape of the output ends in a traceback",
     ),
     Bug(
         "max_pool_counts_ties",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from parity import Torch
-from parity.formula import sqrt
+from parity.formula import maximum, sqrt
 from tests.real_bugs.bug import Bug
 
 RNG = np.random.default_rng(0)
@@ -137,6 +137,6 @@ BUGS = (
         right=clipped(1e-6),
         wrong=clipped(0.0),
         inputs={"g": STEP["g"]},
-        truth=lambda g: g * (1e-2 / (sqrt((g**2).sum()) + 1e-6)),
+        truth=lambda g: g * (1e-2 / maximum(sqrt((g**2).sum()) + 1e-6, 1e-2)),
     ),
 )
