@@ -125,7 +125,8 @@ class Report:
         most = max(r.share for r in wide)
         if most <= SLIGHT:
             return f"off by at most {most:.2g} limits: rounding, not another formula{self._slight(wide)}"
-        if most <= FLOAT32:
+        fine = any(r.limit < abs(r.truth) / FLOAT32 / 64 for r in wide)  # no float32 limit itself
+        if most <= FLOAT32 and fine:
             return (
                 "right to float32's accuracy only: a cast to float32 on the way, a constant or table given "
                 "to 7 digits, or another small eps"

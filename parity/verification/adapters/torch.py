@@ -287,6 +287,32 @@ def _refuse_dropout(name: str, module: nn.Module) -> None:
             )
 
 
+def tables_of(module: nn.Module) -> dict[tuple[str, str], Tensor]:
+    """float32 tensors that a module keeps outside its state: by submodule and name."""
+    found = {}
+    for part_name, part in module.named_modules():
+        kept = {**vars(part), **{key: part._buffers[key] for key in part._non_persistent_buffers_set}}
+        for key, value in kept.items():
+            if isinstance(value, Tensor) and value.dtype == torch.float32 and value.grad_fn is None:
+                sizes = value[torch.isfinite(value)] * 256
+                if not torch.equal(sizes, sizes.round()):  # a mask is exact
+                    found[part_name, key] = value
+    return found
+
+
+def with_tables_moved(module: nn.Module, by: float) -> nn.Module:
+    """A copy whose tables are off by a relative `by`, up or down."""
+    moved = copy.deepcopy(module)
+    for (part_name, key), table in tables_of(module).items():
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=tuple(table.shape))
+        setattr(
+            moved.get_submodule(part_name),
+            key,
+            table.double() * (1 + by * torch.from_numpy(np.asarray(signs))),
+        )
+    return moved
+
+
 def _moved(module: nn.Module, place: Place, state: Tensors | None = None) -> nn.Module:
     """A copy in the judged dtype, on the device; the parameters of `state` come later and are not copied.
     What a module computed from its parameters and keeps (the old `nn.utils.weight_norm`) has a history and

@@ -416,6 +416,24 @@ def weight_norm(p: Any, x: Any) -> Any:
     return {"output": x @ w.T + p["l.bias"]}
 
 
+class Rotary(nn.Module):
+    """A table of cosines in float32 that the state does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.l = nn.Linear(6, 6)
+        self.table = torch.cos(torch.outer(torch.arange(4).float(), 100 ** (-torch.arange(6).float() / 6)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.l(x) * self.table
+        return found
+
+
+def rotary(p: Any, x: Any, base: float = 100.0) -> Any:
+    angles = jnp.outer(jnp.arange(4.0), base ** (-jnp.arange(6.0) / 6))
+    return {"output": (x @ p["l.weight"].T + p["l.bias"]) * jnp.cos(angles)}
+
+
 LN: dict[str, Any] = {"inputs": {"x": (5, 4)}}
 SMALL: dict[str, Any] = {"inputs": {"x": 1e-3 * RNG.normal(size=(5, 6))}}
 MODELS: dict[str, Row] = {
@@ -482,6 +500,10 @@ MODELS: dict[str, Row] = {
         "port output: ",
         "output",
         **SMALL,
+    ),
+    "A5 a float32 table": model(Rotary, rotary, note="The reference keeps a float32 table", inputs=X),
+    "A5 another table": model(
+        Rotary, lambda p, x: rotary(p, x, 101.0), "another formula", "output", inputs=X
     ),
     "A6 a cast in the port": model(
         lambda: scaled_net(False),
