@@ -16,7 +16,7 @@ the layers that fail the first one tells where to look. A second case moves ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -40,7 +40,7 @@ from parity.verification.case import Case, Given, drawn
 from parity.verification.casts import cut_quantities
 from parity.verification.compare import check_repeats, compare, naming, run, shape_of, with_upstream
 from parity.verification.judge import Item
-from parity.verification.place import Inputs, Outputs, Place
+from parity.verification.place import Place
 from parity.verification.rearrangement import Rearrangement, traced
 from parity.verification.report import FOLLOWS, Report, report_of
 
@@ -96,7 +96,6 @@ def verify_model(
     signature = _signature(inputs, pair.state, case)
     original = built("reference", pair.reference, signature)
     ported = built("port", pair.port, signature)
-    original, ported = (_thin(one, pair.parameters) for one in (original, ported))
     place = Place(dtypes[0])
     with naming(case):
         case = with_upstream(case, shape_of(original, case, place))
@@ -161,9 +160,9 @@ def _pair(
     return Pair(original, ported, state, parameters, 0, True, rows)
 
 
-def _named(trace: Rearrangement) -> Callable[[Sequence[Array], Place], dict[str, Array]]:
-    def back(gradients: Sequence[Array], place: Place) -> dict[str, Array]:
-        found = trace.back(gradients, rounding(place.dtype).stored)
+def _named(trace: Rearrangement) -> Callable[[Iterable[Array], Place], dict[str, Array]]:
+    def back(gradients: Iterable[Array], place: Place) -> dict[str, Array]:
+        found = trace.back(gradients, rounding(place.dtype).stored, thinned)
         return {f"d{key}": gradient for key, gradient in found.items()}
 
     return back
@@ -190,17 +189,6 @@ def _matching(
                 key: p[names[key]] if key in names else array for key, array in own.items()
             }
     return None
-
-
-def _thin(one: Implementation, parameters: tuple[str, ...]) -> Implementation:
-    """The same, with a part of each large gradient of a parameter."""
-    wanted = {f"d{key}" for key in parameters}
-
-    def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
-        found = one.pull(inputs, dy, place)
-        return {key: thinned(key, array) if key in wanted else array for key, array in found.items()}
-
-    return replace(one, pull=pull)
 
 
 def _compared(

@@ -8,8 +8,9 @@ compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from parity.bounds.rounding import Array
 from parity.verification.adapters import with_aliases
 
+Thin = Callable[[str, Array], Array]
 Flatten = Callable[[Any], list[Array]]
 """The arrays of what `convert` returns, in a fixed order."""
 
@@ -28,22 +30,46 @@ class Rearrangement:
     shapes: Mapping[str, tuple[int, ...]]
     places: Sequence[Array]
 
-    def back(self, gradients: Sequence[Array], dtype: Any) -> dict[str, Array]:
-        """The gradient of each original parameter: the sum over the places where it is used."""
-        size = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        total = np.zeros(size + 1)
-        for place, gradient in zip(self.places, gradients, strict=True):
+    @cached_property
+    def whole(self) -> list[str]:
+        """For each of the port's arrays the parameter that it is, element by element; or ""."""
+        first = {}
+        start = 1
+        for name, shape in self.shapes.items():
+            first[start, shape] = name
+            start += int(np.prod(shape))
+        names = []
+        for place in self.places:
             flat = place.reshape(-1)
-            if flat.size and flat[0] and flat[-1] - flat[0] == flat.size - 1 and (np.diff(flat) == 1).all():
-                total[flat[0] : flat[-1] + 1] += gradient.reshape(-1)
+            name = first.get((int(flat[0]), place.shape), "") if flat.size else ""
+            names.append(name if name and (np.diff(flat) == 1).all() else "")
+        return names
+
+    def back(self, gradients: Iterable[Array], dtype: Any, thin: Thin) -> dict[str, Array]:
+        """The gradient of each original parameter: the sum over the places where it is used; in part."""
+        found: dict[str, Array] = {}
+        rest: Array | None = None
+        for place, name, gradient in zip(self.places, self.whole, gradients, strict=True):
+            if name:
+                part = thin(name, gradient)
+                found[name] = found[name] + part if name in found else part
             else:
-                np.add.at(total, flat, gradient.reshape(-1))
-        found, start = {}, 1
+                rest = np.zeros(self.size + 1) if rest is None else rest
+                np.add.at(rest, place.reshape(-1), gradient.reshape(-1))
+        start = 1
         for name, shape in self.shapes.items():
             end = start + int(np.prod(shape))
-            found[name] = total[start:end].reshape(shape).astype(dtype)
+            if rest is not None and rest[start:end].any():
+                part = thin(name, rest[start:end].reshape(shape))
+                found[name] = found[name] + part if name in found else part
+            elif name not in found:
+                found[name] = thin(name, np.zeros(shape))
             start = end
-        return found
+        return {name: found[name].astype(dtype) for name in self.shapes}
+
+    @property
+    def size(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
 
 def traced(

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -73,7 +73,7 @@ class Model:
     function is called with what comes in."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names of tied parameters, to the name under which they come in."""
-    back: Callable[[Sequence[Array], Place], dict[str, Array]] | None = None
+    back: Callable[[Iterable[Array], Place], dict[str, Array]] | None = None
     """From the gradients of the model's floating parameters to those of the parameters that come in."""
     output: Pick = None
     keywords: tuple[str, ...] = ()

@@ -90,7 +90,7 @@ def implementation(name: str, given: Jax | Model, signature: Signature) -> Imple
             named = seen | {f"d{key}": gradient for key, gradient in gradients.items()}
             whole = named[main].shape == np.shape(dy)
             outputs = {key: as_float(array) for key, array in named.items()}
-            return outputs | (traced([as_float(g) for g in weights], place) if whole and traced else {})
+            return outputs | (traced((as_float(g) for g in weights), place) if whole and traced else {})
 
     return Implementation(name, given.framework, shape, pull, main)
 

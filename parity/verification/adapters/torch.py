@@ -97,7 +97,7 @@ def implementation(name: str, given: Torch | Model, signature: Signature) -> Imp
             outputs[f"d{key}"] = _gradient(leaf, gradient)
         if isinstance(given, Model) and given.back:
             gradients = zip(weights, found[len(leaves) :], strict=True)
-            outputs |= given.back([_gradient(w, g) for w, g in gradients], place)
+            outputs |= given.back((_gradient(w, g) for w, g in gradients), place)
         return outputs
 
     return Implementation(name, given.framework, shape, pull, main)
