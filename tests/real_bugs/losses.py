@@ -54,7 +54,7 @@ def cross_entropy(naive: bool) -> Jax:
 
 
 def divergence(forward: bool, mean: bool = False) -> Torch:
-    """KL(teacher || student) of each sample, or the reverse."""
+    """KL(teacher, student) of each sample, or the reverse."""
 
     def function(student: Tensor, teacher: Tensor) -> Tensor:
         p, q = teacher.log_softmax(-1), student.log_softmax(-1)
@@ -159,7 +159,7 @@ BUGS = (
         "divergence_reversed",
         "paiml/aprender/pull/2153",
         "KL direction",
-        "Distillation used KL(student || teacher) instead of KL(teacher || student).",
+        "Distillation measured the divergence of the student from the teacher the wrong way around.",
         right=divergence(forward=True),
         wrong=divergence(forward=False),
         inputs=PAIRS,

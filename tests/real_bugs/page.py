@@ -58,7 +58,7 @@ def counts(verdicts: Mapping[str, Verdicts]) -> str:
     alarms = sum(right.word != "passed" for right, _ in verdicts.values())
     return (
         f"{len(verdicts)} bugs: {caught} caught, {len(verdicts) - caught} missed; "
-        f"{alarms} false alarms on {len(verdicts)} right ports."
+        f"{len(verdicts)} right ports: {alarms} false alarm{'s' * (alarms != 1)}."
     )
 
 
