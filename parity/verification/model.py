@@ -77,8 +77,8 @@ def verify_model(
         name: Of the model.
         inputs: Name to shape (normal numbers are drawn), or to a NumPy array, in the order of the call.
         reference: A torch module.
-        port: A torch module; a JAX function of (parameters, *inputs) that gives a dictionary of
-            activations, one of them `output`; or a Flax `nnx.Module`.
+        port: A torch module; or a JAX function of (parameters, *inputs) that gives a dictionary of
+            activations, one of them `output`.
         layers: Names of the reference's submodules to compare, to the port's names for them. `relu[1]` is
             the second call of one that is called again.
         convert: The reference's parameters and buffers, as NumPy arrays by name, to the port's: a state
