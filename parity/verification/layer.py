@@ -90,11 +90,7 @@ def verify(
     signature = _signature(inputs, parameters or {}, table[0])
     found = [built(key, _wrapped(key, value), signature) for key, value in given.items() if value is not None]
     formulas = (truth,) if callable(truth) else tuple(truth or ())
-    if len(found) < (1 if formulas else 2):
-        raise UsageError(
-            f"{name}: expected one implementation and a truth, or two implementations, got {len(found)}; "
-            "give numpy=, jax=, torch= or also="
-        )
+    _require_enough(name, len(found), 1 if formulas else 2)
     place = Place(_formats(dtypes)[0], device)
     item = Item(name, truth_of(formulas, gradient, signature), tuple(dtypes), elementwise)
     table, notes = _with_upstream(item, found, table, place, by_formula=bool(formulas))
@@ -106,6 +102,14 @@ def verify(
         compared = compare(item, found, table, partial(_proved, item, device), device, cuts)
         return report_of(item, compared, notes=notes)
     return _by_one_another(item, found, table, device, cuts, notes)
+
+
+def _require_enough(name: str, count: int, least: int) -> None:
+    if count < least:
+        raise UsageError(
+            f"{name}: expected one implementation and a truth, or two implementations, got {count}; "
+            "give numpy=, jax=, torch= or also="
+        )
 
 
 def _proved(item: Item, device: Device, one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:

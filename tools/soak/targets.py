@@ -155,14 +155,13 @@ def _batch_folder(folder: Path) -> Target:
 def _run_files(run: Path, folder: Path) -> list[Target]:
     directory, what = RunDirectory(run), tiny.settings(momentum=0.9)
     config, summary = directory.read_config(), directory.read_summary()
-    newest = checkpoint.listing(directory.checkpoints)[-1][1]
+    *older, (_, newest) = checkpoint.listing(directory.checkpoints)
     found = checkpoint.load(newest)
     past = directory.read_metrics(found.step)
     state = {name: array.tobytes() for name, array in found.state.flat().items()}
-    originals = {
-        path: path.read_bytes() for path in (directory.config, directory.metrics, directory.summary, newest)
-    }
-    for _, path in checkpoint.listing(directory.checkpoints)[:-1]:
+    kept = (directory.config, directory.metrics, directory.summary, newest)
+    originals = {path: path.read_bytes() for path in kept}
+    for _, path in older:
         path.unlink()  # else an older one would serve in place of a spoilt one
 
     def spoilt(path: Path, read: Callable[[], bool]) -> Read:

@@ -62,10 +62,7 @@ def locate(
         device: As for train.py.
         json: Also write the report to this file.
     """
-    for name, value, low in (("steps", steps, 1), ("from_step", from_step, 0), ("every", every, 1)):
-        if value is not None and value < low:
-            option = name.replace("_", "-")
-            raise UserError(f"{name}: expected at least {low}, got {value}; change --{option}")
+    _require_least(("steps", steps, 1), ("from_step", from_step, 0), ("every", every, 1))
 
     def load(spec: Experiment) -> tuple[TrainingData, str]:
         found = cifar10.load(dataset or spec.data.dataset, data_dir)
@@ -92,6 +89,13 @@ def locate(
     if json is not None:
         write_json(json, {"truth": truth_note(), **asdict(report)})
     return 0 if report.divergence is None else 1
+
+
+def _require_least(*options: tuple[str, int | None, int]) -> None:
+    for name, value, low in options:
+        if value is not None and value < low:
+            option = name.replace("_", "-")
+            raise UserError(f"{name}: expected at least {low}, got {value}; change --{option}")
 
 
 def _kind(name: str) -> str:
