@@ -134,8 +134,10 @@ def test_every_bug_of_the_reference_is_caught_where_it_is() -> None:
     assert wrong(outcomes) == []
     caught = {(o.bug, o.backend) for o in outcomes if o.group != CONTROL}
     assert caught == {(name, side) for name, side in PLANTINGS if side in ("numpy", "shared")}
-    # Far outside the limit, not at its edge: the nearest is a moment of draws, 28 standard errors off.
-    assert min(o.share for o in outcomes if o.group != CONTROL) > 4
+    # Far outside the limit, not at its edge. One is judged by a moment of draws: 28 standard errors off.
+    least = {(o.bug, o.backend): o.share for o in outcomes if o.group != CONTROL}
+    assert least.pop(("draws-stop-short", "shared")) > 4
+    assert min(least.values()) > 5
 
 
 SAMPLE = {
