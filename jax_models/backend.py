@@ -64,6 +64,9 @@ def build(experiment: Experiment, data: TrainingData, device: Device) -> JaxBack
     return JaxBackend(experiment, data, find_devices(device)[0])
 
 
+CHUNK = 20
+"""Steps of an inner loop. On an H100 fig1's step takes 53 us so, and 69 in one loop of unknown length."""
+
 DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
 """The first covers scatters, reductions, cuDNN's convolutions and max-pool's backward; the second keeps
 what was fastest today from choosing the algorithm."""
@@ -102,6 +105,7 @@ class JaxBackend:
         """On `device`, or by `placement` on several of its kind."""
         self.experiment = experiment
         self._device = placement or device
+        self._chunked = device.platform != "cpu"
         kind = device.device_kind
         self.device = device.platform if kind == device.platform else f"{device.platform} ({kind})"
         compute = jnp.dtype(experiment.training.dtype)
@@ -254,6 +258,9 @@ class JaxBackend:
     ) -> tuple[TrainState, Array, Array]:
         """The steps of the first `count` of `capacity` rows. `count` is traced: one program for any number
         of steps, so a run's numbers do not depend on where it was cut into calls.
+
+        On an accelerator most steps are taken in loops of `CHUNK`, a length that the compiler knows: before
+        each round of any other the host waits for the device to say whether one more follows.
         """
         results = jnp.zeros((2, capacity), self.dtype)
 
@@ -262,7 +269,14 @@ class JaxBackend:
             state, value, hits = self._step(state, data, row(i), weight_decay)
             return state, results.at[:, i].set(jnp.stack([value, hits]))
 
-        state, results = jax.lax.fori_loop(0, count, body, (state, results))
+        carry, done = (state, results), jnp.int32(0)
+        if self._chunked and capacity >= CHUNK:
+
+            def chunk(c: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+                return jax.lax.fori_loop(0, CHUNK, lambda i, carry: body(c * CHUNK + i, carry), carry)
+
+            carry, done = jax.lax.fori_loop(0, count // CHUNK, chunk, carry), count // CHUNK * CHUNK
+        state, results = jax.lax.fori_loop(done, count, body, carry)
         return state, results[0], results[1]
 
     def evaluate_split(
