@@ -432,6 +432,21 @@ def test_adam_bias_correction_in_float32() -> None:
     assert abs(float(our_run(Optimization("adam", 1.0), g, start)[0]) + 1) < 3e-7
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the page says so")
+def test_fused_adam_on_a_gpu():
+    """With gradient 1 the second moment is 1e-3 after a step."""
+
+    def second_moment(fused):
+        theta = torch.ones(8, device="cuda", requires_grad=True)
+        optimizer = torch.optim.Adam([theta], fused=fused)
+        theta.grad = torch.ones_like(theta)
+        optimizer.step()
+        return float(optimizer.state[theta]["exp_avg_sq"][0])
+
+    assert second_moment(False) == pytest.approx(1e-3, rel=2e-7)
+    assert 1e-5 < 1 - second_moment(True) / 1e-3 < 2e-5
+
+
 def test_amsgrad_keeps_the_largest_before_or_after_its_correction() -> None:
     """One large gradient comes first: optax's steps stay small after it, torch's and ours recover."""
     g = np.ones((STEPS, 3))

@@ -2,9 +2,9 @@
 
 `torch-usual` is what torch's tutorials write: nn.Sequential, a default optimizer, float32 images prepared
 beforehand, one eager step a batch. The others change one thing after another: channels-last images and
-weights and the fused optimizer; torch.compile; the whole step, gathering the batch included, captured as one
-CUDA graph and replayed. All start from the same parameters as our backends and take the same batches.
-bfloat16 is torch.autocast's.
+weights, the fused optimizer and, on a GPU, a search for the fastest convolutions; torch.compile; the whole
+step, gathering the batch included, captured as one CUDA graph and replayed. All start from the same
+parameters as our backends and take the same batches. bfloat16 is torch.autocast's.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class PlainRunner:
         return {"torch": torch.__version__, "numpy": np.__version__}
 
     def _precision(self) -> AbstractContextManager[None]:
-        return pinned(self.experiment.training.tf32)
+        return pinned(self.experiment.training.tf32, search=self.tuned)
 
     def _autocast(self) -> Any:
         if self.case.precision != "bfloat16":

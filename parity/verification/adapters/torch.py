@@ -38,15 +38,30 @@ def precision(place: Place) -> Iterator[None]:
     """On a GPU, TF32 only where it is judged and bfloat16 products summed in float32 throughout; or all as
     torch ships it.
     """
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32, products.allow_bf16_reduced_precision_reduction
+    # Where the older switches, allow_tf32, and the newer, fp32_precision, disagree, reading the older raises,
+    # so both are set. On a CPU the newer, too, may cut float32, to bfloat16.
+    backends: Any = torch.backends
+    products, cudnn, cpu = backends.cuda.matmul, backends.cudnn, backends.mkldnn
+    on_cpu = cpu.matmul, cpu.conv, cpu.rnn
+    newer = [(switch, switch.fp32_precision) for switch in (products, cudnn.conv, cudnn.rnn, *on_cpu)]
+    try:
+        older = products.allow_tf32, cudnn.allow_tf32
+    except RuntimeError:
+        older = None
+    reduced = products.allow_bf16_reduced_precision_reduction
     try:
         if not place.shipped:
-            products.allow_tf32 = convolutions.allow_tf32 = place.tf32
+            products.allow_tf32 = cudnn.allow_tf32 = place.tf32
+            for switch, _ in newer:
+                switch.fp32_precision = "tf32" if place.tf32 and switch not in on_cpu else "ieee"
             products.allow_bf16_reduced_precision_reduction = False
         yield
     finally:
-        products.allow_tf32, convolutions.allow_tf32, products.allow_bf16_reduced_precision_reduction = before
+        if older is not None:
+            products.allow_tf32, cudnn.allow_tf32 = older
+        for switch, value in newer:
+            switch.fp32_precision = value
+        products.allow_bf16_reduced_precision_reduction = reduced
 
 
 def implementation(name: str, given: Torch | Model, signature: Signature) -> Implementation:
