@@ -1,5 +1,7 @@
 """torch's precision switches, old and new: pinned while we compute, and put back as the user had them."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,8 @@ from parity.verification.adapters import torch as adapter
 from parity.verification.place import Place
 from torch_models.precision import pinned
 
-PRODUCTS, CUDNN, CPU = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
+BACKENDS: Any = torch.backends
+PRODUCTS, CUDNN, CPU = BACKENDS.cuda.matmul, BACKENDS.cudnn, BACKENDS.mkldnn
 NEWER = (PRODUCTS, CUDNN.conv, CUDNN.rnn, CPU.matmul, CPU.conv, CPU.rnn)
 
 
@@ -32,7 +35,7 @@ USERS = {
     "nothing": lambda: None,
     "older": lambda: setattr(PRODUCTS, "allow_tf32", True),
     "newer": lambda: setattr(CUDNN.conv, "fp32_precision", "ieee"),
-    "mixed": lambda: (setattr(PRODUCTS, "allow_tf32", False), setattr(PRODUCTS, "fp32_precision", "tf32")),
+    "mixed": lambda: setattr(PRODUCTS, "fp32_precision", "tf32"),
     "bfloat16 on a CPU": lambda: torch.set_float32_matmul_precision("medium"),
 }
 

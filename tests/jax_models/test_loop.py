@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_models.backend import CHUNK
+from jax_models.backend import CHUNK, JaxBackend
 from tests.helpers import small
 
 
@@ -12,6 +12,7 @@ def test_inner_loops_change_no_bit(cuts):
     spec = small.experiment()
     data = small.data()
     one, chunked = small.started("jax", spec, data), small.started("jax", spec, data)
+    assert isinstance(chunked, JaxBackend)
     chunked._chunked = True
     chunked.capacity = 2 * CHUNK + 7
     losses, first = [], 0
