@@ -1,0 +1,122 @@
+"""Which layers of a port are wrong by their own doing, and which only inherit a difference.
+
+In one pass every layer's output is replaced by what the reference computed, and the gradient that comes back
+to it by the reference's. What a layer makes of right inputs and a right upstream gradient is its own doing:
+its output, the gradients of its parameters, and the gradient that it sends back. What goes into a layer is
+compared, too: if that differs although the layers before gave what is right, it is their parent's code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.bounds.rounding import Array
+from parity.verification.joined import Joined
+from parity.verification.measured import Point, reading
+from parity.verification.pairing import Pair
+from parity.verification.place import Place
+from parity.verification.side import Trace, path_of, shown
+
+WHOLE = "the model itself"
+
+
+@dataclass(frozen=True)
+class Blame:
+    """A layer, and what is wrong in it."""
+
+    layer: str
+    what: str
+
+    def line(self) -> str:
+        return f"{self.layer}: {self.what}"
+
+
+def blamed(
+    joined: Joined,
+    ours: Trace,
+    state: Mapping[str, Array],
+    point: Point,
+    place: Place,
+    limits: Mapping[str, Array],
+    compared: Sequence[str],
+) -> list[Blame]:
+    """In the order of the reference's calls; wrong gradients only where all that goes forward is right."""
+    fitting = [p for p in joined.pairs if p.axes is not None and p.theirs in ours.gradients]
+    forced = {
+        p.own: (p.to_own(ours.activations[p.theirs]), p.to_own(ours.gradients[p.theirs])) for p in fitting
+    }
+    with np.errstate(all="ignore"):
+        trace = joined.port.run(state, joined.inputs(point.inputs), point.dy, place, forced)
+    found, right = joined.read(trace), reading(ours)
+    off = {key for key in compared if key in found and _off(found[key], right[key], limits[key])}
+    forward = [p for p in joined.pairs if shown(p.theirs, joined.calls) in off]
+    blames = [_of_layer(joined, pair, ours, trace, limits) for pair in forward]
+    inner = [b for b in blames if not any(_below(other.layer, b.layer) for other in blames)]
+    if "output" in off and not inner:
+        last = f" after {shown(joined.pairs[-1].theirs, joined.calls)}" if joined.pairs else ""
+        inner.append(Blame(WHOLE, f"differs{last}, where everything before is right"))
+    if not inner:
+        inner = _backward(joined, ours, off)
+    after = [key for key in compared if key.endswith(" after") and key in off]
+    inner += [Blame(key.rpartition(".")[0], f"{key} the pass differs") for key in after if not forward]
+    return list(dict.fromkeys(inner))
+
+
+def _off(found: Array, right: Array, limit: Array) -> bool:
+    if found.shape != right.shape:
+        return True
+    with np.errstate(all="ignore"):
+        wrong = np.abs(found - right) > limit
+    return bool((wrong | (np.isfinite(found) != np.isfinite(right))).any())
+
+
+def _of_layer(joined: Joined, pair: Pair, ours: Trace, trace: Trace, limits: Mapping[str, Array]) -> Blame:
+    """The layer, or what its parent hands it."""
+    name, path = shown(pair.theirs, joined.calls), path_of(pair.theirs)
+    if pair.axes is None:
+        theirs, own = ours.activations[pair.theirs].shape, trace.activations[pair.own].shape
+        return Blame(name, f"shape {own}, expected {theirs}")
+    given, wanted = trace.entries.get(pair.own), ours.entries.get(pair.theirs)
+    if given is not None and wanted is not None and not _same(given, wanted):
+        parent = path.rpartition(".")[0] or WHOLE
+        if not any(path_of(p.theirs) == path for p in joined.pairs if p.theirs.startswith(f"{path}.")):
+            return Blame(parent, f"what goes into {name} differs, where every layer before it is right")
+    return Blame(name, "differs on the reference's own input")
+
+
+def _same(given: Array, wanted: Array) -> bool:
+    """In whatever order of axes: as sets of numbers, to float32's accuracy."""
+    if given.size != wanted.size:
+        return False
+    a, b = np.sort(given, axis=None), np.sort(wanted, axis=None)
+    return bool(np.allclose(a, b, rtol=1e-5, atol=1e-6 * float(np.max(np.abs(b), initial=0.0))))
+
+
+def _below(inner: str, outer: str) -> bool:
+    return inner.startswith(f"{outer}.")
+
+
+def _backward(joined: Joined, ours: Trace, off: set[str]) -> list[Blame]:
+    """Gradients that are wrong although all values are right: something is detached, or has its own rule."""
+    found = []
+    for pair in reversed(joined.pairs):
+        name = shown(pair.theirs, joined.calls)
+        if f"d{name}" in off:
+            found.append(
+                Blame(name, "the gradient that comes back to its output differs, and all values are right")
+            )
+    found += [
+        Blame(key, "the gradient of this input differs, and all values are right")
+        for key in ours.inputs
+        if f"d{key}" in off
+    ]
+    owners = [key.rpartition(".")[0] or key for key in ours.parameters if f"d{key}" in off]
+    told = {blame.layer for blame in found}
+    return found + [
+        Blame(owner, "the gradients of its parameters differ on right inputs")
+        for owner in dict.fromkeys(owners)
+        if owner not in told
+    ]
