@@ -36,8 +36,8 @@ def default_products(item: str, device: Device) -> str:
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """On a GPU some of cuDNN's algorithms add in an order that changes from call to call: a step's gradients are
-    then not those that its trace recorded.
+    """On a GPU some of cuDNN's algorithms add in an order that changes from call to call: a step's gradients
+    would not be those that its trace recorded.
     """
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
