@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,21 @@ SIZES = {"cpu": (2048, 2**27), "gpu": (8192, 2**30)}
 QUICK = (512, 2**23)
 
 
-def measure(framework: str, device: str, precision: str, quick: bool = False) -> dict[str, float]:
-    """FLOP/s of a product of two square matrices and bytes/s, read and written, of a copy, as this framework
-    reaches them. Every row is held against the highest of all frameworks.
+def measure(
+    framework: str, device: str, precisions: Sequence[str], quick: bool = False
+) -> dict[str, dict[str, float]]:
+    """By precision: FLOP/s of a product of two square matrices and bytes/s, read and written, of a copy, as
+    this framework reaches them. Every row is held against the highest of all frameworks.
     """
     size, copied = QUICK if quick else SIZES[device]
-    if framework == "numpy":
-        product, copy = _numpy(size, copied)
-    else:
-        product, copy = {"jax": _jax, "torch": _torch}[framework](device, precision, size, copied)
-    return {"flops_per_s": 2.0 * size**3 / product, "bytes_per_s": 2.0 * copied / copy}
+    found = {}
+    for precision in precisions:
+        seconds = {"numpy": _numpy, "jax": _jax, "torch": _torch}[framework](device, precision, size, copied)
+        found[precision] = {
+            "flops_per_s": 2.0 * size**3 / seconds[0],
+            "bytes_per_s": 2.0 * copied / seconds[1],
+        }
+    return found
 
 
 def frameworks(variants: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,7 +49,7 @@ def _best(work: Callable[[], Any], wait: Callable[[], None] = lambda: None, time
     return min(seconds[1:])
 
 
-def _numpy(size: int, copied: int) -> tuple[float, float]:
+def _numpy(device: str, precision: str, size: int, copied: int) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     a, b = (rng.random((size, size), np.float32) for _ in range(2))
     out, source = np.empty_like(a), np.ones(copied // 4, np.float32)

@@ -111,23 +111,16 @@ def collect(
     collected = Collected()
     reference = references(cases)
     for _ in range(repeats):
-        for device, precision in dict.fromkeys((case.device, case.precision) for case in cases):
+        for device in dict.fromkeys(case.device for case in cases):
             for framework in frameworks(tuple(case.variant for case in cases)):
                 if time.monotonic() > deadline:
                     return collected
-                if framework == "numpy" and (device, precision) != ("cpu", "float32"):
-                    continue
-                asked = {"framework": framework, "device": device, "precision": precision}
-                try:
-                    answer = ask({**asked, "quick": settings.quick})
-                except ProcessFailed as failure:
-                    raise UserError(
-                        f"bench: {framework} could not measure what {device} does at best in {precision}: "
-                        f"{failure}; leave out its variants"
-                    ) from None
-                rows = collected.ceilings.setdefault((device, precision), {})
-                rows.setdefault(framework, []).append(answer)
-                note(collected, f"ceilings of {device} in {precision}, {framework}")
+                precisions = list(dict.fromkeys(case.precision for case in cases if case.device == device))
+                if framework == "numpy":
+                    precisions = ["float32"] if device == "cpu" and "float32" in precisions else []
+                if precisions:
+                    _ask_ceilings(framework, device, precisions, settings, ask, collected)
+                    note(collected, f"ceilings of {device}, {framework}")
         for case in cases:
             if time.monotonic() > deadline:
                 return collected
@@ -135,6 +128,22 @@ def collect(
                 _ask_case(case, case == reference[case], settings, ask, collected)
                 note(collected, case.label())
     return collected
+
+
+def _ask_ceilings(
+    framework: str, device: str, precisions: list[str], settings: Settings, ask: Ask, collected: Collected
+) -> None:
+    asked = {"framework": framework, "device": device, "precisions": precisions}
+    try:
+        answers = ask({**asked, "quick": settings.quick})
+    except ProcessFailed as failure:
+        raise UserError(
+            f"bench: {framework} could not measure what {device} does at best: {failure}; "
+            "leave out its variants"
+        ) from None
+    for precision in precisions:
+        rows = collected.ceilings.setdefault((device, precision), {})
+        rows.setdefault(framework, []).append(answers[precision])
 
 
 def _ask_case(case: Case, is_reference: bool, settings: Settings, ask: Ask, collected: Collected) -> None:

@@ -1,8 +1,8 @@
 """One measurement, in a process of its own: `python -m triptych.bench.measure REQUEST`, both ways JSON.
 
 A request is a case of a step, and the answer its times, losses and memory; or a variant of the grid; or a
-framework, device and precision, and the answer their ceilings. Exit code 2 and one line on standard error say
-what the user can mend.
+framework, device and precisions, and the answer their ceilings. Exit code 2 and one line on standard error
+say what the user can mend.
 """
 
 from __future__ import annotations

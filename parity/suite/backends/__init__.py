@@ -55,7 +55,7 @@ def shipped(name: str, item: str, device: Device) -> str | None:
 
 
 def unfused(name: str) -> AbstractContextManager[Any]:
-    """Inside, the backend computes operation by operation."""
+    """Inside, the backend computes operation by operation, and the same in every call."""
     context: AbstractContextManager[Any] = _optional(name, "unfused", nullcontext)()
     return context
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -31,6 +32,19 @@ def default_products(item: str, device: Device) -> str:
     (docs.pytorch.org/docs/stable/notes/numerical_accuracy.html).
     """
     return "tf32" if device == "gpu" and item.startswith("conv2d") else "float32"
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """On a GPU some of cuDNN's algorithms add in an order that changes from call to call: a step's gradients
+    would not be those that its trace recorded.
+    """
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def _put(array: np.ndarray, place: Place) -> Tensor:
