@@ -8,6 +8,7 @@ compared, too: if that differs although the layers before gave what is right, it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,20 +80,39 @@ def _of_layer(joined: Joined, pair: Pair, ours: Trace, trace: Trace, limits: Map
     if pair.axes is None:
         theirs, own = ours.activations[pair.theirs].shape, trace.activations[pair.own].shape
         return Blame(name, f"shape {own}, expected {theirs}")
-    given, wanted = trace.entries.get(pair.own), ours.entries.get(pair.theirs)
-    if given is not None and wanted is not None and not _same(given, wanted):
-        parent = path.rpartition(".")[0] or WHOLE
-        if not any(path_of(p.theirs) == path for p in joined.pairs if p.theirs.startswith(f"{path}.")):
-            return Blame(parent, f"what goes into {name} differs, where every layer before it is right")
+    if not any(p.theirs.startswith(f"{path}.") for p in joined.pairs):  # its inside would show it better
+        above = _misled(joined, ours, trace, path)
+        if above != path:
+            what = f"what goes into {name} differs, where every layer before it is right"
+            return Blame(above or WHOLE, what)
     return Blame(name, "differs on the reference's own input")
 
 
+def _misled(joined: Joined, ours: Trace, trace: Trace, path: str) -> str:
+    """The layer itself, if what goes into it is right; else the nearest above it that is fed rightly."""
+    calls = {path_of(pair.theirs): pair for pair in reversed(joined.pairs)}
+    while path:
+        given, wanted = (
+            (trace.entries.get(calls[path].own), ours.entries.get(calls[path].theirs))
+            if path in calls
+            else (None, None)
+        )
+        if path in calls and (given is None or wanted is None or _same(given, wanted)):
+            return path
+        path = path.rpartition(".")[0]
+    return path
+
+
 def _same(given: Array, wanted: Array) -> bool:
-    """In whatever order of axes: as sets of numbers, to float32's accuracy."""
+    """To float32's accuracy, in whatever order of axes; flattened images in whatever order of pixels."""
     if given.size != wanted.size:
         return False
-    a, b = np.sort(given, axis=None), np.sort(wanted, axis=None)
-    return bool(np.allclose(a, b, rtol=1e-5, atol=1e-6 * float(np.max(np.abs(b), initial=0.0))))
+    size = 1e-6 * float(np.max(np.abs(wanted), initial=0.0))
+    if given.ndim == wanted.ndim == 2:
+        given, wanted = np.sort(given, axis=-1), np.sort(wanted, axis=-1)
+    orders = itertools.permutations(range(given.ndim)) if given.ndim < 6 else [tuple(range(given.ndim))]
+    turned = (given.transpose(axes) for axes in orders)
+    return any(one.shape == wanted.shape and np.allclose(one, wanted, rtol=1e-5, atol=size) for one in turned)
 
 
 def _below(inner: str, outer: str) -> bool:
@@ -105,18 +125,29 @@ def _backward(joined: Joined, ours: Trace, off: set[str]) -> list[Blame]:
     for pair in reversed(joined.pairs):
         name = shown(pair.theirs, joined.calls)
         if f"d{name}" in off:
+            what = f"it, or what leads to it, sends a wrong gradient back to {name}; all values are right"
             found.append(
-                Blame(name, "the gradient that comes back to its output differs, and all values are right")
+                Blame(_behind(joined, ours, path_of(pair.theirs), ours.activations[pair.theirs]), what)
             )
+    owners = [key.rpartition(".")[0] or WHOLE for key in ours.parameters if f"d{key}" in off]
+    found += [Blame(owner, "the gradients of its parameters differ on right inputs") for owner in owners]
     found += [
-        Blame(key, "the gradient of this input differs, and all values are right")
+        Blame(WHOLE, f"the gradient of {key} differs, and all values are right")
         for key in ours.inputs
         if f"d{key}" in off
     ]
-    owners = [key.rpartition(".")[0] or key for key in ours.parameters if f"d{key}" in off]
-    told = {blame.layer for blame in found}
-    return found + [
-        Blame(owner, "the gradients of its parameters differ on right inputs")
-        for owner in dict.fromkeys(owners)
-        if owner not in told
+    return found
+
+
+def _behind(joined: Joined, ours: Trace, path: str, value: Array) -> str:
+    """The outermost layer that takes this value; or the parent, whose code takes it."""
+    takes = [
+        path_of(p.theirs)
+        for p in joined.pairs
+        if path_of(p.theirs) != path
+        and (entry := ours.entries.get(p.theirs)) is not None
+        and entry.shape == value.shape
+        and np.array_equal(entry, value)
     ]
+    outermost = [one for one in takes if not any(_below(one, other) for other in takes)]
+    return outermost[0] if outermost else path.rpartition(".")[0] or WHOLE

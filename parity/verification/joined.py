@@ -40,15 +40,13 @@ class Joined:
     calls: Mapping[str, Array] = field(default_factory=dict)
     """The reference's."""
 
-    def state(self, state: Inputs, as_given: bool = False) -> Arrays:
-        """The port's, for one of the reference's. As given a port that has its own values keeps them."""
+    def state(self, state: Inputs) -> Arrays:
+        """The port's, for one of the reference's. A port keeps what differs from the reference's."""
         if self.convert is not None:
             with self.port.within():
                 return self.port.flatten(self.convert(with_aliases(state, self.reference.aliases)))
         own = self.port.state()
         assert self.match is not None
-        if as_given and self.match.loaded:
-            return own
         kept = set(self.match.differing) if self.match.loaded else set()
         found = Rearrangement({key: t for key, t in self.map.terms.items() if key not in kept})
         return found.forward(state, own)

@@ -169,12 +169,11 @@ def _by_layer(
         if key in found.map.terms:
             continue
         there = layers.get(key.rpartition(".")[0])
-        free = [name for name in theirs if name not in used and name.rpartition(".")[0] == there]
-        if there is None:  # of the model itself
-            free = [name for name in theirs if name not in used and role(name) == role(key)]
-        free = [n for n in free if role(n) == role(key)] or [
-            n for n in free if theirs[n].size == own[key].size
-        ]
+        unused = [name for name in theirs if name not in used]
+        free = [name for name in unused if there is None or name.rpartition(".")[0] == there]
+        alike = [name for name in free if role(name) == role(key)]
+        fitting = [name for name in unused if theirs[name].size == own[key].size]
+        free = alike or [name for name in free if name in fitting] or (fitting if len(fitting) == 1 else [])
         places = next(
             ((name, p) for name in free if (p := _laid_out(theirs[name], own[key], key)) is not None), None
         )

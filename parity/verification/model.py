@@ -112,6 +112,12 @@ def verify_model(
     return _Session(item, case, pair, dict(layers or {}), device).report()
 
 
+def assert_port(name: str, **arguments: Any) -> None:
+    """`verify_model` in a test: raises AssertionError with the report where the port is wrong."""
+    __tracebackhide__ = True
+    verify_model(name, **arguments).assert_passed()
+
+
 @dataclass(frozen=True, eq=False)
 class Judged:
     """A case in a format, evaluated on both sides."""
@@ -141,9 +147,9 @@ class _Session:
             state |= fresh.moved(state, reference.parameters, reference.rows_kept)
         return Point(state, inputs, self.case.inputs["dy"])
 
-    def traced(self, case: str, place: Place, point: Point) -> Trace:
+    def traced(self, place: Place, point: Point) -> Trace:
         """The port's pass."""
-        state = self.pair.state(point.state, as_given=case == AS_GIVEN and place.dtype == "float64")
+        state = self.pair.state(point.state)
         with np.errstate(all="ignore"):
             return self.pair.port.run(state, self.pair.inputs(point.inputs), point.dy, place)
 
@@ -164,7 +170,7 @@ class _Session:
         centre, passes = reading(ours), {}
         if case == AS_GIVEN:
             ours.parameters = dict.fromkeys(ours.parameters, np.zeros(0))  # large, and read already
-            own = self.traced(case, place, point)
+            own = self.traced(place, point)
             self.pair.pair(ours, own, self.layers)
             passes["float64"] = self.pair.read(own), own.whole
             after = [k for k, array in ours.buffers.items() if not np.array_equal(array, point.state[k])]
@@ -176,7 +182,7 @@ class _Session:
         done = measure(self.pair.reference, point, centre, self.item.dtypes, self.device, self.samples)
         for dtype, measured in done.items():
             if dtype not in passes:
-                own = self.traced(case, Place(dtype, self.device), measured.point)
+                own = self.traced(Place(dtype, self.device), measured.point)
                 passes[dtype] = self.pair.read(own), own.whole
             other = self.blurred and evaluate(self.blurred, measured.point, place, reading)
             label = Label(self.item, replace(self.case, name=case), "port", Place(dtype, self.device))
@@ -260,7 +266,7 @@ class _Session:
         wide = Place("float64", self.device)
         with np.errstate(all="ignore"):
             ours = self.pair.reference.run(point.state, point.inputs, point.dy, wide, {})
-        state = self.pair.state(point.state, as_given=case == AS_GIVEN)
+        state = self.pair.state(point.state)
         noise = {key: bound.error for key, bound in limits(wrong.measured, place.dtype, cut).items()}
         return blamed(self.pair, ours, state, point, place, noise, self.compared)
 
@@ -285,8 +291,9 @@ class _Session:
                 "laid out as the frameworks do; give convert= if that is wrong"
             )
         elif match is not None and match.differing:
-            pairs = (f"{key} ({self.pair.map.terms[key][0].source})" for key in match.differing)
-            notes.append(f"The port does not have the reference's values in {', '.join(pairs)}")
+            some = [f"{key} ({self.pair.map.terms[key][0].source})" for key in match.differing[:4]]
+            more = f" and {len(match.differing) - 4} more" if match.differing[4:] else ""
+            notes.append(f"The port does not have the reference's values in {', '.join(some)}{more}")
         if match is not None and match.alone:
             notes.append(f"No counterpart in the reference: {', '.join(match.alone)}")
         return notes + self.unused(judged[-1])

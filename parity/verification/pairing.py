@@ -63,6 +63,11 @@ def paired(
             how = "by parameters" if key[0] else "by value"
             for one, other in _matched(groups[key], others[key], theirs, own, turned, only_near=not key[0]):
                 pairs[one] = other, how
+        for key in [key for key in groups if key not in others and key[0]]:
+            free = [k for k in others if k not in groups and k[1] == key[1] and k[0] & key[0]]
+            near = max(free, key=lambda k: len(k[0] & key[0]) / len(k[0] | key[0]), default=None)
+            if near is not None and 2 * len(near[0] & key[0]) >= len(near[0] | key[0]):
+                pairs[groups[key][0]] = others.pop(near)[0], "by some of its parameters"
     return [
         Pair(call, *pairs[call], _axes(theirs[call], own[pairs[call][0]], turned))
         for call in theirs

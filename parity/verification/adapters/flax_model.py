@@ -43,7 +43,7 @@ def _nnx(name: str, given: nnx.Module, output: Pick, keywords: tuple[str, ...], 
             graph,
             nnx.from_flat_state(
                 [
-                    (path, one.replace(state[key]) if key in state else one)
+                    (path, one.replace(state[key] if key in state else one.get_value()))
                     for key, (path, one) in variables.items()
                 ]
             ),
@@ -53,6 +53,8 @@ def _nnx(name: str, given: nnx.Module, output: Pick, keywords: tuple[str, ...], 
         for _, part in nnx.iter_modules(model):
             if getattr(part, "param_dtype", None) is not None:
                 vars(part)["param_dtype"] = jnp.dtype(place.number)  # in which carries start
+            if isinstance(part, nnx.Embed):  # takes its dtype from the table that it is made with
+                vars(part)["dtype"] = jnp.dtype(place.number)
         named = {key: inputs[key] for key in keywords}
         order = [array for key, array in inputs.items() if key not in keywords]
         with _recorded(model, each):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from parity.bounds.rounding import Array
+from parity.errors import UsageError
 from parity.verification.adapters import (
     Implementation,
     Jax,
@@ -24,6 +26,9 @@ from parity.verification.place import Inputs, Outputs, Place
 
 Arrays = dict[str, jax.Array]
 
+# Beside torch JAX must not take the whole of a GPU's memory. It is read when the first array is made.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 
 @contextmanager
 def precision(place: Place) -> Iterator[None]:
@@ -34,9 +39,19 @@ def precision(place: Place) -> Iterator[None]:
     with (
         jax.enable_x64(place.number == "float64"),
         nullcontext() if place.shipped else jax.default_matmul_precision(products),
-        jax.default_device(jax.devices(place.device)[0]),
+        jax.default_device(_device(place)),
     ):
         yield
+
+
+def _device(place: Place) -> jax.Device:
+    try:
+        return jax.devices(place.device)[0]
+    except RuntimeError as error:
+        raise UsageError(
+            f"device={place.device!r}: JAX has none here ({str(error).splitlines()[0]}); install JAX for it, "
+            "or leave device out"
+        ) from None
 
 
 def implementation(name: str, given: Jax, signature: Signature) -> Implementation:

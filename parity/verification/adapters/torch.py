@@ -35,6 +35,8 @@ def precision(place: Place) -> Iterator[None]:
     """On a GPU, TF32 only where it is judged and bfloat16 products summed in float32 throughout; or all as
     torch ships it.
     """
+    if place.device == "gpu" and not torch.cuda.is_available():
+        raise UsageError("device='gpu': torch has no CUDA device here; install torch for it, or leave it out")
     # Where the older switches, allow_tf32, and the newer, fp32_precision, disagree, reading the older raises,
     # so both are set. On a CPU the newer, too, may cut float32, to bfloat16.
     backends: Any = torch.backends
