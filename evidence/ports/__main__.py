@@ -59,7 +59,8 @@ def whole() -> dict[str, Any]:
     report = WHOLE.judged(Mistake("", ""), ("float64", "float32"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return {
-        "passed": report.passed,
+        "verdict": report.verdict(),
+        "meaning": "" if report.passed else report.explain().splitlines()[1].partition(": ")[2],
         "comparisons": len(report.results),
         "seconds": round(time.perf_counter() - start, 1),
         "peak_mb": round(peak),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.bounds.rounding import Array
+from parity.bounds.rounding import Array, rounding
 from parity.verification.joined import Joined
 from parity.verification.measured import Point, reading
 from parity.verification.pairing import Pair
@@ -22,6 +22,8 @@ from parity.verification.place import Place
 from parity.verification.side import Trace, path_of, shown
 
 WHOLE = "the model itself"
+NEAR = 2.0**12
+"""So many times the unit roundoff, of the largest element: what goes into a layer is the same."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,21 @@ def blamed(
     found, right = joined.read(trace), reading(ours)
     off = {key for key in compared if key in found and _off(found[key], right[key], limits[key])}
     forward = [p for p in joined.pairs if shown(p.theirs, joined.calls) in off]
-    blames = [_of_layer(joined, pair, ours, trace, limits) for pair in forward]
-    inner = [b for b in blames if not any(_below(other.layer, b.layer) for other in blames)]
+    near = NEAR * rounding(place.dtype).u
+    blames = [_of_layer(joined, pair, ours, trace, near) for pair in forward]
+    loose = {path_of(p.theirs) for p in joined.pairs if p not in fitting}  # whose mistakes go on to the next
+    inner = [b for b in blames if not any(_below(path, b.layer) for path in loose)]
     if "output" in off and not inner:
         last = f" after {shown(joined.pairs[-1].theirs, joined.calls)}" if joined.pairs else ""
         inner.append(Blame(WHOLE, f"differs{last}, where everything before is right"))
     if not inner:
         inner = _backward(joined, ours, off)
     after = [key for key in compared if key.endswith(" after") and key in off]
-    inner += [Blame(key.rpartition(".")[0], f"{key} the pass differs") for key in after if not forward]
+    layers: dict[str, list[str]] = {}
+    for key in after if not forward else ():
+        path, _, name = key.removesuffix(" after").rpartition(".")
+        layers.setdefault(path, []).append(name)
+    inner += [Blame(path, f"{' and '.join(names)} differ after the pass") for path, names in layers.items()]
     return list(dict.fromkeys(inner))
 
 
@@ -74,21 +82,21 @@ def _off(found: Array, right: Array, limit: Array) -> bool:
     return bool((wrong | (np.isfinite(found) != np.isfinite(right))).any())
 
 
-def _of_layer(joined: Joined, pair: Pair, ours: Trace, trace: Trace, limits: Mapping[str, Array]) -> Blame:
+def _of_layer(joined: Joined, pair: Pair, ours: Trace, trace: Trace, near: float) -> Blame:
     """The layer, or what its parent hands it."""
     name, path = shown(pair.theirs, joined.calls), path_of(pair.theirs)
     if pair.axes is None:
         theirs, own = ours.activations[pair.theirs].shape, trace.activations[pair.own].shape
         return Blame(name, f"shape {own}, expected {theirs}")
     if not any(p.theirs.startswith(f"{path}.") for p in joined.pairs):  # its inside would show it better
-        above = _misled(joined, ours, trace, path)
+        above = _misled(joined, ours, trace, path, near)
         if above != path:
             what = f"what goes into {name} differs, where every layer before it is right"
             return Blame(above or WHOLE, what)
     return Blame(name, "differs on the reference's own input")
 
 
-def _misled(joined: Joined, ours: Trace, trace: Trace, path: str) -> str:
+def _misled(joined: Joined, ours: Trace, trace: Trace, path: str, near: float) -> str:
     """The layer itself, if what goes into it is right; else the nearest above it that is fed rightly."""
     calls = {path_of(pair.theirs): pair for pair in reversed(joined.pairs)}
     while path:
@@ -97,22 +105,22 @@ def _misled(joined: Joined, ours: Trace, trace: Trace, path: str) -> str:
             if path in calls
             else (None, None)
         )
-        if path in calls and (given is None or wanted is None or _same(given, wanted)):
+        if path in calls and (given is None or wanted is None or _same(given, wanted, near)):
             return path
         path = path.rpartition(".")[0]
     return path
 
 
-def _same(given: Array, wanted: Array) -> bool:
-    """To float32's accuracy, in whatever order of axes; flattened images in whatever order of pixels."""
+def _same(given: Array, wanted: Array, near: float) -> bool:
+    """Near enough, in whatever order of axes; flattened images in whatever order of pixels."""
     if given.size != wanted.size:
         return False
-    size = 1e-6 * float(np.max(np.abs(wanted), initial=0.0))
+    size = near * float(np.max(np.abs(wanted), initial=0.0))
     if given.ndim == wanted.ndim == 2:
         given, wanted = np.sort(given, axis=-1), np.sort(wanted, axis=-1)
     orders = itertools.permutations(range(given.ndim)) if given.ndim < 6 else [tuple(range(given.ndim))]
     turned = (given.transpose(axes) for axes in orders)
-    return any(one.shape == wanted.shape and np.allclose(one, wanted, rtol=1e-5, atol=size) for one in turned)
+    return any(one.shape == wanted.shape and np.allclose(one, wanted, rtol=0, atol=size) for one in turned)
 
 
 def _below(inner: str, outer: str) -> bool:

@@ -23,7 +23,7 @@ from parity.verification.estimate import STUDENT, Noise, Scatter, measured_in, m
 from parity.verification.place import Device, Outputs, Place
 from parity.verification.side import Side, Trace, shown
 
-LARGE, FEW, SAMPLES = 1_000_000, 2, 16
+LARGE, FEW, SAMPLES = 1_000_000, 4, 16
 """With so many parameters the noise is an average over very many numbers, and fewer samples do."""
 KEPT = 8
 

@@ -116,6 +116,8 @@ def _matched(
             if (axes := _axes(theirs[one], own[other], turned)) is not None
             and _apart(theirs[one], own[other].transpose(axes)) < NEAR
         ]
+        named = [b for b in free if path_of(b).rpartition(".")[2] == path_of(one).rpartition(".")[2]]
+        near = near or ([] if only_near else named[:1])
         other = near[0] if near else None if only_near or len(a) > 1 else free[-1] if free else None
         if other is not None:
             found.append((one, other))

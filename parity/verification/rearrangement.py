@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -30,6 +31,11 @@ class Term:
     """In the original array, flat."""
     targets: Array | None = None
     """In the port's array, flat."""
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether an element of the original is used more than once."""
+        return self.places is not None and bool((np.bincount(self.places) > 1).any())
 
 
 @dataclass(eq=False)
@@ -81,7 +87,7 @@ class Rearrangement:
                     placed = part.reshape(shape)
                 else:
                     placed = np.zeros(int(np.prod(shape)), array.dtype)
-                    if mean or len(np.unique(term.places)) == len(term.places):
+                    if mean or not term.repeats:
                         placed[term.places] = part
                     else:
                         np.add.at(placed, term.places, part)

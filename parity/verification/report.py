@@ -12,6 +12,7 @@ from parity.verification.judge import Item, Result
 from parity.verification.table import explain as explain_one
 from parity.verification.table import render
 
+OWN_SHOWN = 5
 SLIGHT = 32
 """So many limits off, an equal form is a likelier cause than another formula."""
 FLOAT32 = 2.0**29
@@ -100,7 +101,9 @@ class Report:
             worst = max(failed, key=lambda r: (r.share != float("inf"), r.share))
             lines.append(f"{backend} {quantity}: {self._meaning(backend, failed)}")
             lines.append(f"  in {len(cases)} of {len(tried)} cases; {explain_one(worst)}")
-        lines += [f"Wrong by its own doing: {line}" for line in self.own]
+        lines += [f"Wrong by its own doing: {line}" for line in self.own[:OWN_SHOWN]]
+        if len(self.own) > OWN_SHOWN:
+            lines.append(f"and {len(self.own) - OWN_SHOWN} more layers")
         lines += [note for note in self.notes if "The port does not" in note]
         others = {r.backend for r in self.results} - {self.reference}
         everywhere = self._everywhere(others)
