@@ -37,7 +37,7 @@ def page(results: Mapping[str, Any]) -> str:
     )
     if whole := results.get("whole"):
         told += (
-            "\nResNet-18 at its size (11 million parameters, 4 images of 32 x 32, both formats, a right port): "
+            "\nResNet-18 at its size (11 million parameters, 4 images of 32 x 32, both formats): "
             f"{whole['comparisons']} comparisons in {whole['seconds']} s, at most {whole['peak_mb']} MB, of "
             f"which {whole['imports_mb']} MB are the imported frameworks, on 2 CPU cores. "
             f"Its verdict: {whole['verdict']}. {whole['meaning']}\n"
