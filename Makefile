@@ -17,7 +17,7 @@ ARGS    ?=
 OLDEST_PYTHON := 3.11
 
 BIN     := $(VENV)/bin
-SOURCES := $(wildcard train.py numpy_ref jax_models torch_models parity triptych tools tests)
+SOURCES := $(wildcard train.py numpy_ref jax_models torch_models parity triptych tools tests evidence)
 
 ifneq ($(filter-out cuda tpu,$(ACCEL)),)
 $(error ACCEL is "$(ACCEL)"; it must be empty, cuda or tpu)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parity.verification.layer import Jax, Numpy, Report, Torch, verify
-    from parity.verification.model import verify_model
+    from parity.verification.model import assert_port, verify_model
 
-__all__ = ["Jax", "Numpy", "Report", "Torch", "verify", "verify_model"]
+__all__ = ["Jax", "Numpy", "Report", "Torch", "assert_port", "verify", "verify_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,6 +17,10 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
     return getattr(
-        import_module("parity.verification.model" if name == "verify_model" else "parity.verification.layer"),
+        import_module(
+            "parity.verification.model"
+            if name in ("assert_port", "verify_model")
+            else "parity.verification.layer"
+        ),
         name,
     )

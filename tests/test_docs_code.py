@@ -1,4 +1,4 @@
-"""The code of docs/add_your_own.md runs, and prints what the page says it prints."""
+"""The code of pages runs, and prints what the page says it prints."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import io
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "add_your_own.md"
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
-def blocks() -> list[tuple[str, str]]:
+def blocks(page: str) -> list[tuple[str, str]]:
     """(language, content) of every fenced block, in order."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```(\w+)\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def words(text: str) -> list[str]:
@@ -21,16 +23,20 @@ def words(text: str) -> list[str]:
     return [NUMBER.sub("#", line).strip() for line in text.strip().splitlines()]
 
 
-def test_the_page_runs_and_prints_what_it_says() -> None:
+@pytest.mark.parametrize(
+    ("page", "outputs"),
+    [("add_your_own.md", 2), pytest.param("port_a_model.md", 8, marks=pytest.mark.slow)],
+)
+def test_the_page_runs_and_prints_what_it_says(page: str, outputs: int) -> None:
     namespace: dict[str, object] = {}
     printed, compared = "", 0
-    for language, content in blocks():
+    for language, content in blocks(page):
         if language == "python":
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
-                exec(compile(content, str(PAGE), "exec"), namespace)
+                exec(compile(content, page, "exec"), namespace)
             printed = out.getvalue()
         elif language == "text":
             assert words(printed) == words(content), printed
             compared += 1
-    assert compared == 2
+    assert compared == outputs

@@ -111,7 +111,7 @@ def test_a_script_runs_or_says_what_to_install(stranger: Path, words: str, code:
 
 STRICT = """\
 import numpy as np
-from parity import Jax, Numpy, Report, Torch, verify, verify_model
+from parity import Jax, Numpy, Report, Torch, assert_port, verify, verify_model
 from parity.formula import erf, sqrt
 
 

@@ -108,10 +108,19 @@ def _judged(
     before = {key: array.copy() for key, array in inputs.items()}
     outputs = run(one, inputs, label.place)
     changed = [key for key, array in before.items() if not np.array_equal(array, inputs[key], True)]
-    wanted: dict[str, Bounded] = {}
+    results = weighed(expected, outputs, one.whole(outputs, expected), label, made)
+    return results + [label.failure(key, "the input was changed in place") for key in changed]
+
+
+def weighed(
+    expected: Mapping[str, Bounded], outputs: Outputs, whole: bool, label: Label, made: Comparison
+) -> list[Result]:
+    """Results of finished outputs; `whole` where the output has the expected shape, and gradients exist."""
+    r = rounding(label.place.dtype, label.place.device)
+    outputs, wanted = dict(outputs), dict[str, Bounded]()
     for key, bound in expected.items():
         made.quantities.setdefault(key, False)
-        if key not in outputs and not one.whole(outputs, expected):
+        if key not in outputs and not whole:
             continue  # no gradient of an output of another shape
         free, alike = ~np.isfinite(bound.error), ~np.isfinite(bound.value)
         made.count(NO_LIMIT, key, label, free)
@@ -123,8 +132,7 @@ def _judged(
         wanted[key] = Bounded(np.where(free, 0, bound.value), np.where(free, 0, bound.error), r)
         if key in outputs and outputs[key].shape == free.shape:
             outputs[key] = np.where(free, outputs[key].dtype.type(0), outputs[key])
-    results = judge(wanted, outputs, label)
-    return results + [label.failure(key, "the input was changed in place") for key in changed]
+    return judge(wanted, outputs, label)
 
 
 def run(one: Implementation, inputs: Mapping[str, Array], place: Place) -> Outputs:

@@ -94,43 +94,59 @@ def noise(implementation: Implementation, case: Case, dtype: str, samples: int =
     """Measured in float32 or bfloat16; float32's serves float64 too."""
     r = rounding(measured_in(dtype))
     inputs = case.arrays(r)
-    exact = {key: _in_range(a, inputs[key], r) for key, a in case.arrays(rounding("float64")).items()}
-    centre = _run(implementation, exact, "float64")
-    scale = {key: _largest(value) for key, value in centre.items()}
-    conditions: dict[str, list[float]] = {key: [] for key in centre}
-    roundings: dict[str, list[float]] = {key: [] for key in centre}
-    sums: dict[str, Any] = {}
+    exact = {key: in_range(a, inputs[key], r) for key, a in case.arrays(rounding("float64")).items()}
+    scatter = Scatter(_run(implementation, exact, "float64"), r)
     for k in range(samples):
-        far = {key: _moved(array, r, k, key) for key, array in exact.items()}
-        moved = {key: r.nearest(a) if a.dtype.kind == "f" else a for key, a in far.items()}
+        far = {key: moved(array, r, k, key) for key, array in exact.items()}
         wide = _run(implementation, far, "float64")
-        far = {key: _nearer(a, far[key]) for key, a in exact.items()}
-        close = _run(implementation, far, "float64")
-        del far
-        narrow = _run(implementation, moved, r.name)
+        narrow = _run(
+            implementation,
+            {key: r.nearest(a) if a.dtype.kind == "f" else a for key, a in far.items()},
+            r.name,
+        )
+        far = {key: nearer(a, far[key]) for key, a in exact.items()}
+        scatter.add(wide, _run(implementation, far, "float64"), narrow)
+    return scatter.noise()
+
+
+class Scatter:
+    """S and R of one implementation, from evaluations at the inputs and around them."""
+
+    def __init__(self, centre: Outputs, r: Rounding) -> None:
+        self.centre, self.r = centre, r
+        self.scale = {key: _largest(value) for key, value in centre.items()}
+        self.conditions: dict[str, list[float]] = {key: [] for key in centre}
+        self.roundings: dict[str, list[float]] = {key: [] for key in centre}
+        self.sums: dict[str, Any] = {}
+
+    def add(self, wide: Outputs, close: Outputs, narrow: Outputs) -> None:
+        """At inputs with other last digits: in float64, there and a 256th of the way, and in the format."""
+        r = self.r
         with np.errstate(all="ignore"):
-            for key, value in centre.items():
+            for key, value in self.centre.items():
                 response, fine = np.abs(wide[key] - value), np.abs(close[key] - value)
                 smooth = np.where(fine <= response / 16, response, 0.0)
-                conditions[key].append(_spread(smooth / scale[key]))
+                self.conditions[key].append(_spread(smooth / self.scale[key]))
                 measurable = (np.abs(wide[key]) >= r.tiny / r.u) | (wide[key] == 0)
-                error = np.where(measurable, narrow[key] - wide[key], np.nan)
-                roundings[key].append(_spread(error / scale[key]))
-                sums[key] = sums.get(key, 0.0) + error / scale[key] / samples
-    found = Noise()
-    for key, value in centre.items():
-        always, least = _mean_square(np.asarray(sums[key])), (FOLLOWS * r.u) ** 2
-        if always > least * _mean_square(value / scale[key]) and always > 0.9 * float(
-            np.mean(roundings[key])
-        ):
-            found.by_format |= {key}
-            roundings[key] = [max(one - always, 0.0) for one in roundings[key]]
-        units = _together(conditions[key], roundings[key], bool((value != 0).any()))
-        found[key] = scale[key] / r.u * units
-    return found
+                error = np.where(measurable, narrow[key] - wide[key], np.nan) / self.scale[key]
+                self.roundings[key].append(_spread(error))
+                self.sums[key] = self.sums.get(key, 0.0) + error
+
+    def noise(self) -> Noise:
+        """Of what was added."""
+        found, u = Noise(), self.r.u
+        for key, value in self.centre.items():
+            conditions, roundings = self.conditions[key], self.roundings[key]
+            always = _mean_square(np.asarray(self.sums[key]) / len(roundings))
+            least = (FOLLOWS * u) ** 2 * _mean_square(value / self.scale[key])
+            if always > least and always > 0.9 * float(np.mean(roundings)):
+                found.by_format |= {key}
+                roundings = [max(one - always, 0.0) for one in roundings]
+            found[key] = self.scale[key] / u * _together(conditions, roundings, bool((value != 0).any()))
+        return found
 
 
-def _nearer(a: Array, b: Array) -> Array:
+def nearer(a: Array, b: Array) -> Array:
     """A 256th of the way."""
     if a.dtype.kind != "f":
         return a
@@ -240,7 +256,7 @@ def _agree(a: Outputs, b: Outputs) -> bool:
         )
 
 
-def _in_range(array: Array, rounded: Array, r: Rounding) -> Array:
+def in_range(array: Array, rounded: Array, r: Rounding) -> Array:
     """The number rounded to the format, in float64; what the format cannot hold stays as it is."""
     if array.dtype.kind != "f":
         return array
@@ -248,14 +264,14 @@ def _in_range(array: Array, rounded: Array, r: Rounding) -> Array:
     return np.where((size < r.tiny) | (size > r.largest), array, rounded.astype(np.float64))
 
 
-def _moved(array: Array, r: Rounding, k: int, key: str) -> Array:
+def moved(array: Array, r: Rounding, k: int, key: str) -> Array:
     """Each number's last digit changed up or down: by 2 u, which survives being rounded to the format."""
     if array.dtype.kind != "f":
         return array
-    signs = generator("perturbed", key, str(k)).choice([-1.0, 1.0], size=array.shape)
+    signs = 2.0 * generator("perturbed", key, str(k)).integers(0, 2, array.shape, np.int8) - 1
     signs = np.where(at_most_one(array), 0.0, signs)
-    moved = array * (1 + 2 * r.u * signs)
-    return _in_range(moved, r.nearest(moved), r)
+    far = array * (1 + 2 * r.u * signs)
+    return in_range(far, r.nearest(far), r)
 
 
 def _cast(inputs: Inputs, dtype: type) -> dict[str, Array]:

@@ -1,62 +1,57 @@
-"""Your own model: a port held to its original, activation by activation.
+"""Your own model: a port held to its original, layer by layer.
 
-    report = verify_model(
-        "net", inputs={"x": (4, 8)},
-        reference=original,                                  # a torch module, in evaluation mode
-        port=lambda p, x: {"fc1": ..., "output": ...},       # JAX: parameters and inputs to named activations
-        layers={"fc1": "fc1"},                               # the original's names to the port's
-        convert=lambda p: {"kernel": p["fc1.weight"].T},     # the original's parameters to the port's
-    )
+    report = verify_model("net", inputs={"x": (4, 3, 32, 32)}, reference=torch_module, port=nnx_module)
 
 The reference in a wider format stands for the true values, and its own rounding sets the limits (see
-`estimate`: estimated, not proved). Each layer's error contains those of the layers before it, so of
-the layers that fail the first one tells where to look. A second case moves every parameter, since a scale of
-1 or a shift of 0 hides what ignores it (`fresh`).
+`measured` and `estimate`: estimated, not proved). Parameters and layers are matched by themselves
+(`matching`, `pairing`). Where something differs, each layer of the port is fed what the reference computed
+(`blame`), so that a layer that is wrong by its own doing is told from those that only inherit the difference.
+A second case moves every parameter, since a scale of 1 or a shift of 0 hides what ignores it (`fresh`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from parity.bounds.bounded import Bounded
-from parity.bounds.rounding import Array, rounding
+from parity.bounds.rounding import Array
 from parity.errors import UsageError
-from parity.verification import estimate, fresh
-from parity.verification.adapters import (
-    Implementation,
-    Model,
-    Pick,
-    Signature,
-    built,
-    is_torch_module,
-    thinned,
-)
+from parity.verification import fresh
+from parity.verification.adapters import Implementation, Pick
+from parity.verification.blame import Blame, blamed
 from parity.verification.case import Case, Given, drawn
-from parity.verification.casts import cut_quantities
-from parity.verification.compare import check_repeats, compare, naming, run, shape_of, with_upstream
-from parity.verification.judge import Item
-from parity.verification.place import Place
-from parity.verification.rearrangement import Rearrangement, traced
+from parity.verification.casts import CUT, cut_quantities
+from parity.verification.compare import Comparison, check_repeats, naming, weighed, with_upstream
+from parity.verification.joined import Convert, Joined, joined
+from parity.verification.judge import Item, Label
+from parity.verification.measured import (
+    FEW,
+    LARGE,
+    SAMPLES,
+    Measured,
+    Point,
+    evaluate,
+    limits,
+    measure,
+    reading,
+)
+from parity.verification.place import Device, Inputs, Outputs, Place
 from parity.verification.report import FOLLOWS, Report, report_of
+from parity.verification.side import Side, Trace, built
 
-Convert = Callable[[dict[str, Array]], Any]
 LIMITS = (
     "Limits are ESTIMATED from {n} perturbed evaluations of the reference "
     "(parity/verification/estimate.py), not proved."
 )
 AS_GIVEN, MOVED = "as given", "parameters moved"
-BLUR = 2.0**-24
 TABLES = (
     "The reference keeps a float32 table outside its state: what follows from it is judged by float32's "
     "limits"
 )
-LARGE, FEW = 1_000_000, 4
-"""With so many parameters the noise is an average over very many numbers, and fewer samples do."""
 
 
 def verify_model(
@@ -70,226 +65,250 @@ def verify_model(
     output: Pick = None,
     keywords: Sequence[str] = (),
     dtypes: Sequence[str] = ("float64", "float32"),
+    training: bool | None = None,
+    channels_last: bool | None = None,
+    device: Device = "cpu",
 ) -> Report:
     """Judge a port's activations, output and gradients by the model that it was ported from.
 
     Args:
         name: Of the model.
-        inputs: Name to shape (normal numbers are drawn), or to a NumPy array, in the order of the call.
-        reference: A torch module.
-        port: A torch module; or a JAX function of (parameters, *inputs) that gives a dictionary of
+        inputs: Name to shape (normal numbers are drawn), or to a NumPy array, in the order of the reference's
+            call.
+        reference: A torch module; a Flax NNX module; (linen module, variables), with the call's keywords as a
+            third if it has some; a JAX function and its parameters; or an object with `parameters`, `forward`
+            and `backward` in NumPy (`adapters.numpy_model`). A function may return a dictionary of
             activations, one of them `output`.
-        layers: Names of the reference's submodules to compare, to the port's names for them. `relu[1]` is
-            the second call of one that is called again.
-        convert: The reference's parameters and buffers, as NumPy arrays by name, to the port's: a state
-            dictionary for a module, anything for a function. For a module None keeps what it has.
+        port: The same; or a JAX function alone, of (parameters, *inputs) as `convert` makes them.
+        layers: Layers of the reference to those of the port, where matching by parameters and values is not
+            enough. `relu[1]` is the second call of one that is called again, `lstm:1` the second of several
+            outputs. Of a function only these are compared.
+        convert: The reference's parameters and buffers, as NumPy arrays by name, to the port's. None: the
+            port's own values are compared with the reference's, and tell what belongs to what.
         output: Which of a module's several outputs: a number, a name, or a function of them.
         keywords: Names of inputs that are passed by name.
         dtypes: Of float64, float32, bfloat16.
+        training: True or False puts both models in training or evaluation mode; None leaves them as they are.
+        channels_last: Whether one takes images with channels last and the other first; None: as is the habit
+            of the frameworks, and otherwise if that fails.
+        device: cpu, or gpu.
 
     Raises:
         UsageError: Names that are not there, outputs that are not arrays, a model that is random.
     """
-    if not is_torch_module(reference):
-        raise UsageError(f"reference: expected a torch module, got {type(reference).__name__}")
-    if not callable(port):
-        raise UsageError(f"port: expected a torch module or a JAX function, got {type(port).__name__}")
     if unknown := set(keywords) - set(inputs):
         raise UsageError(f"keywords: expected names among the inputs {sorted(inputs)}, got {sorted(unknown)}")
-    pair = _pair(inputs, reference, port, dict(layers or {}), convert, output, tuple(keywords))
-    case = _case(name, inputs, pair.state)
-    signature = _signature(inputs, pair.state, case)
-    original = built("reference", pair.reference, signature)
-    ported = built("port", pair.port, signature)
-    place = Place(dtypes[0])
-    with naming(case):
-        case = with_upstream(case, shape_of(original, case, place))
-        for one in (original, ported):
-            check_repeats(one, case, place)
-    table = [case]
-    if pair.moves:
-        moved = fresh.moved(pair.state, pair.parameters, pair.rows_kept)
-        table.append(replace(case, name=MOVED, inputs={**case.inputs, **moved}))
-    item = Item(name, lambda i, s, r: {}, tuple(dtypes))
-    blurred = _blurred(reference, pair.reference, signature)
-    return _compared(item, original, ported, table, pair, signature, blurred)
-
-
-def _blurred(reference: Any, model: Model, signature: Signature) -> Implementation | None:
-    """The reference with the last digits of its float32 tables changed, if it keeps any outside its state."""
-    from parity.verification.adapters import torch as adapter
-
-    if not adapter.tables_of(reference):
-        return None
-    return built("reference", replace(model, function=adapter.with_tables_moved(reference, BLUR)), signature)
-
-
-def _wider(bound: Bounded, other: Array) -> Bounded:
-    """A limit that admits tables with other last digits."""
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(other - bound.value).astype(np.float64)
-    spread = float(np.sqrt(np.mean(np.square(apart[np.isfinite(apart)])))) if apart.size else 0.0
-    return Bounded(bound.value, bound.error + estimate.STUDENT * spread, bound.r)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A reference and a port, and what is known of how their parameters belong together."""
-
-    reference: Model
-    port: Model
-    state: dict[str, Array]
-    parameters: tuple[str, ...]
-    """Those whose gradients are compared."""
-    untold: int
-    """Of how many parameters the gradients are not compared."""
-    moves: bool
-    """Whether the port takes the reference's parameters, so that they can be moved."""
-    rows_kept: dict[str, int]
-
-
-def _pair(
-    inputs: Given,
-    reference: Any,
-    port: Any,
-    layers: dict[str, str],
-    convert: Convert | None,
-    output: Pick,
-    keywords: tuple[str, ...],
-) -> Pair:
-    from parity.verification.adapters import torch as adapter
-
-    state, aliases = adapter.state_of(reference), adapter.tied(reference)
-    if taken := sorted(set(inputs) & set(state)):
-        raise UsageError(f"inputs: {taken} are names of parameters too; choose others")
-    parameters = adapter.parameters_of(reference)
-    is_module = is_torch_module(port)
-    if convert is None and is_module:
-        convert = _matching(state, adapter.state_of(port), adapter.parameters_of(port))
-    moves = convert is not None or not is_module
-    original = Model(reference, {key: key for key in layers}, dict, aliases, output=output, keywords=keywords)
-    pick = output if is_module else None
-    ported = Model(port, layers, convert, aliases, output=pick, keywords=keywords)
-    if not moves:
-        return Pair(original, ported, state, (), len(parameters), False, {})
-    flatten = partial(adapter.arrays_of, port) if is_module else _jax_arrays()
-    trace = partial(traced, state=state, aliases=aliases, parameters=parameters)
-    theirs = trace(convert or dict, flatten=flatten)
-    ours = trace(dict, flatten=partial(adapter.arrays_of, reference))
-    rows = adapter.rows_kept(reference)
-    if theirs is None or ours is None:
-        return Pair(original, ported, state, (), len(parameters), True, rows)
-    original, ported = replace(original, back=_named(ours)), replace(ported, back=_named(theirs))
-    return Pair(original, ported, state, parameters, 0, True, rows)
-
-
-def _named(trace: Rearrangement) -> Callable[[Iterable[Array], Place], dict[str, Array]]:
-    def back(gradients: Iterable[Array], place: Place) -> dict[str, Array]:
-        found = trace.back(gradients, rounding(place.dtype).stored, thinned)
-        return {f"d{key}": gradient for key, gradient in found.items()}
-
-    return back
-
-
-def _jax_arrays() -> Callable[[Any], list[Array]]:
-    from parity.verification.adapters import jax as adapter
-
-    return adapter.arrays_of
-
-
-def _matching(
-    theirs: Mapping[str, Array], own: Mapping[str, Array], parameters: Sequence[str]
-) -> Convert | None:
-    """For a module whose parameters already have the reference's values, by name or else in their order; what
-    is the module's alone stays.
-    """
-    by_name = {key: key for key in own if key in theirs}
-    in_order = dict(zip(own, theirs, strict=True)) if len(own) == len(theirs) else {}
-    for names in (by_name, in_order):
-        same = all(np.array_equal(own[key], theirs[name], True) for key, name in names.items())
-        if same and set(parameters) <= set(names):
-            return lambda p, names=names: {  # type: ignore[misc]
-                key: p[names[key]] if key in names else array for key, array in own.items()
-            }
-    return None
-
-
-def _compared(
-    item: Item,
-    original: Implementation,
-    ported: Implementation,
-    table: list[Case],
-    pair: Pair,
-    signature: Signature,
-    blurred: Implementation | None,
-) -> Report:
-    cuts = cache(lambda one: cut_quantities(one, table[0]))
-    cut = cuts(original) if "float64" in item.dtypes else frozenset()
-    samples = FEW if sum(a.size for a in pair.state.values()) > LARGE else estimate.SAMPLES
-    noise = cache(partial(estimate.noise, original, samples=samples))
-
-    notes: list[str] = []
-
-    def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:
-        r = rounding(dtype)
-        measured = noise(case, estimate.measured_in(dtype))
-        if measured.by_format:
-            notes.append(FOLLOWS.format(", ".join(sorted(measured.by_format))))
-        found = estimate.limits(original, case.arrays(r), [measured], r, cut, False, measured.by_format)
-        if blurred is None:
-            return found
-        notes.append(TABLES)
-        other = estimate.reference_values(blurred, case.arrays(r), r)[0]
-        return {key: _wider(bound, other[key]) for key, bound in found.items()}
-
-    compared = compare(item, [ported], table, expected, cuts=lambda one: cuts(one) - cut)
-    gradients = {f"d{key}" for key in (*signature.differentiated, *pair.parameters)}
-    failed = [result.quantity for result in compared.results if not result.passed]
-    first = next((key for key in compared.quantities if key in failed and key not in gradients), "")
-    missing = []
-    if cut:
-        notes.append(
-            f"The reference is cut to float32 at {next(k for k in compared.quantities if k in cut)}: "
-            "judged by float32's limits from there on"
-        )
-    if not pair.moves:
-        notes.append(
-            "The port's parameters were not moved off their values; give convert= (for a module, to a state "
-            "dictionary) to compare with others, too"
-        )
-    if pair.untold:
-        missing.append(f"gradients of {pair.untold} parameters not compared")
-    if not gradients:
-        missing.append("no gradient was compared")
-    notes += _unused(original, ported, table[-1], pair, item.dtypes[0])
-    report = report_of(item, compared, LIMITS.format(n=samples), notes, "reference", missing)
-    return replace(report, first=first)
-
-
-def _unused(
-    original: Implementation, ported: Implementation, case: Case, pair: Pair, dtype: str
-) -> list[str]:
-    """Which parameters have no effect on the output: those of the reference, and those of the port alone."""
-    if not pair.parameters:
-        return []
-    theirs, own = (run(one, case.arrays(rounding(dtype)), Place(dtype)) for one in (original, ported))
-    idle = [key for key in pair.parameters if f"d{key}" in theirs and not theirs[f"d{key}"].any()]
-    ignored = [
-        key for key in pair.parameters if key not in idle and f"d{key}" in own and not own[f"d{key}"].any()
-    ]
-    notes = []
-    if idle:
-        notes.append(f"In the reference these have no effect on the output: {', '.join(idle)}; not compared")
-    if ignored:
-        notes.append(f"The port does not use {', '.join(ignored)}; the reference does")
-    return notes
-
-
-def _case(name: str, inputs: Given, state: Mapping[str, Array]) -> Case:
+    original = built("reference", reference, output, tuple(keywords), training)
+    ported = built("port", port, output, tuple(keywords), training)
     arrays = {key: drawn(name, AS_GIVEN, key, given) for key, given in inputs.items()}
-    return Case(name, AS_GIVEN, arrays | dict(state))
+    start = original.state()
+    if taken := sorted(set(inputs) & set(start)):
+        raise UsageError(f"inputs: {taken} are names of parameters too; choose others")
+    with naming(Case(name, AS_GIVEN, {})):
+        first = original.run(start, arrays, None, Place("float32"))
+        pair = joined(original, ported, convert, arrays, list(first.activations), channels_last)
+    case = with_upstream(Case(name, AS_GIVEN, arrays), first.output.shape)
+    item = Item(name, lambda i, s, r: {}, tuple(dtypes))
+    return _Session(item, case, pair, dict(layers or {}), device).report()
 
 
-def _signature(inputs: Given, state: Mapping[str, Array], case: Case) -> Signature:
-    floating = tuple(key for key in inputs if case.inputs[key].dtype.kind == "f")
-    return Signature(tuple(inputs), tuple(state), floating)
+def assert_port(name: str, **arguments: Any) -> None:
+    """`verify_model` in a test: raises AssertionError with the report where the port is wrong."""
+    __tracebackhide__ = True
+    verify_model(name, **arguments).assert_passed()
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A case in a format, evaluated on both sides."""
+
+    label: Label
+    measured: Measured
+    outputs: Outputs
+    whole: bool
+    blurred: Outputs | None
+
+
+@dataclass(eq=False)
+class _Session:
+    """One comparison of a port with a reference."""
+
+    item: Item
+    case: Case
+    pair: Joined
+    layers: Mapping[str, str]
+    device: Device
+
+    def point(self, case: str) -> Point:
+        """As given, or with parameters moved."""
+        reference, state = self.pair.reference, self.pair.reference.state()
+        inputs = {key: array for key, array in self.case.inputs.items() if key != "dy"}
+        if case == MOVED:
+            state |= fresh.moved(state, reference.parameters, reference.rows_kept)
+        return Point(state, inputs, self.case.inputs["dy"])
+
+    def traced(self, place: Place, point: Point) -> Trace:
+        """The port's pass."""
+        state = self.pair.state(point.state)
+        with np.errstate(all="ignore"):
+            return self.pair.port.run(state, self.pair.inputs(point.inputs), point.dy, place)
+
+    @cached_property
+    def samples(self) -> int:
+        size = sum(int(np.prod(shape)) for shape in self.pair.shapes.values())
+        return FEW if size > LARGE else SAMPLES
+
+    @cached_property
+    def blurred(self) -> Side | None:
+        return self.pair.reference.blurred()
+
+    def judged(self, case: str) -> list[Judged]:
+        """In every format; the first case also settles which layers belong together."""
+        place, point = Place("float64", self.device), self.point(case)
+        with np.errstate(all="ignore"):
+            ours = self.pair.reference.run(point.state, point.inputs, point.dy, place)
+        centre, passes = reading(ours), {}
+        if case == AS_GIVEN:
+            ours.parameters = dict.fromkeys(ours.parameters, np.zeros(0))  # large, and read already
+            own = self.traced(place, point)
+            self.pair.pair(ours, own, self.layers)
+            passes["float64"] = self.pair.read(own), own.whole
+            after = [k for k, array in ours.buffers.items() if not np.array_equal(array, point.state[k])]
+            self.compared = [*self.pair.compared(ours), *(f"{key} after" for key in after)]
+            self.gradients = {f"d{key}" for key in (*ours.inputs, *ours.gradients, *ours.parameters)}
+            del own
+        del ours
+        found = []
+        done = measure(self.pair.reference, point, centre, self.item.dtypes, self.device, self.samples)
+        for dtype, measured in done.items():
+            if dtype not in passes:
+                own = self.traced(Place(dtype, self.device), measured.point)
+                passes[dtype] = self.pair.read(own), own.whole
+            other = self.blurred and evaluate(self.blurred, measured.point, place, reading)
+            label = Label(self.item, replace(self.case, name=case), "port", Place(dtype, self.device))
+            kept = replace(measured, point=Point({}, {}, point.dy))
+            found.append(Judged(label, kept, *passes[dtype], other or None))
+        return found
+
+    def compare(self, judged: Sequence[Judged], cut: frozenset[str], cut_port: frozenset[str]) -> Comparison:
+        """Every comparison, with limits that know what the reference cuts to float32."""
+        made = Comparison()
+        for dtype in self.item.dtypes:
+            for one in judged:
+                if one.label.place.dtype != dtype:
+                    continue
+                bounds = limits(one.measured, dtype, cut, one.blurred)
+                wanted = {key: bounds[key] for key in self.compared}
+                outputs = {key: array for key, array in one.outputs.items() if key in wanted}
+                made.results += weighed(wanted, outputs, one.whole, one.label, made)
+                if one.measured.noise.by_format:
+                    made.notes.append(FOLLOWS.format(", ".join(sorted(one.measured.noise.by_format))))
+            if dtype == "float64":
+                made.results += [judged[0].label.failure(key, CUT) for key in sorted(cut_port - cut)]
+        return made
+
+    def report(self) -> Report:
+        moves = self.pair.convert is not None or bool(self.pair.map.terms) or not self.pair.port.state()
+        judged = [one for case in ((AS_GIVEN, MOVED) if moves else (AS_GIVEN,)) for one in self.judged(case)]
+        made, cut, blames = self.compare(judged, frozenset(), frozenset()), frozenset[str](), list[Blame]()
+        if any(not result.passed and result.dtype == "float64" for result in made.results):
+            cut, cut_port = self.looked_into()
+            made = self.compare(judged, cut, cut_port) if cut | cut_port else made
+        failed = [result for result in made.results if not result.passed]
+        if failed:
+            where = failed[0].case, failed[0].dtype
+            wrong = next(one for one in judged if (one.label.case.name, one.label.place.dtype) == where)
+            blames = self.blames(wrong, cut)
+        named = [key for key in self.compared if key not in self.gradients and not key.endswith(" after")]
+        first = next((key for key in named if key in {result.quantity for result in failed}), "")
+        notes, missing = self.notes(made, cut, moves, judged), []
+        if self.pair.untold:
+            missing.append(f"gradients of {len(self.pair.untold)} parameters not compared")
+        if not any(key in self.gradients for key in self.compared):
+            missing.append("no gradient was compared")
+        report = report_of(self.item, made, LIMITS.format(n=self.samples), notes, "reference", missing)
+        own = tuple(blame.line() for blame in blames)
+        return replace(
+            report, first=blames[0].layer if blames else first, own=own, layers=tuple(self.pair.told())
+        )
+
+    def looked_into(self) -> tuple[frozenset[str], frozenset[str]]:
+        """What either side cuts to float32. Raises UsageError for a model that is random."""
+        point = self.point(AS_GIVEN)
+        case = replace(self.case, inputs={**point.state, **point.inputs, "dy": point.dy})
+
+        def theirs(state: Inputs, inputs: Inputs, dy: Array, place: Place) -> Outputs:
+            return reading(self.pair.reference.run(state, inputs, dy, place))
+
+        def own(state: Inputs, inputs: Inputs, dy: Array, place: Place) -> Outputs:
+            trace = self.pair.port.run(self.pair.state(state), self.pair.inputs(inputs), dy, place)
+            return self.pair.read(trace)
+
+        found = []
+        for name, run in (("reference", theirs), ("port", own)):
+
+            def pull(arrays: Inputs, dy: Array, place: Place, run: Any = run) -> Outputs:
+                state = {key: array for key, array in arrays.items() if key not in point.inputs}
+                outputs: Outputs = run(state, {key: arrays[key] for key in point.inputs}, dy, place)
+                return outputs
+
+            one = Implementation(name, "torch", lambda inputs, place: (), pull)
+            check_repeats(one, case, Place("float64", self.device))
+            found.append(cut_quantities(one, case, self.device) & set(self.compared))
+        return found[0], found[1]
+
+    def blames(self, wrong: Judged, cut: frozenset[str]) -> list[Blame]:
+        """The layers that are wrong by their own doing, in the case and format of the first failure."""
+        if not (self.pair.reference.traced and self.pair.port.traced and wrong.whole):
+            return []
+        place, case = wrong.label.place, wrong.label.case.name
+        point = self.point(case)
+        wide = Place("float64", self.device)
+        with np.errstate(all="ignore"):
+            ours = self.pair.reference.run(point.state, point.inputs, point.dy, wide, {})
+        state = self.pair.state(point.state)
+        noise = {key: bound.error for key, bound in limits(wrong.measured, place.dtype, cut).items()}
+        return blamed(self.pair, ours, state, point, place, noise, self.compared)
+
+    def notes(
+        self, made: Comparison, cut: frozenset[str], moves: bool, judged: Sequence[Judged]
+    ) -> list[str]:
+        notes = [TABLES] if self.blurred else []
+        if cut:
+            notes.append(
+                f"The reference is cut to float32 at {next(k for k in made.quantities if k in cut)}: "
+                "judged by float32's limits from there on"
+            )
+        if not moves:
+            notes.append(
+                "The port's parameters were not moved off their values; give convert= to compare with "
+                "others, too"
+            )
+        match = self.pair.match
+        if match is not None and not match.loaded:
+            notes.append(
+                "The port's parameters were not the reference's: its were put in by the order of layers, and "
+                "laid out as the frameworks do; give convert= if that is wrong"
+            )
+        elif match is not None and match.differing:
+            some = [f"{key} ({self.pair.map.terms[key][0].source})" for key in match.differing[:4]]
+            more = f" and {len(match.differing) - 4} more" if match.differing[4:] else ""
+            notes.append(f"The port does not have the reference's values in {', '.join(some)}{more}")
+        if match is not None and match.alone:
+            notes.append(f"No counterpart in the reference: {', '.join(match.alone)}")
+        return notes + self.unused(judged[-1])
+
+    def unused(self, judged: Judged) -> list[str]:
+        """Which parameters have no effect on the output: in the reference, and in the port alone."""
+        theirs, own = judged.measured.values, judged.outputs
+        told = [key for key in self.pair.reference.parameters if f"d{key}" in self.compared]
+        idle = [key for key in told if not theirs[f"d{key}"].any()]
+        ignored = [key for key in told if key not in idle and f"d{key}" in own and not own[f"d{key}"].any()]
+        notes = []
+        if idle:
+            notes.append(
+                f"In the reference these have no effect on the output: {', '.join(idle)}; not compared"
+            )
+        if ignored:
+            notes.append(f"The port does not use {', '.join(ignored)}; the reference does")
+        return notes

@@ -1,105 +1,205 @@
-"""Where each parameter of the original goes in a port, so that its gradients can be told by its names.
+"""Where each number of the original's state goes in a port, so that gradients can be told by its names.
 
 `convert` usually transposes, slices, stacks and renames. It is called with numbered elements in place of
-values, twice with different numbers: what comes out tells where each element went. Where it computes
-something (folds a batch norm into a convolution) it cannot be told, and the parameters' gradients are not
-compared.
+values, twice with different numbers: what comes out tells where each element went. An array that is a sum of
+two (an LSTM's biases) is found by calling it for one array at a time. Where it computes something else (folds
+a batch norm into a convolution) it cannot be told, and these gradients are not compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from parity.bounds.rounding import Array
-from parity.verification.adapters import with_aliases
 
-Thin = Callable[[str, Array], Array]
-Flatten = Callable[[Any], list[Array]]
-"""The arrays of what `convert` returns, in a fixed order."""
+Arrays = Mapping[str, Array]
+Convert = Callable[[dict[str, Array]], dict[str, Array]]
+ONE_AT_A_TIME = 300
+"""With more arrays than this, sums are not looked for."""
 
 
 @dataclass(frozen=True, eq=False)
-class Rearrangement:
-    """For each of the port's arrays the number of the element that stands there, from 1; 0 for a constant."""
+class Term:
+    """Elements of an original array that stand in one of the port's; None: all, in order."""
 
-    shapes: Mapping[str, tuple[int, ...]]
-    places: Sequence[Array]
+    source: str
+    places: Array | None = None
+    """In the original array, flat."""
+    targets: Array | None = None
+    """In the port's array, flat."""
 
     @cached_property
-    def whole(self) -> list[str]:
-        """For each of the port's arrays the parameter that it is, element by element; or ""."""
-        first = {}
-        start = 1
-        for name, shape in self.shapes.items():
-            first[start, shape] = name
-            start += int(np.prod(shape))
-        names = []
-        for place in self.places:
-            flat = place.reshape(-1)
-            name = first.get((int(flat[0]), place.shape), "") if flat.size else ""
-            names.append(name if name and (np.diff(flat) == 1).all() else "")
-        return names
+    def repeats(self) -> bool:
+        """Whether an element of the original is used more than once."""
+        return self.places is not None and bool((np.bincount(self.places) > 1).any())
 
-    def back(self, gradients: Iterable[Array], dtype: Any, thin: Thin) -> dict[str, Array]:
-        """The gradient of each original parameter: the sum over the places where it is used; in part."""
-        found: dict[str, Array] = {}
-        rest: Array | None = None
-        for place, name, gradient in zip(self.places, self.whole, gradients, strict=True):
-            if name:
-                part = thin(name, gradient)
-                found[name] = found[name] + part if name in found else part
-            else:
-                rest = np.zeros(self.size + 1) if rest is None else rest
-                np.add.at(rest, place.reshape(-1), gradient.reshape(-1))
-        start = 1
-        for name, shape in self.shapes.items():
-            end = start + int(np.prod(shape))
-            if rest is not None and rest[start:end].any():
-                part = thin(name, rest[start:end].reshape(shape))
-                found[name] = found[name] + part if name in found else part
-            elif name not in found:
-                found[name] = thin(name, np.zeros(shape))
-            start = end
-        return {name: found[name].astype(dtype) for name in self.shapes}
+
+@dataclass(eq=False)
+class Rearrangement:
+    """For each of the port's arrays the elements that are added up in it."""
+
+    terms: dict[str, tuple[Term, ...]] = field(default_factory=dict)
+
+    def sources(self, name: str) -> set[str]:
+        """The originals of which one of the port's arrays consists."""
+        return {term.source for term in self.terms.get(name, ())}
 
     @property
-    def size(self) -> int:
-        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+    def used(self) -> set[str]:
+        return {term.source for terms in self.terms.values() for term in terms}
+
+    def forward(self, state: Arrays, own: Arrays) -> dict[str, Array]:
+        """The port's state for an original's; what comes from nowhere is the port's own."""
+        found = {}
+        for name, array in own.items():
+            terms = self.terms.get(name, ())
+            if not terms:
+                found[name] = array
+                continue
+            flat = np.array(array, dtype=array.dtype).reshape(-1)
+            for term in terms:
+                flat[slice(None) if term.targets is None else term.targets] = 0
+            for term in terms:
+                flat[slice(None) if term.targets is None else term.targets] += _taken(
+                    state[term.source], term.places
+                )
+            found[name] = flat.reshape(array.shape)
+        return found
+
+    def back(
+        self, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], mean: bool = False
+    ) -> dict[str, Array]:
+        """For gradients of the port's arrays, those of the originals: sums over the places of use. With
+        `mean`, for the arrays themselves: what stands in each place.
+        """
+        found: dict[str, Array] = {}
+        for name, array in arrays.items():
+            for term in self.terms.get(name, ()):
+                if term.source not in shapes or (mean and len(self.terms[name]) > 1 and term.targets is None):
+                    continue
+                shape, flat = shapes[term.source], array.reshape(-1)
+                part = flat if term.targets is None else flat[term.targets]
+                if term.places is None:
+                    placed = part.reshape(shape)
+                else:
+                    placed = np.zeros(int(np.prod(shape)), array.dtype)
+                    if mean or not term.repeats:
+                        placed[term.places] = part
+                    else:
+                        np.add.at(placed, term.places, part)
+                    placed = placed.reshape(shape)
+                seen = term.source in found and not mean
+                found[term.source] = found[term.source] + placed if seen else placed
+        return found
 
 
-def traced(
-    convert: Callable[..., Any],
-    state: Mapping[str, Array],
-    aliases: Mapping[str, str],
-    parameters: Sequence[str],
-    flatten: Flatten,
-) -> Rearrangement | None:
-    """None where it is no rearrangement."""
-    shapes = {name: state[name].shape for name in parameters}
-    numbers, start = {}, 1
-    for name, shape in shapes.items():
-        size = int(np.prod(shape))
-        numbers[name] = np.arange(start, start + size, dtype=np.float64).reshape(shape)
-        start += size
+def _taken(array: Array, places: Array | None) -> Array:
+    flat = array.reshape(-1)
+    return flat if places is None else flat[places]
+
+
+def ordered(places: Array, size: int) -> Array | None:
+    """None for all of an array in order."""
+    flat = places.reshape(-1)
+    if flat.size == size and (size == 0 or (flat[0] == 0 and bool((np.diff(flat) == 1).all()))):
+        return None
+    return flat.astype(np.int32 if size < 2**31 else np.int64)
+
+
+def traced(convert: Convert, state: Arrays) -> tuple[Rearrangement, list[str]]:
+    """And the port's arrays that are no rearrangement of floating originals."""
+    shapes = {key: array.shape for key, array in state.items() if array.dtype.kind == "f"}
+    starts = np.cumsum([1, *(int(np.prod(shape)) for shape in shapes.values())])
+    if not shapes:
+        return Rearrangement(), []
+
+    def numbered(scale: int, shift: int) -> dict[str, Array]:
+        numbers = {
+            key: np.arange(start, start + int(np.prod(shape)), dtype=np.float64).reshape(shape)
+            for (key, shape), start in zip(shapes.items(), starts, strict=False)
+        }
+        for array in numbers.values() if (scale, shift) != (1, 0) else ():
+            array *= scale
+            array += shift
+        return {**state, **numbers}
+
     try:
-        once, twice = (
-            flatten(convert(with_aliases({**state, **{k: f(a) for k, a in numbers.items()}}, aliases)))
-            for f in (np.copy, lambda a: 2 * a + 1)
-        )
+        once = {key: _numbers(array, int(starts[-1])) for key, array in convert(numbered(1, 0)).items()}
+        twice = convert(numbered(2, 1))
     except Exception:
+        return Rearrangement(), [""]
+    made, untold = Rearrangement(), []
+    names = list(shapes)
+    for key, places in once.items():
+        again = twice[key]
+        if again.dtype.kind != "f":
+            continue
+        if places is None or places.shape != again.shape:
+            untold.append(key)
+            continue
+        moved = again == 2.0 * places + 1
+        if moved.all():
+            made.terms[key] = tuple(_terms(places, names, starts))
+        elif not (moved | (again == places)).all() or moved.any():
+            untold.append(key)
+    if len(untold) > 0 and len(shapes) <= ONE_AT_A_TIME:
+        untold = _sums(convert, state, shapes, made, untold)
+    return made, untold
+
+
+def _numbers(array: Array, end: int) -> Array | None:
+    """Whole numbers as integers; None for what is not."""
+    if array.dtype.kind != "f" or array.size == 0:
+        return np.zeros(array.shape, np.int64)
+    if not (array == np.round(array)).all() or (np.abs(array) >= max(end, 2)).any():
         return None
-    if len(once) != len(twice) or any(a.shape != b.shape for a, b in zip(once, twice, strict=True)):
-        return None
-    places = []
-    for a, b in zip(once, twice, strict=True):
-        constant = a == b
-        moved = (a >= 1) & (a < start) & (a == np.round(a)) & (b == 2 * a + 1)
-        if not (constant | moved).all():
-            return None
-        places.append(np.where(constant, 0, a).astype(np.int64))
-    return Rearrangement(shapes, places) if start > 1 else None
+    return np.asarray(array.astype(np.int32 if end < 2**31 else np.int64))
+
+
+def _terms(places: Array, names: Sequence[str], starts: Array) -> Iterable[Term]:
+    flat = places.reshape(-1)
+    first, last = (int(np.searchsorted(starts, f(flat), "right")) - 1 for f in (np.min, np.max))
+    for i in range(first, last + 1):
+        inside = (flat >= starts[i]) & (flat < starts[i + 1])
+        if inside.any():
+            targets = None if inside.all() else np.flatnonzero(inside)
+            size = int(starts[i + 1] - starts[i])
+            yield Term(names[i], ordered(flat[inside] - starts[i], size), targets)
+
+
+def _sums(
+    convert: Convert,
+    state: Arrays,
+    shapes: Mapping[str, tuple[int, ...]],
+    made: Rearrangement,
+    untold: list[str],
+) -> list[str]:
+    """Fills in arrays that are sums of rearrangements; returns those that are not even that."""
+    zero = {**state, **{key: np.zeros(shape) for key, shape in shapes.items()}}
+    parts: dict[str, list[Term]] = {key: [] for key in untold}
+    try:
+        base = convert(dict(zero))
+        for source, shape in shapes.items():
+            size = int(np.prod(shape))
+            numbers = np.arange(1, size + 1, dtype=np.float64).reshape(shape)
+            found = convert({**zero, source: numbers})
+            for key in untold:
+                if (found[key] == base[key]).all():
+                    continue
+                places = _numbers(found[key], size + 1)
+                if places is None or (places == 0).any() or base[key].any():
+                    parts.pop(key, None)
+                elif key in parts:
+                    parts[key].append(Term(source, ordered(places - 1, size)))
+        everything = {**state, **{key: np.ones(shape) for key, shape in shapes.items()}}
+        total = convert(everything)
+    except Exception:
+        return untold
+    for key, terms in parts.items():
+        if terms and (total[key] == len(terms)).all():
+            made.terms[key] = tuple(terms)
+    return [key for key in untold if key not in made.terms]

@@ -12,6 +12,7 @@ from parity.verification.judge import Item, Result
 from parity.verification.table import explain as explain_one
 from parity.verification.table import render
 
+OWN_SHOWN = 5
 SLIGHT = 32
 """So many limits off, an equal form is a likelier cause than another formula."""
 FLOAT32 = 2.0**29
@@ -37,6 +38,10 @@ class Report:
     """Whose values stand for the true ones where no formula was given."""
     first: str = ""
     """The first layer of a model that differs."""
+    own: tuple[str, ...] = ()
+    """Layers of a model that are wrong by their own doing, and what is."""
+    layers: tuple[str, ...] = ()
+    """Which layers of two models were compared."""
     quantities: Mapping[str, bool] = field(default_factory=dict)
     """Each quantity, and whether any finite number of it was compared."""
     missing: tuple[str, ...] = ()
@@ -55,7 +60,7 @@ class Report:
     def __str__(self) -> str:
         against = f"judged by {self.reference} in a wider format where it has one" if self.reference else None
         lines = [self.verdict(), "", render(self.results, against), self.limits, *self.notes]
-        return "\n".join(lines + ([self.explain()] if self.failures else []))
+        return "\n".join([*lines, *self.layers, *([self.explain()] if self.failures else [])])
 
     def verdict(self) -> str:
         """One line: whether it passed, what was compared, and what was not."""
@@ -87,7 +92,8 @@ class Report:
             later = len({r.quantity for r in self.failures}) - 1
             follow = f"; {later} later results follow from it" if later else ""
             lines.append(f"The first layer that differs: {self.first}{follow}")
-            groups = {key: failed for key, failed in groups.items() if key[1] == self.first}
+            own = {key: failed for key, failed in groups.items() if key[1] in (self.first, f"d{self.first}")}
+            groups = own or dict(list(groups.items())[:1])
         for (backend, quantity), failed in groups.items():
             tried = {r.case for r in self.results if (r.backend, r.quantity) == (backend, quantity)}
             cases = {r.case for r in failed}
@@ -95,7 +101,10 @@ class Report:
             worst = max(failed, key=lambda r: (r.share != float("inf"), r.share))
             lines.append(f"{backend} {quantity}: {self._meaning(backend, failed)}")
             lines.append(f"  in {len(cases)} of {len(tried)} cases; {explain_one(worst)}")
-        lines += [note for note in self.notes if "does not use" in note]
+        lines += [f"Wrong by its own doing: {line}" for line in self.own[:OWN_SHOWN]]
+        if len(self.own) > OWN_SHOWN:
+            lines.append(f"and {len(self.own) - OWN_SHOWN} more layers")
+        lines += [note for note in self.notes if "The port does not" in note]
         others = {r.backend for r in self.results} - {self.reference}
         everywhere = self._everywhere(others)
         suspect = f"the reference, {self.reference}," if self.reference else "the formula"

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -61,30 +61,6 @@ class Torch:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A torch module, or a JAX function of (parameters, *inputs) that returns activations by name. `layers`
-    maps the names under which they are compared to the model's own.
-    """
-
-    function: Callable[..., Any]
-    layers: Mapping[str, str]
-    convert: Callable[..., Any] | None
-    """The parameters that come in, NumPy arrays by name, to the model's. None: a module keeps its own, a
-    function is called with what comes in."""
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    """Further names of tied parameters, to the name under which they come in."""
-    back: Callable[[Iterable[Array], Place], dict[str, Array]] | None = None
-    """From the gradients of the model's floating parameters to those of the parameters that come in."""
-    output: Pick = None
-    keywords: tuple[str, ...] = ()
-    """Inputs that are passed by name."""
-
-    @property
-    def framework(self) -> Framework:
-        return "torch" if is_torch_module(self.function) else "jax"
-
-
-@dataclass(frozen=True)
 class Signature:
     """What goes in, in the order of the call: inputs, then parameters."""
 
@@ -127,15 +103,15 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def is_torch_module(model: Any) -> bool:
-    """Whether it is a `torch.nn.Module`; does not import torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
+def is_framework(given: Any, module: str, kind: str) -> bool:
+    """Whether it is an instance of a framework's class; does not import the framework."""
+    found = sys.modules.get(module)
+    return found is not None and isinstance(given, getattr(found, kind))
 
 
 def built(name: str, given: Any, signature: Signature) -> Implementation:
     """Raises UsageError for what is none of the kinds above, or where a package is missing."""
-    if not isinstance(given, Numpy | Jax | Torch | Model):
+    if not isinstance(given, Numpy | Jax | Torch):
         raise UsageError(f"{name}: expected Numpy(...), Jax(...) or Torch(...), got {type(given).__name__}")
     try:
         adapter = importlib.import_module(f"parity.verification.adapters.{given.framework}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -15,19 +16,18 @@ from parity.errors import UsageError
 from parity.verification.adapters import (
     Implementation,
     Jax,
-    Model,
     Signature,
     as_float,
     called,
     one_array,
     picked,
-    with_aliases,
 )
 from parity.verification.place import Inputs, Outputs, Place
 
 Arrays = dict[str, jax.Array]
-Activations = Callable[[Any, Arrays], Arrays]
-"""(parameters of a model, inputs) to what is compared."""
+
+# Beside torch JAX must not take the whole of a GPU's memory. It is read when the first array is made.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 @contextmanager
@@ -39,110 +39,49 @@ def precision(place: Place) -> Iterator[None]:
     with (
         jax.enable_x64(place.number == "float64"),
         nullcontext() if place.shipped else jax.default_matmul_precision(products),
-        jax.default_device(jax.devices(place.device)[0]),
+        jax.default_device(_device(place)),
     ):
         yield
 
 
-def implementation(name: str, given: Jax | Model, signature: Signature) -> Implementation:
-    """A layer's output is `y`; a model's activations go by the names of its `layers`, and `output`."""
-    if isinstance(given, Model):
-        main, activations = "output", _of_model(name, given, signature)
-    else:
-        main, activations = "y", _of_layer(name, given, signature)
+def _device(place: Place) -> jax.Device:
+    try:
+        return jax.devices(place.device)[0]
+    except RuntimeError as error:
+        raise UsageError(
+            f"device={place.device!r}: JAX has none here ({str(error).splitlines()[0]}); install JAX for it, "
+            "or leave device out"
+        ) from None
 
-    traced = given.back if isinstance(given, Model) else None
 
-    def vjp(parameters: Any, arrays: Arrays, dy: jax.Array) -> tuple[Arrays, Arrays, list[jax.Array]]:
-        flat, tree = jax.tree.flatten(parameters)
-        floating = [i for i, leaf in enumerate(flat) if jnp.issubdtype(leaf.dtype, jnp.floating) and traced]
+def implementation(name: str, given: Jax, signature: Signature) -> Implementation:
+    """Gradients by `jax.vjp`."""
 
-        def output(some: Arrays, weights: list[jax.Array]) -> tuple[jax.Array, Arrays]:
-            leaves = list(flat)
-            for i, weight in zip(floating, weights, strict=True):
-                leaves[i] = weight
-            seen = activations(jax.tree.unflatten(tree, leaves), arrays | some)
-            return seen[main], seen
+    def output(arrays: Arrays) -> jax.Array:
+        found = called(name, given.function, *(arrays[key] for key in signature.order))
+        array: jax.Array = one_array(name, picked(name, found, given.output), jax.Array)
+        return array
 
+    def vjp(arrays: Arrays, dy: jax.Array) -> tuple[jax.Array, Arrays]:
         leaves = {key: arrays[key] for key in signature.differentiated}
-        y, back, seen = jax.vjp(output, leaves, [flat[i] for i in floating], has_aux=True)
-        return (seen, *back(dy.astype(y.dtype))) if y.shape == dy.shape else (seen, {}, [])
+        y, back = jax.vjp(lambda some: output(arrays | some), leaves)
+        return (y, *back(dy.astype(y.dtype))) if y.shape == dy.shape else (y, {})
 
-    both = jax.jit(vjp) if isinstance(given, Model) or given.jit else vjp
-
-    def split(inputs: Inputs, place: Place) -> tuple[Any, Arrays]:
-        """A model's parameters, converted; and the arrays that it is called with."""
-        if not isinstance(given, Model):
-            return None, _put(inputs, place)
-        parameters: Any = with_aliases({key: inputs[key] for key in signature.parameters}, given.aliases)
-        if given.convert is not None:
-            parameters = called(f"{name}: convert", given.convert, parameters)
-        return _put(parameters, place), _put({key: inputs[key] for key in signature.inputs}, place)
+    both = jax.jit(vjp) if given.jit else vjp
 
     def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
         with precision(place):
-            found: tuple[int, ...] = jax.eval_shape(activations, *split(inputs, place))[main].shape
-            return found
+            return jax.eval_shape(output, put(inputs, place)).shape
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
         with precision(place):
-            seen, gradients, weights = both(*split(inputs, place), _put(dy, place))
-            named = seen | {f"d{key}": gradient for key, gradient in gradients.items()}
-            whole = named[main].shape == np.shape(dy)
-            outputs = {key: as_float(array) for key, array in named.items()}
-            return outputs | (traced((as_float(g) for g in weights), place) if whole and traced else {})
+            y, gradients = both(put(inputs, place), put(dy, place))
+            return {"y": as_float(y), **{f"d{key}": as_float(g) for key, g in gradients.items()}}
 
-    return Implementation(name, given.framework, shape, pull, main)
+    return Implementation(name, given.framework, shape, pull)
 
 
-def _of_layer(name: str, given: Jax, signature: Signature) -> Activations:
-    def activations(_: Any, arrays: Arrays) -> Arrays:
-        found = called(name, given.function, *(arrays[key] for key in signature.order))
-        return {"y": one_array(name, picked(name, found, given.output), jax.Array)}
-
-    return activations
-
-
-def _of_model(name: str, given: Model, signature: Signature) -> Activations:
-    wanted = {**given.layers, "output": "output"}
-
-    order = [key for key in signature.inputs if key not in given.keywords]
-
-    def activations(parameters: Any, arrays: Arrays) -> Arrays:
-        def call(parameters: Any, *inputs: jax.Array) -> Any:
-            named = dict(zip(given.keywords, inputs[len(order) :], strict=True))
-            return given.function(parameters, *inputs[: len(order)], **named)
-
-        found = called(name, call, parameters, *(arrays[key] for key in (*order, *given.keywords)))
-        if not isinstance(found, Mapping) or not all(
-            own in found or _part(own) in found for own in wanted.values()
-        ):
-            got = sorted(found) if isinstance(found, Mapping) else type(found).__name__
-            raise UsageError(f"{name}: expected a dictionary with {sorted(wanted.values())}, got {got}")
-        return {key: one_array(f"{name} {key}", _one(found, own), jax.Array) for key, own in wanted.items()}
-
-    return activations
-
-
-def _part(own: str) -> str:
-    return own.split("[")[0]
-
-
-def _one(found: Mapping[str, Any], own: str) -> Any:
-    """`name[1]` is the second of a list of activations."""
-    if own in found:
-        return found[own]
-    part, _, number = own.partition("[")
-    return found[part][int(number.rstrip("]"))] if number else found[part]
-
-
-def arrays_of(found: Any) -> list[Array]:
-    """The floating arrays of a port's parameters, as gradients come."""
-    arrays = (np.asarray(leaf) for leaf in jax.tree.leaves(found))
-    return [array for array in arrays if array.dtype.kind == "f"]
-
-
-def _put(tree: Any, place: Place) -> Any:
+def put(tree: Any, place: Place) -> Any:
     """Every array of a tree on the device, floating ones in the judged dtype."""
     return jax.tree.map(
         lambda a: jnp.asarray(a, place.number if np.asarray(a).dtype.kind == "f" else None), tree

@@ -15,19 +15,16 @@ from parity.bounds.rounding import Array
 from parity.errors import UsageError
 from parity.verification.adapters import (
     Implementation,
-    Model,
     Signature,
     Torch,
     called,
     one_array,
     picked,
-    with_aliases,
 )
 from parity.verification.place import Inputs, Outputs, Place
 
 Tensors = dict[str, Tensor]
-Run = Callable[[Inputs, Tensors, Tensors, Place], tuple[Outputs, Tensor]]
-"""Arrays, inputs and state as tensors, and where: activations on the way, and the output."""
+Run = Callable[[Tensors, Place], Tensor]
 SMALL = 10_000
 """Numbers that go in: below this one thread is faster."""
 WHY = "autograd follows (.detach(), .data, .item() and torch.no_grad() cut it)"
@@ -38,6 +35,8 @@ def precision(place: Place) -> Iterator[None]:
     """On a GPU, TF32 only where it is judged and bfloat16 products summed in float32 throughout; or all as
     torch ships it.
     """
+    if place.device == "gpu" and not torch.cuda.is_available():
+        raise UsageError("device='gpu': torch has no CUDA device here; install torch for it, or leave it out")
     # Where the older switches, allow_tf32, and the newer, fp32_precision, disagree, reading the older raises,
     # so both are set. On a CPU the newer, too, may cut float32, to bfloat16.
     backends: Any = torch.backends
@@ -64,83 +63,42 @@ def precision(place: Place) -> Iterator[None]:
         products.allow_bf16_reduced_precision_reduction = reduced
 
 
-def implementation(name: str, given: Torch | Model, signature: Signature) -> Implementation:
-    """A layer's output is `y`; a model's activations go by the names of its `layers`, and `output`. A module
-    is copied for each call, so that no call changes it.
-    """
-    if isinstance(given, Model):
-        main, run, called_with = "output", _of_model(name, given, signature), signature.inputs
-    else:
-        main, run, called_with = "y", _of_layer(name, given, signature), signature.order
+def implementation(name: str, given: Torch, signature: Signature) -> Implementation:
+    """A module is copied for each call, so that no call changes it."""
+    run = _of_layer(name, given, signature)
 
     def tensors_of(inputs: Inputs, place: Place) -> Tensors:
-        return {key: _put(inputs[key], place) for key in called_with}
-
-    def state_for(inputs: Inputs, place: Place) -> Tensors:
-        return _state(name, given, signature, inputs, place) if isinstance(given, Model) else {}
+        return {key: put(inputs[key], place) for key in signature.order}
 
     def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
-        with _recording(inputs), precision(place):
-            state = state_for(inputs, place)
-            return tuple(run(inputs, tensors_of(inputs, place), state, place)[1].shape)
+        with recording(inputs), precision(place):
+            return tuple(run(tensors_of(inputs, place), place).shape)
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
-        with _recording(inputs), precision(place):
+        with recording(inputs), precision(place):
             tensors = tensors_of(inputs, place)
             leaves = {key: tensors[key].requires_grad_() for key in signature.differentiated}
-            state = state_for(inputs, place)
-            weights = _weights(given, state) if isinstance(given, Model) and given.back else []
-            seen, y = run(inputs, tensors, state, place)
-            outputs = {**seen, main: _to_numpy(y)}
+            y = run(tensors, place)
+            outputs = {"y": to_numpy(y)}
             if y.shape != dy.shape:
                 return outputs
-            wanted = [*leaves.values(), *weights]
-            if leaves and not weights and not y.requires_grad:
+            if leaves and not y.requires_grad:
                 raise UsageError(
                     f"{name}: no gradient: the output does not depend on the inputs by operations that {WHY}"
                 )
-            upstream = _put(dy, place).to(y.dtype)
-            some = wanted and y.requires_grad
-            found: tuple[Tensor | None, ...] = (None,) * len(wanted)
-            if some:
-                found = torch.autograd.grad(y, wanted, upstream, allow_unused=True)
-        for (key, leaf), gradient in zip(leaves.items(), found, strict=False):
-            if gradient is None and not isinstance(given, Model):
+            found: tuple[Tensor | None, ...] = ()
+            if leaves:
+                upstream = put(dy, place).to(y.dtype)
+                found = torch.autograd.grad(y, [*leaves.values()], upstream, allow_unused=True)
+        for key, gradient in zip(leaves, found, strict=True):
+            if gradient is None:
                 raise UsageError(
                     f"{name}: no gradient d{key}: {key} does not reach the output by operations that {WHY}"
                 )
-            outputs[f"d{key}"] = _gradient(leaf, gradient)
-        if isinstance(given, Model) and given.back:
-            gradients = zip(weights, found[len(leaves) :], strict=True)
-            outputs |= given.back((_gradient(w, g) for w, g in gradients), place)
+            outputs[f"d{key}"] = to_numpy(gradient)
         return outputs
 
-    return Implementation(name, given.framework, shape, pull, main)
-
-
-def state_of(module: nn.Module) -> dict[str, Array]:
-    """Parameters and buffers as float64 (integers as they are), tied ones under their first name."""
-    again = tied(module)
-    found = {
-        key: tensor.detach().cpu()
-        for key, tensor in module.state_dict().items()
-        if isinstance(tensor, Tensor) and key not in again
-    }
-    return {key: (t.double() if t.is_floating_point() else t).numpy().copy() for key, t in found.items()}
-
-
-def parameters_of(module: nn.Module) -> tuple[str, ...]:
-    """Their first names; floating ones."""
-    return tuple(key for key, p in module.named_parameters() if p.is_floating_point())
-
-
-def rows_kept(module: nn.Module) -> dict[str, int]:
-    """The rows of embeddings that stay 0."""
-    return {
-        f"{key}.weight".lstrip("."): int(part.padding_idx)
-        for key, part in module.named_modules()
-        if isinstance(part, nn.Embedding) and part.padding_idx is not None
-    }
+    return Implementation(name, given.framework, shape, pull)
 
 
 def _of_layer(name: str, given: Torch, signature: Signature) -> Run:
@@ -148,130 +106,28 @@ def _of_layer(name: str, given: Torch, signature: Signature) -> Run:
     if isinstance(function, nn.Module):
         _check_layer(name, function, given.names, signature)
 
-    def run(inputs: Inputs, tensors: Tensors, _: Tensors, place: Place) -> tuple[Outputs, Tensor]:
+    def run(tensors: Tensors, place: Place) -> Tensor:
         if not isinstance(function, nn.Module):
             found = called(name, function, *(tensors[key] for key in signature.order))
         else:
             parameters = {given.names.get(key, key): tensors[key] for key in signature.parameters}
-            found = _applied(name, _moved(function, place), parameters, signature, tensors)
-        return {}, one_array(name, picked(name, found, given.output), Tensor)
+            found = _applied(name, moved(function, place), parameters, signature, tensors)
+        return one_array(name, picked(name, found, given.output), Tensor)
 
     return run
 
 
-def _of_model(name: str, given: Model, signature: Signature) -> Run:
-    model: Any = given.function
-    _refuse_dropout(name, model)
-    parts = {key for key, _ in model.named_modules(remove_duplicate=False)}
-    if unknown := set(_own_layers(given).values()) - parts:
-        raise UsageError(f"layers: {name} has no {sorted(unknown)}; it has {sorted(parts - {''})}")
-
-    def run(inputs: Inputs, tensors: Tensors, state: Tensors, place: Place) -> tuple[Outputs, Tensor]:
-        module, calls = _moved(model, place, state), dict[str, list[Array]]()
-        for own in set(_own_layers(given).values()):
-            module.get_submodule(own).register_forward_hook(_keeper(name, own, calls))
-        found = _applied(name, module, state, signature, tensors, given.keywords)
-        output = one_array(name, picked(name, found, given.output), Tensor)
-        return _seen(name, given, calls), output
-
-    return run
-
-
-def _own_layers(given: Model) -> dict[str, str]:
-    """The model's submodules, without the number of the call."""
-    return {key: own.split("[")[0] for key, own in given.layers.items()}
-
-
-def _seen(name: str, given: Model, calls: Mapping[str, list[Array]]) -> Outputs:
-    """The activations that are compared: `layer[1]` is what the layer gave when it was called again."""
-    seen: Outputs = {}
-    for key, own in given.layers.items():
-        part, _, number = own.partition("[")
-        if part not in calls:
-            raise UsageError(
-                f"{name}: {part} is never called as a module (its parent uses its weights, or takes another "
-                "path); compare its parent instead"
-            )
-        if not number and len(calls[part]) > 1:
-            raise UsageError(
-                f"{name}: {part} is called more than once in a pass ({len(calls[part])} times); say which "
-                f"call is meant, such as {part}[0] or {part}[1]"
-            )
-        index = int(number.rstrip("]") or 0) if number else 0
-        if index >= len(calls[part]):
-            raise UsageError(f"{name}: {own}: {part} is called {len(calls[part])} times only")
-        seen[key] = calls[part][index]
-    return seen
-
-
-def _state(name: str, given: Model, signature: Signature, inputs: Inputs, place: Place) -> Tensors:
-    """What the parameters that come in are to the model, by its own names; of tied ones the first."""
-    if given.convert is None:
-        return {}
-    model: Any = given.function
-    parameters = with_aliases({key: inputs[key] for key in signature.parameters}, given.aliases)
-    found = called(f"{name}: convert", given.convert, parameters)
-    if not isinstance(found, Mapping):
-        raise UsageError(f"{name}: convert gave a {type(found).__name__}, expected a state dictionary")
-    _check_state(name, found, model)
-    again = tied(model)
-    for other, first in again.items():
-        if other in found and not np.array_equal(found[other], found[first], equal_nan=True):
-            raise UsageError(f"{name}: convert gave different values for {first} and {other}, which are tied")
-    return {key: _put(np.asarray(found[key]), place) for key in found if key not in again}
-
-
-def tied(module: nn.Module) -> dict[str, str]:
-    """Further names of parameters and buffers that are the same tensor, to their first name."""
-    first: dict[int, str] = {}
-    again: dict[str, str] = {}
-    for named in (module.named_parameters, module.named_buffers):
-        for key, tensor in named(remove_duplicate=False):
-            if first.setdefault(id(tensor), key) != key:
-                again[key] = first[id(tensor)]
-    return again
-
-
-def arrays_of(model: Any, found: Mapping[str, Any]) -> list[Array]:
-    """The parameters in a state dictionary, as gradients come."""
-    own = set(parameters_of(model))
-    return [np.asarray(array) for key, array in found.items() if key in own]
-
-
-def _weights(given: Model, state: Tensors) -> list[Tensor]:
-    own = set(parameters_of(given.function))  # type: ignore[arg-type]
-    return [tensor.requires_grad_() for key, tensor in state.items() if key in own]
-
-
-def _applied(
-    name: str,
-    module: nn.Module,
-    state: Tensors,
-    signature: Signature,
-    tensors: Tensors,
-    keywords: tuple[str, ...] = (),
-) -> Any:
+def _applied(name: str, module: nn.Module, state: Tensors, signature: Signature, tensors: Tensors) -> Any:
     """The module's output with this state."""
-    order = [key for key in signature.inputs if key not in keywords]
 
     def call(*inputs: Tensor) -> Any:
-        named = dict(zip(keywords, inputs[len(order) :], strict=True))
-        return torch.func.functional_call(module, state, inputs[: len(order)], named)
+        return torch.func.functional_call(module, state, inputs)
 
-    return called(name, call, *(tensors[key] for key in (*order, *keywords)))
-
-
-def _keeper(name: str, layer: str, calls: dict[str, list[Array]]) -> Any:
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        output = output[0] if isinstance(output, tuple) and isinstance(output[0], Tensor) else output
-        found = _to_numpy(one_array(f"{name} {layer}", output, Tensor))  # now: it may be overwritten
-        calls.setdefault(layer, []).append(found)
-
-    return keep
+    return called(name, call, *(tensors[key] for key in signature.inputs))
 
 
 def _check_layer(name: str, module: nn.Module, names: Mapping[str, str], signature: Signature) -> None:
-    _refuse_dropout(name, module)
+    refuse_dropout(name, module)
     given = {names.get(key, key) for key in signature.parameters}
     own = {key for key, _ in module.named_parameters()}
     if given != own:
@@ -281,19 +137,7 @@ def _check_layer(name: str, module: nn.Module, names: Mapping[str, str], signatu
         )
 
 
-def _check_state(name: str, found: Mapping[str, Any], model: nn.Module) -> None:
-    wanted = {key: tuple(t.shape) for key, t in model.state_dict().items() if isinstance(t, Tensor)}
-    got = {key: np.shape(array) for key, array in found.items()}
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
-    tie = tied(model)
-    for key in sorted({*wanted, *got}):
-        if key in counters | set(tie) and key not in got:
-            continue
-        if wanted.get(key) != got.get(key):
-            raise UsageError(f"{name}: convert gave {key} as {got.get(key)}, expected {wanted.get(key)}")
-
-
-def _refuse_dropout(name: str, module: nn.Module) -> None:
+def refuse_dropout(name: str, module: nn.Module) -> None:
     for key, part in module.named_modules():
         if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p:
             raise UsageError(
@@ -302,33 +146,7 @@ def _refuse_dropout(name: str, module: nn.Module) -> None:
             )
 
 
-def tables_of(module: nn.Module) -> dict[tuple[str, str], Tensor]:
-    """float32 tensors that a module keeps outside its state: by submodule and name."""
-    found = {}
-    for part_name, part in module.named_modules():
-        kept = {**vars(part), **{key: part._buffers[key] for key in part._non_persistent_buffers_set}}
-        for key, value in kept.items():
-            if isinstance(value, Tensor) and value.dtype == torch.float32 and value.grad_fn is None:
-                sizes = value[torch.isfinite(value)] * 256
-                if not torch.equal(sizes, sizes.round()):  # a mask is exact
-                    found[part_name, key] = value
-    return found
-
-
-def with_tables_moved(module: nn.Module, by: float) -> nn.Module:
-    """A copy whose tables are off by a relative `by`, up or down."""
-    moved = copy.deepcopy(module)
-    for (part_name, key), table in tables_of(module).items():
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=tuple(table.shape))
-        setattr(
-            moved.get_submodule(part_name),
-            key,
-            table.double() * (1 + by * torch.from_numpy(np.asarray(signs))),
-        )
-    return moved
-
-
-def _moved(module: nn.Module, place: Place, state: Tensors | None = None) -> nn.Module:
+def moved(module: nn.Module, place: Place, state: Tensors | None = None) -> nn.Module:
     """A copy in the judged dtype, on the device; the parameters of `state` come later and are not copied.
     What a module computed from its parameters and keeps (the old `nn.utils.weight_norm`) has a history and
     cannot be copied; the next call computes it anew.
@@ -344,7 +162,7 @@ def _moved(module: nn.Module, place: Place, state: Tensors | None = None) -> nn.
 
 
 @contextmanager
-def _recording(inputs: Inputs) -> Iterator[None]:
+def recording(inputs: Inputs) -> Iterator[None]:
     """Gradients are recorded, whatever holds around the call. Small arrays need one thread only, and wait
     long for a second on a busy machine.
     """
@@ -358,18 +176,13 @@ def _recording(inputs: Inputs) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _put(array: Array, place: Place) -> Tensor:
+def put(array: Array, place: Place) -> Tensor:
     """The tensor of an array, with its memory where that is possible."""
     tensor = torch.from_numpy(np.asarray(array)).to(_device(place))
     return tensor.to(getattr(torch, place.number)) if tensor.is_floating_point() else tensor
 
 
-def _gradient(leaf: Tensor, gradient: Tensor | None) -> Array:
-    """Zero where the output does not depend on it."""
-    return _to_numpy(torch.zeros_like(leaf) if gradient is None else gradient)
-
-
-def _to_numpy(tensor: Tensor) -> Array:
+def to_numpy(tensor: Tensor) -> Array:
     """A copy, bfloat16 as float32."""
     tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
     found: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy().copy()

@@ -123,10 +123,10 @@ def test_a_hidden_cast_of_a_model_is_found() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": {"7": "conv"}}, r"layers: reference has no \['7'\]"),
+        ({"layers": {"7": "conv"}}, "layers: reference: 7 is never called"),
         ({"port": lambda p, x: x}, "expected a dictionary with"),
-        ({"port": 3}, "expected a torch module or a JAX function"),
-        ({"reference": port, "port": port}, "reference: expected a torch module"),
+        ({"port": 3}, "port: expected a torch module, a Flax NNX module, "),
+        ({"reference": 3, "port": port}, "reference: expected a torch module"),
         ({"reference": nn.Sequential(nn.Dropout(0.5)), "port": port, "layers": {}}, "in training mode"),
         ({"port": original(), "layers": {"0": "0"}, "convert": lambda p: {}}, "expected"),
         ({"port": port, "convert": lambda p: {}}, "the function raised KeyError"),

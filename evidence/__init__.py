@@ -1,0 +1,1 @@
+"""What the checks find, measured: tables that a command makes again."""
