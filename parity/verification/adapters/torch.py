@@ -33,7 +33,7 @@ WHY = "autograd follows (.detach(), .data, .item() and torch.no_grad() cut it)"
 @contextmanager
 def precision(place: Place) -> Iterator[None]:
     """On a GPU, TF32 only where it is judged and bfloat16 products summed in float32 throughout; or all as
-    torch ships it.
+    torch ships it. Convolutions by algorithms that repeat: others give another gradient in each call.
     """
     if place.device == "gpu" and not torch.cuda.is_available():
         raise UsageError("device='gpu': torch has no CUDA device here; install torch for it, or leave it out")
@@ -47,8 +47,9 @@ def precision(place: Place) -> Iterator[None]:
         older = products.allow_tf32, cudnn.allow_tf32
     except RuntimeError:
         older = None
-    reduced = products.allow_bf16_reduced_precision_reduction
+    others = products.allow_bf16_reduced_precision_reduction, cudnn.deterministic
     try:
+        cudnn.deterministic = True
         if not place.shipped:
             products.allow_tf32 = cudnn.allow_tf32 = place.tf32
             for switch, _ in newer:
@@ -60,7 +61,7 @@ def precision(place: Place) -> Iterator[None]:
             products.allow_tf32, cudnn.allow_tf32 = older
         for switch, value in newer:
             switch.fp32_precision = value
-        products.allow_bf16_reduced_precision_reduction = reduced
+        products.allow_bf16_reduced_precision_reduction, cudnn.deterministic = others
 
 
 def implementation(name: str, given: Torch, signature: Signature) -> Implementation:
