@@ -1,0 +1,62 @@
+"""`python -m evidence.verdict_rates [--quick] [--names N] [--json FILE] [--page FILE]`: measure and write."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from evidence.verdict_rates.judge import judged, page, summary, tasks
+from triptych.store.checkpoint import write_atomically
+
+
+def main() -> int:
+    """1 where a verdict is wrong or depends on the order."""
+    parser = argparse.ArgumentParser(prog="python -m evidence.verdict_rates", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="every eighth layer, one name, one order, one mistake"
+    )
+    parser.add_argument(
+        "--names", type=int, default=10, help="names of each right form; a name draws the inputs"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write them as Markdown")
+    options = parser.parse_args()
+    if options.names < 1 or options.workers < 1:
+        parser.error("--names and --workers: expected 1 or more")
+    start = time.monotonic()
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        rows = []
+        for found in pool.map(judged, tasks(options.names, options.quick)):
+            rows += found
+            for row in found:
+                if row["fault"]:
+                    print(f"!! {row['layer']}: {row['form']} ({row['name']}): {row['fault']}", flush=True)
+    results = {
+        "versions": {
+            "python": platform.python_version(),
+            **{k: version(k) for k in ("numpy", "jax", "torch")},
+        },
+        "seconds": round(time.monotonic() - start),
+        "names": options.names,
+        "rows": rows,
+    }
+    if options.json:
+        write_atomically(options.json, (json.dumps(results, indent=0) + "\n").encode())
+    if options.page:
+        write_atomically(options.page, page(results).encode())
+    print(summary(results))
+    return min(1, sum(bool(row["fault"]) for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
