@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = json.loads((ROOT / "docs/ports.json").read_text())
 
 
-@pytest.mark.parametrize("model", MODELS[::2], ids=lambda model: model.name)  # all of them: the slow test below
+@pytest.mark.parametrize("model", MODELS[::2], ids=lambda model: model.name)
 def test_a_right_port_passes(model: Ported) -> None:
     assert row(model, Mistake("", "")).right
 
