@@ -92,6 +92,8 @@ def page(results: dict[str, Any]) -> str:
             [layer.name, ", ".join(layer.right), judgements[0], ", ".join(layer.wrong), judgements[1], said]
         )
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    command = f"python -m evidence.verdict_rates --names {results['names']} --json docs/verdict_rates.json"
+    command += " --page docs/verdict_rates.md"
     header = ["layer", "right forms", "judged", "mistakes", "judged", "wrong verdicts"]
     return f"""# How often is `verify` wrong?
 
@@ -102,7 +104,7 @@ Each layer below has a first form in torch. Every right form, in torch or JAX, i
 mistake is judged beside it in both orders; it must fail, or be refused by an error that names it. No
 formula is given, so limits are estimated. Formats: float64 and float32.
 
-    python -m evidence.verdict_rates --names {results["names"]} --json docs/verdict_rates.json --page docs/verdict_rates.md
+    {command}
 
 wrote this page in {results["seconds"]} s ({versions}).
 
