@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = json.loads((ROOT / "docs/ports.json").read_text())
 
 
-@pytest.mark.parametrize("model", MODELS[::2], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", MODELS[3:], ids=lambda model: model.name)
 def test_a_right_port_passes(model: Ported) -> None:
     assert row(model, Mistake("", "")).right
 
 
-@pytest.mark.parametrize("model", MODELS[1::2], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", MODELS[2:3], ids=lambda model: model.name)
 def test_a_mistake_is_found_where_it_is(model: Ported) -> None:
     assert row(model, model.mistakes[0]).right
 
