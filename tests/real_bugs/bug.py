@@ -36,10 +36,6 @@ class Bug:
     original: Port | None = None
     cases: Mapping[str, Any] = field(default_factory=dict)
     without: Sequence[str] = ()
-    missed: str = ""
-    """Why the verdict on the wrong port is not yet what it should be; empty where it is."""
-    alarm: str = ""
-    """The same of the right port."""
 
     def report(self, port: Port) -> Report:
         """`verify`'s, of the original and this port."""
@@ -69,8 +65,6 @@ class ModelBug:
     original: nn.Module
     convert: Callable[[Any], Any] | None = None
     layers: Mapping[str, str] = field(default_factory=dict)
-    missed: str = ""
-    alarm: str = ""
 
     def report(self, port: Any) -> Report:
         """`verify_model`'s."""

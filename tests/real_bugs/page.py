@@ -48,8 +48,8 @@ def rows(family: str, verdicts: Mapping[str, Verdicts]) -> Iterator[str]:
 def row(bug: Bug | ModelBug, right: Verdict, wrong: Verdict) -> str:
     owner, repository, _, number = bug.link.split("/")
     source = f"[{owner}/{repository} #{number}]({GITHUB}{bug.link})"
-    first = "passes" if right.word == "passed" else f"**false alarm**: {bug.alarm}"
-    second = f"`{wrong.line}`" if wrong.word == "failed" else f"**missed**: {bug.missed}"
+    first = "passes" if right.word == "passed" else "**false alarm**"
+    second = f"`{wrong.line}`" if wrong.word == "failed" else "**missed**"
     return f"| `{bug.name}` | {bug.kind} | {bug.what} {source} | {first} | {second} |"
 
 

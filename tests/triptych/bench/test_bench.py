@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -318,3 +319,16 @@ def test_tables_and_picture_hold_every_row(measured, tmp_path, capsys):
 def test_every_model_is_in_the_catalogue():
     for name in MODELS:
         assert step_flops(Case(name, "numpy", 8, "float32", "cpu").experiment()) > 0
+
+
+def test_the_gpu_table_is_that_of_its_report():
+    root = Path(__file__).resolve().parents[3]
+    rows = json.loads((root / "docs/bench-results/h100-2026-11-26/cnn.json").read_text())["rows"]
+    ms = {(row["batch"], row["precision"], row["variant"]): row["step_ms"]["median"] for row in rows}
+    speed = {(row["batch"], row["precision"]): row["images_per_s"] for row in rows if row["variant"] == "jax"}
+    page = (root / "docs/performance.md").read_text()
+    for (batch, precision), images in speed.items():
+        ours, theirs = ms[batch, precision, "jax"], ms.get((batch, precision, "torch-graphs"))
+        others = (f"{theirs:.3g}", f"{theirs / ours:.2f}") if theirs else ("-", "-")
+        cells = f"batch {batch}, {precision}", f"{ours:.3g}", *others, f"{images:,.0f}"
+        assert f"| {' | '.join(cells)} |" in page
