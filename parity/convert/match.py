@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from parity.convert.plain import FLAX
-from parity.convert.units import KINDS, Kind, Names, Shape, Unit, group, separator, unit_of
+from parity.convert.units import KINDS, Kind, Shape, Unit, Weights, group, path_of, unit_of
 from triptych.errors import UserError
 
 
@@ -37,9 +36,9 @@ def pair(ours: list[Unit], theirs: list[Unit], ordered: bool, chosen: Sequence[P
     alone = [unit for a, b in groups if len(a) != len(b) for unit in (*a, *b)]
     if alone:
         raise UserError(_both_sides("no layer fits layer for layer", left, theirs, alone))
-    in_order = ordered and _sequences(left) == _sequences(theirs)
+    in_turn = ordered and _sequences(left) == _sequences(theirs)
     for a, b in groups:
-        if len(a) > 1 and not in_order:
+        if len(a) > 1 and not in_turn:
             a, b = _by_number(a), _by_number(b)
             if not (a and b):
                 unsettled = [unit for one, other in groups if len(one) > 1 for unit in other]
@@ -62,8 +61,14 @@ def _by_number(units: list[Unit]) -> list[Unit]:
     templates = {re.sub(r"\d+", "#", unit.path) for unit in units}
     numbers = zip(*(re.findall(r"\d+", unit.path) for unit in units), strict=False)
     if len(templates) == 1 and sum(len(set(column)) > 1 for column in numbers) == 1:
-        return sorted(units, key=lambda unit: natural(unit.path))
+        return sorted(units, key=_natural)
     return []
+
+
+def _natural(unit: Unit) -> list[tuple[int, int, str]]:
+    """A sort key under which 2 comes before 10."""
+    parts = re.split(r"(\d+)", unit.path)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 def _both_sides(problem: str, ours: list[Unit], theirs: list[Unit], marked: list[Unit]) -> str:
@@ -73,49 +78,42 @@ def _both_sides(problem: str, ours: list[Unit], theirs: list[Unit], marked: list
 
     return (
         f"convert: {problem} (marked *).\n  ours:{lines(ours)}\n  theirs:{lines(theirs)}\n"
-        "say which is which with --map THEIR.NAME=OUR.NAME, for layers or single parameters, or "
-        "--map FILE.json; check that both are the same network"
+        "check that both are the same network, and say which is which with --map THEIR.NAME=OUR.NAME, for "
+        "layers or single parameters"
     )
 
 
 # --- as the caller says ---
 
 
-def explicit_pairs(explicit: Mapping[str, str], ours: list[Unit], theirs: Names) -> list[Pair]:
+def explicit_pairs(explicit: Mapping[str, str], ours: list[Unit], theirs: Weights) -> list[Pair]:
     """The pairs that a map settles; raises UserError for a name that is not there, or does not fit."""
     layers = {unit.path: unit for unit in ours}
     mapped: dict[str, dict[str, str]] = {}
-    for their_name, our_name in explicit.items():
-        layer, names = _mapped(their_name, our_name, layers, theirs)
+    for name, our_name in explicit.items():
+        layer, _, role = our_name.rpartition(".")
+        if our_name in layers:
+            whole = group(theirs, at=name)
+            there, layer, names = bool(whole), our_name, whole[0].names if whole else {}
+        elif layer in layers and role in layers[layer].names:
+            there, names = name in theirs.arrays, {role: name}
+        else:
+            own = [full for unit in ours for full in unit.names.values()]
+            raise UserError(f"map: our side has no {our_name!r}; it has {', '.join([*layers, *own])}")
+        if not there:
+            raise UserError(f"map: their side has no {name!r}; it has {', '.join(theirs.arrays)}")
         mapped.setdefault(layer, {}).update(names)
     return [_settled(layers[layer], names, theirs) for layer, names in mapped.items()]
 
 
-def _mapped(name: str, our_name: str, ours: Mapping[str, Unit], theirs: Names) -> tuple[str, dict[str, str]]:
-    """One entry of a map: our layer, and role to their name."""
-    layer, _, role = our_name.rpartition(".")
-    if our_name in ours:
-        whole = group(theirs.below(name))
-        if len(whole) != 1:
-            raise UserError(f"map: their side has no layer {name!r}; it has {', '.join(theirs.shapes)}")
-        return our_name, whole[0].names
-    if layer not in ours or role not in ours[layer].names:
-        own = [full for unit in ours.values() for full in unit.names.values()]
-        raise UserError(f"map: our side has no {our_name!r}; it has {', '.join([*ours, *own])}")
-    if name not in theirs.shapes:
-        raise UserError(f"map: their side has no {name!r}; it has {', '.join(theirs.shapes)}")
-    return layer, {role: name}
-
-
-def _settled(unit: Unit, names: dict[str, str], theirs: Names) -> Pair:
+def _settled(unit: Unit, names: dict[str, str], theirs: Weights) -> Pair:
     first = next(iter(unit.names))
     if first not in names:
         raise UserError(
             f"map: expected {unit.path}'s {first} among the mapped, got {', '.join(names)}; map it too, or "
             "the whole layer"
         )
-    path = next(iter(names.values())).rpartition(separator(theirs.convention))[0]
-    found = unit_of(path, unit.kind, names, theirs)
+    found = unit_of(path_of(names[first], theirs.convention)[0], unit.kind, names, theirs)
     for role, shape in found.shapes.items():
         if shape != unit.shapes.get(role, shape):
             raise UserError(
@@ -133,11 +131,6 @@ def used(pairs: Iterable[Pair]) -> set[str]:
 # --- order and names, where only names and shapes tell ---
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key under which 2 comes before 10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
-
-
 def canonical_order(units: list[Unit]) -> tuple[list[Unit], bool]:
     """Units in the order of the network, and whether their names are ours and so tell that order."""
     places = {}
@@ -151,35 +144,43 @@ def canonical_order(units: list[Unit]) -> tuple[list[Unit], bool]:
 
 
 def in_order(units: list[Unit], ordered: bool) -> tuple[list[Unit], bool]:
-    """Units sorted as the network has them (each kind by itself) and True, or as they are and False.
+    """Units sorted so that each kind is in the network's order, and True, or as they are and False.
 
-    Names made of a number (`0`, `layers.3`) or of a class and its number (linen's `Dense_0`) tell the order.
+    A place in a sequence (`0`, `layers.3`, `layers_3`) or linen's count of a class (`Dense_0`) tells it.
     """
-    numbered = [re.fullmatch(r"(?:(.*)[./])?(\d+)", unit.path) for unit in units]
-    classes = "|".join(layer.linen for layer in FLAX.values())
-    counted = [re.fullmatch(rf"(?:{classes})_\d+", unit.path) for unit in units]
-    same = all(numbered) and len({one[1] for one in numbered if one}) <= 1
-    if same or all(counted):
-        return sorted(units, key=lambda unit: natural(unit.path)), True
+    places = [re.fullmatch(r"((?:.*[./])?(?:layers_)?)\d+", unit.path) for unit in units]
+    same = all(places) and len({place[1] for place in places if place}) <= 1
+    if same or _counted(units):
+        return sorted(units, key=_natural), True
     return (units, True) if ordered else canonical_order(units)
 
 
-def named(theirs: list[Unit], ordered: bool) -> dict[str, Shape]:
+def _counted(units: list[Unit]) -> bool:
+    return all(re.fullmatch(r"[A-Z]\w*_\d+", unit.path) for unit in units)
+
+
+def named(theirs: Weights) -> dict[str, Shape]:
     """Canonical names and shapes for a network known only by its parameters.
 
-    Raises UserError where the order of the layers is not known.
+    Raises UserError where kinds or the order of the layers are not known.
     """
-    if canonical_order(theirs)[1]:
-        return {f"{unit.path}.{role}": shape for unit in theirs for role, shape in unit.shapes.items()}
-    if not ordered:
+    units, known = in_order(group(theirs), theirs.ordered)
+    if canonical_order(units)[1]:
+        return {f"{unit.path}.{role}": shape for unit in units for role, shape in unit.shapes.items()}
+    if _counted(units):  # each kind has its own count
+        units.sort(key=lambda unit: unit.kind)
+        known = all(unit.kind != "norm" for unit in units)
+    doubts = [f"{unit.path} may also be {unit.doubt}" for unit in units if unit.doubt]
+    if doubts or not known:
+        why = f"{'; '.join(doubts[:4])}" or "its names do not tell the order of its layers"
         raise UserError(
-            "convert: the source's names do not tell the order of its layers "
-            f"({', '.join(unit.path for unit in theirs)}); say --experiment"
+            f"convert: the source's names and shapes alone do not say what network it is: {why} "
+            f"({', '.join(unit.path for unit in units)}); say --experiment, or give the model (--model)"
         )
     found: dict[str, Shape] = {}
     counts = {"conv": 0, "linear": 0}
     previous, width = "", 0
-    for unit in theirs:
+    for unit in units:
         if unit.kind in counts:
             counts[unit.kind] += 1
             name = f"{unit.kind}{counts[unit.kind]}"

@@ -49,11 +49,12 @@ FLAX: dict[type[Layer], FlaxLayer] = {
 
 
 def framework(convention: Convention) -> ModuleType:
-    """The module here that knows the framework: plain_torch or plain_flax.
+    """The module here that knows the framework: plain_torch or plain_flax, each with the same functions.
 
-    Its `outputs(convention, layers, weights, x, flatten)` are every layer's on prepared images x
-    (B, 3, H, W), as canonical arrays in x's dtype; `weights` are the plain model's flat names to arrays, each
-    of which must be there. Its `logits(module, weights, x)` are those of a caller's own model.
+    `outputs(convention, layers, weights, x, flatten)` are every layer's on prepared images x (B, 3, H, W), as
+    canonical arrays in x's dtype; `weights` are the plain model's flat names to arrays, each of which must be
+    there. `logits(module, weights, x)` are those of a caller's own model, `weights_of(model)` its weights.
+    `parse(content)` and `encode(arrays)` read and write the framework's file.
     """
     name = "plain_torch" if convention == "torch" else "plain_flax"
     try:
@@ -98,3 +99,15 @@ def in_our_order(layers: Layers, outputs: list[Array], flatten: Order) -> list[A
 def widened(weights: Arrays, dtype: Any) -> dict[str, Array]:
     """The same in another dtype, counters as they are."""
     return {name: a if a.dtype.kind == "i" else a.astype(dtype) for name, a in weights.items()}
+
+
+def bfloat16() -> np.dtype[Any]:
+    """NumPy's, from ml_dtypes, which comes with JAX; raises UserError where it is not installed."""
+    try:
+        import ml_dtypes
+    except ModuleNotFoundError:
+        raise UserError(
+            "bfloat16: NumPy has it only with the package ml_dtypes; pip install ml_dtypes (JAX brings it), "
+            "or convert the source to float32, which is exact"
+        ) from None
+    return np.dtype(ml_dtypes.bfloat16)

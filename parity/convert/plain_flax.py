@@ -1,4 +1,4 @@
-"""An experiment as plain Flax modules, NNX and compact linen, of Flax's own layers.
+"""Flax's side: an experiment as plain modules, NNX and compact linen; a module's layers by class; msgpack.
 
 Flax sees images channels-last, as (B, 32, 32, 3).
 """
@@ -7,19 +7,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx, traverse_util
+from flax import linen, nnx, serialization, traverse_util
 from flax.nnx import Module
 
 from parity.convert.plain import FLAX, in_our_order
-from parity.convert.units import Array, Arrays, Convention, Layers, Order
+from parity.convert.units import (
+    BATCH_STATS,
+    PARAMS,
+    Array,
+    Arrays,
+    Convention,
+    Layers,
+    Order,
+    Weights,
+    is_weight,
+    left_out,
+)  # fmt: skip
 from parity.verification.adapters.jax import precision
 from parity.verification.place import Place
 from triptych.describe.layers import Dropout, Flatten, Layer, LeakyReLU, MaxPool2d
+from triptych.describe.network import IMAGE_SHAPE
+from triptych.errors import UserError
+
+MODULES = {"flax-nnx": Module, "flax-linen": linen.Module}
 
 
 class PlainNnx(Module):
@@ -100,15 +116,28 @@ def _linen(layers: Layers, weights: Arrays, images: jax.Array, flatten: Order) -
     return found
 
 
-def logits(module: Module, weights: Arrays, x: Array) -> Array:
+def logits(model: Module | linen.Module, weights: Arrays, x: Array) -> Array:
     """A module of the caller's own in x's dtype, without touching it: images (B, 3, 32, 32) in."""
+    images = x.transpose(0, 2, 3, 1)
     with precision(Place(x.dtype.name)):
-        model = copy.deepcopy(module)
+        if isinstance(model, linen.Module):
+            return np.array(model.apply(jax.tree.map(jnp.asarray, nested(weights)), jnp.asarray(images)))
+        model = copy.deepcopy(model)
         state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
         nnx.replace_by_pure_dict(state, _on_device(weights, nnx.to_pure_dict(state)))
         nnx.update(model, state)
         model.eval()
-        return np.array(model(jnp.asarray(x.transpose(0, 2, 3, 1))))
+        return np.array(model(jnp.asarray(images)))
+
+
+def _on_device(weights: Arrays, tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """JAX arrays of the same bits (float64 under enable_x64), nested; under the names that `tree` has."""
+    apart = set(weights) ^ set(flat(tree))
+    assert not apart, f"names {sorted(apart)} are on one side only"
+    return nested({name: jnp.asarray(array) for name, array in weights.items()})
+
+
+# --- names, classes and files ---
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,8 +152,105 @@ def flat(tree: Mapping[Any, Any]) -> dict[str, Any]:
     return {"/".join(map(str, path)): leaf for path, leaf in leaves.items()}
 
 
-def _on_device(weights: Arrays, tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """JAX arrays of the same bits (float64 under enable_x64), nested; under the names that `tree` has."""
-    apart = set(weights) ^ set(flat(tree))
-    assert not apart, f"names {sorted(apart)} are on one side only"
-    return nested({name: jnp.asarray(array) for name, array in weights.items()})
+def weights_of(source: Any) -> Weights:
+    """The weights of an NNX or linen module, whose layers are known by class, or of NNX's state or pure dict
+    or linen's variables; a linen module and what `jax.eval_shape` gives have shapes alone.
+    """
+    classes: dict[str, str] | None = None
+    if isinstance(source, linen.Module):
+        source, classes = _initial(source)
+    elif isinstance(source, Module):
+        classes = _kinds({"/".join(map(str, path)): part for path, part in nnx.iter_modules(source)})
+        source = nnx.state(source, nnx.Any(nnx.Param, nnx.BatchStat))
+    if isinstance(source, nnx.State):
+        source = nnx.to_pure_dict(source)
+    if not isinstance(source, Mapping):
+        raise UserError(f"flax: expected a model or its variables, got {type(source).__name__}")
+    others: list[Any] = []
+    while isinstance(source.get(PARAMS), Mapping) and PARAMS in source[PARAMS]:  # a TrainState's
+        others += source.keys() - {PARAMS}
+        source = source[PARAMS]
+    convention: Convention = "flax-linen" if PARAMS in source else "flax-nnx"
+    if PARAMS in source:
+        others += source.keys() - {PARAMS, BATCH_STATS}
+    leaves = flat({key: value for key, value in source.items() if key not in others})
+    kept = {name: leaf for name, leaf in leaves.items() if is_weight(name, _dtype(leaf))}
+    if not kept:
+        raise UserError("flax: expected arrays of a model, found none")
+    notes = left_out(sorted([*map(str, others), *(leaves.keys() - kept.keys())]))
+    return Weights(convention, kept, classes=classes, notes=notes)
+
+
+def _dtype(leaf: Any) -> str:
+    return str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
+
+
+def _kinds(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Path to kind or class. What is inside a layer of Flax's own, such as a cell's gates, is that layer's."""
+    found = {path: _kind(part) for path, part in parts.items()}
+    containers = (nnx.Sequential, nnx.List, nnx.Dict, linen.Sequential)
+    owners = {
+        f"{path}/": found[path]
+        for path, part in parts.items()
+        if type(part).__module__.startswith("flax.") and not isinstance(part, containers)
+    }
+    return {
+        path: next((owners[o] for o in owners if path.startswith(o)), kind) for path, kind in found.items()
+    }
+
+
+def _kind(part: Any) -> str:
+    """The kind of layer that a module is, or its class where it computes something else."""
+    for base, kind in _KINDS.items():
+        if isinstance(part, base) and type(part).__call__ is base.__call__:
+            groups = getattr(part, "feature_group_count", 1)
+            return kind if groups == 1 else f"{type(part).__name__} of {groups} groups"
+    return type(part).__name__
+
+
+_KINDS: dict[type[Any], str] = {
+    nnx.Linear: "linear", nnx.Conv: "conv", nnx.BatchNorm: "norm",
+    linen.Dense: "linear", linen.Conv: "conv", linen.BatchNorm: "norm",
+}  # fmt: skip
+
+
+def _initial(model: linen.Module) -> tuple[Any, dict[str, str]]:
+    """A linen module's variables as shapes, and what its layers are."""
+    parts: dict[str, Any] = {}
+
+    def noted(call: Any, args: Any, settings: Any, context: linen.module.InterceptorContext) -> Any:
+        parts.setdefault("/".join(context.module.path), context.module)
+        return call(*args, **settings)
+
+    images = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE[1:], IMAGE_SHAPE[0]), np.float32)
+    with linen.intercept_methods(noted):
+        return jax.eval_shape(model.init, jax.random.key(0), images), _kinds(parts)
+
+
+def read(weights: Weights) -> Weights:
+    """The same with NumPy arrays; raises UserError where there are shapes alone."""
+    empty = [name for name, leaf in weights.arrays.items() if isinstance(leaf, jax.ShapeDtypeStruct)]
+    if empty:
+        raise UserError(f"flax: {empty[0]} is a shape without values; give the model's real weights")
+    return replace(weights, arrays={name: np.asarray(leaf) for name, leaf in weights.arrays.items()})
+
+
+def parse(content: bytes) -> Weights:
+    """The weights in the content of a msgpack file."""
+    try:
+        tree = serialization.msgpack_restore(content)
+        found = read(weights_of(tree))
+    except UserError:
+        raise
+    except Exception as error:  # damaged bytes can fail anywhere in msgpack, NumPy or Flax
+        raise UserError(
+            f"not readable as Flax's msgpack ({type(error).__name__}: {str(error)[:200]}); write it with "
+            "flax.serialization.to_bytes"
+        ) from None
+    return replace(found, what=f"Flax msgpack, {found.convention[5:]} names")
+
+
+def encode(arrays: Arrays) -> bytes:
+    """The content of a msgpack file with these arrays."""
+    content: bytes = serialization.msgpack_serialize(nested(arrays))
+    return content

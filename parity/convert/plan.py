@@ -19,7 +19,7 @@ import numpy as np
 
 from parity.convert import match, plain, units
 from parity.convert.match import Pair
-from parity.convert.units import Array, Arrays, Convention, Layers, Names, Order, Shapes, Unit
+from parity.convert.units import Array, Arrays, Convention, Layers, Order, Shapes, Unit, Weights
 from triptych.describe.network import IMAGE_SHAPE
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
@@ -121,7 +121,7 @@ class Side:
         return weights
 
 
-def make(ours: Shapes, theirs: Names, **options: Unpack[Options]) -> Plan:
+def make(ours: Shapes, theirs: Weights, **options: Unpack[Options]) -> Plan:
     """How the canonical arrays of shapes `ours` and a foreign side belong together.
 
     Raises UserError where the two do not fit, or fit in several ways, and lists both sides.
@@ -142,9 +142,20 @@ def into_plain(ours: Shapes, convention: Convention, **options: Unpack[Options])
     return _plan(convention, pairs, known, options)
 
 
+def shapes_by_name(source: Weights) -> Shapes:
+    """Canonical names and shapes of a file whose every name is known."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, ours in source.names.items():
+        if name not in source.arrays:
+            raise UserError(f"convert: {name} is not in the file that names it; convert it anew")
+        found[ours] = units.unit_of("", "linear", {ours.rpartition(".")[2]: name}, source).shapes.popitem()[1]
+    return found
+
+
 def _our_units(ours: Shapes, options: Options) -> tuple[list[Unit], bool]:
     """Canonical names and shapes as layers in the network's order; False where that is not known."""
-    layers, known = match.canonical_order(units.group(Names("canonical", ours)))
+    shaped = {name: np.broadcast_to(0, shape) for name, shape in ours.items()}
+    layers, known = match.canonical_order(units.group(Weights("canonical", shaped)))
     experiment = options.get("experiment")
     if experiment is None:
         return layers, known

@@ -1,7 +1,7 @@
 """Does the converted model compute the same? Its layers and its logits against the true values.
 
-A plain model of the experiment, in the foreign framework, gets the foreign arrays and a few images, or a
-run's test set: docs/convert.md says what is held to what. bfloat16 and float16 weights are widened to
+A plain model of the experiment, in the foreign framework, gets the foreign arrays and a few images:
+docs/convert.md says what is held to what. bfloat16 and float16 weights are widened to
 float32, which is exact. float64 is judged against a truth in float64 as well: limits twice as wide, at the
 speed of BLAS.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import ROUNDINGS, Rounding
 from parity.convert import plain
 from parity.convert.plan import Side
-from parity.convert.source import Source
 from parity.convert.units import Array, Arrays, Convention, Layers, Order
 from parity.suite.evaluation import leads
 from parity.suite.network import evaluated, own
@@ -27,18 +25,12 @@ from parity.verification.case import Case, generator
 from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Place
 from parity.verification.table import explain
-from triptych import cifar10
-from triptych.cifar10.preprocess import prepare
-from triptych.describe.layers import initial_statistics
 from triptych.describe.network import IMAGE_SHAPE
-from triptych.describe.protocol import TrainingData
 from triptych.describe.spec import Experiment
-from triptych.errors import UserError
-from triptych.store.run_dir import RunDirectory
 
 ITEM = Item("convert", lambda inputs, settings, r: {})
 """Its truth is each layer's own."""
-IMAGES, CHUNK = 8, 500
+IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -154,75 +146,3 @@ def fast(dtype: str) -> Rounding:
 
 def _label(convention: Convention, dtype: str) -> Label:
     return Label(ITEM, Case("convert", "converted weights", {}), convention, Place(dtype))
-
-
-# --- a run's test set ---
-
-
-def test_set(
-    found: Source, spec: Experiment | None, canonical: Arrays, side: Side | None, data_dir: Path | None
-) -> tuple[bool, str]:
-    """The plain model's predictions of a run's test images against the run's: whether rounding explains
-    every difference, and a line that says so.
-
-    Raises UserError where the source is no finished run or the data is not its own.
-    """
-    if found.run is None or spec is None or side is None:
-        raise UserError("test_set: expected a run folder as the source and a target that is not canonical")
-    if initial_statistics(spec.layers()) and spec.model.norm_statistics == "batch":
-        raise UserError(
-            "test_set: the run's predictions are by the statistics of the test images, a converted model's "
-            "by running ones; leave --test-set out"
-        )
-    folder = RunDirectory(found.run)
-    summary = folder.read_summary()
-    if found.step != summary["steps"]:
-        raise UserError(f"{found.run}: no checkpoint of its last step {summary['steps']}; repeat its command")
-    dataset = cifar10.load(spec.data.dataset, data_dir)
-    if dataset.fingerprint != summary["data"]["fingerprint"]:
-        raise UserError(
-            f"test_set: the run's data is {summary['data']['fingerprint'][:23]}..., found "
-            f"{dataset.fingerprint[:23]}... ({dataset.source}); name the run's --data-dir"
-        )
-    data = prepare(dataset, spec.data.preprocess, spec.data.validation)
-    wanted = np.load(folder.predictions, allow_pickle=False)
-    made = _predicted(spec, side, data, len(wanted))
-    rows = np.flatnonzero(made != wanted)
-    accuracy = (made == data.labels["test"]).mean()
-    line = f"test set: accuracy {accuracy:.4f}, the run's {summary['test_accuracy']:.4f}; {len(rows)} of "
-    line += f"{len(made)} predictions differ"
-    if not rows.size:
-        return True, line
-    lead, limit = _leads(spec, canonical, data, rows, made[rows], wanted[rows])
-    worst, beyond = int(np.argmax(lead)), int(np.count_nonzero(lead > limit))
-    return beyond == 0, (
-        f"{line}, {beyond} by more than rounding allows (largest lead {lead[worst]:.1e} in the true logits, "
-        f"limit there {limit[worst]:.1e})"
-    )
-
-
-def _predicted(spec: Experiment, side: Side, data: TrainingData, count: int) -> Array:
-    """The plain model's classes (N,), in the run's precision."""
-    layers, dtype = spec.layers(), np.float64 if spec.training.dtype == "float64" else np.float32
-    weights = plain.widened(side.plain_weights(layers), dtype)
-    run, parts = plain.framework(side.plan.convention).outputs, []
-    for first in range(0, count, CHUNK):
-        x = data.images["test"][first : first + CHUNK].astype(dtype) - data.mean.astype(dtype)
-        x = x if data.scale is None else x * data.scale.astype(dtype)
-        logits = run(side.plan.convention, layers, weights, x, side.plan.flatten)[-1]
-        parts.append(logits.argmax(axis=1))
-    return np.concatenate(parts)
-
-
-def _leads(
-    spec: Experiment, canonical: Arrays, data: TrainingData, rows: Array, one: Array, other: Array
-) -> tuple[Array, Array]:
-    """How far the true logits of two classes lie apart on each row, and how far rounding may move that."""
-    r = fast("float64" if spec.training.dtype == "float64" else "float32")
-    images = Bounded.exact(data.images["test"][rows], r) - Bounded.constant(data.mean, r)
-    if data.scale is not None:
-        images = images * Bounded.constant(data.scale, r)
-    truth, at = true_logits(spec.layers(), canonical, images), np.arange(len(rows))
-    lead = np.abs(truth.value[at, one] - truth.value[at, other]).astype(np.float64)
-    # Two right computations may each be off by the limit.
-    return lead, 2 * (truth.error[at, one] + truth.error[at, other])

@@ -21,13 +21,12 @@ from parity.convert import (
     canonical_shapes,
     from_flax,
     from_torch,
-    own_model,
+    plain_flax,
     plan,
     to_flax,
     to_torch,
     verify,
 )
-from parity.convert.api import flax_arrays
 from parity.convert.plan import Side
 from parity.convert.units import Array, Convention, shapes_of
 from tests.helpers.small import same_bits
@@ -339,7 +338,7 @@ def test_an_nnx_model_of_ones_own() -> None:
     assert same_bits(from_flax(made, experiment=CONV), canonical)
     with pytest.raises(UserError, match="do not tell the order of its layers"):
         from_flax(made)
-    run = own_model.runner(model, "flax-nnx", flax_arrays(made)[1])
+    run = functools.partial(plain_flax.logits, model, plain_flax.weights_of(made).arrays)
     proof = verify.check_model(CONV, canonical, run, "flax-nnx")
     assert proof.passed, proof.worst()
     assert proof.room < 1e-8
