@@ -43,6 +43,7 @@ is NumPy and its result follows that type; elsewhere in float64, and the limit i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,8 @@ TAIL = 6
 """Errors beyond so many root mean squares are not those of one normal distribution."""
 STUDENT = 12.61
 """P(|t| > T) = 10^-9 for 16 degrees of freedom."""
+SMALL = 2**16
+"""Numbers of an array that is cheap to copy and to keep."""
 AGREE = 1e-6
 """Of the largest element: two implementations of one formula are closer in float64, most others are not."""
 
@@ -264,11 +267,18 @@ def in_range(array: Array, rounded: Array, r: Rounding) -> Array:
     return np.where((size < r.tiny) | (size > r.largest), array, rounded.astype(np.float64))
 
 
+def _signs(key: str, k: int, shape: tuple[int, ...]) -> Array:
+    return 2.0 * generator("perturbed", key, str(k)).integers(0, 2, shape, np.int8) - 1
+
+
+_kept_signs = lru_cache(maxsize=1024)(_signs)
+
+
 def moved(array: Array, r: Rounding, k: int, key: str) -> Array:
     """Each number's last digit changed up or down: by 2 u, which survives being rounded to the format."""
     if array.dtype.kind != "f":
         return array
-    signs = 2.0 * generator("perturbed", key, str(k)).integers(0, 2, array.shape, np.int8) - 1
+    signs = (_kept_signs if array.size < SMALL else _signs)(key, k, array.shape)
     signs = np.where(at_most_one(array), 0.0, signs)
     far = array * (1 + 2 * r.u * signs)
     return in_range(far, r.nearest(far), r)
@@ -280,7 +290,7 @@ def _cast(inputs: Inputs, dtype: type) -> dict[str, Array]:
 
 def _own(array: Array) -> Array:
     """A copy, in case it is written to; a large one is a parameter, which nobody writes to."""
-    return array.copy() if array.size < 2**16 else array
+    return array.copy() if array.size < SMALL else array
 
 
 def _run(implementation: Implementation, inputs: Inputs, dtype: str) -> Outputs:
