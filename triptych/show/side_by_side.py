@@ -117,7 +117,10 @@ def _draw(axes: Axes, groups: Sequence[Group], quantity: str) -> None:
     """Test lines, thick, with the band from lowest to highest seed; train lines, thin."""
     drawn: list[float] = []
     for place, group in enumerate(groups):
-        look = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
+        look: dict[str, Any] = {
+            "color": COLOURS[place % len(COLOURS)],
+            "linestyle": DASHES[place % len(DASHES)],
+        }
         steps, found = group.curves()
         test, train = found[f"test_{quantity}"], found[f"train_{quantity}"]
         marker: dict[str, Any] = {"marker": "o", "ms": 3} if len(steps) < 30 else {}

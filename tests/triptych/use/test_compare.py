@@ -68,6 +68,7 @@ def test_runs_that_differ_by_seed_alone_are_one_group(made, tmp_path, capsys):
     for name, values in differing.items():
         assert any(line.split() == [name, *" ".join(values).split()] for line in table.splitlines())
     for group in comparison.groups:
+        assert group.interval is not None
         assert (
             f"{group.accuracy:.4f}  {group.interval[0]:.4f} to {group.interval[1]:.4f}  {group.by}" in table
         )
