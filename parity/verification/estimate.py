@@ -234,7 +234,7 @@ def chosen(
     """Whose values stand for the true ones: whatever the order in which they are given."""
     r, first = rounding(dtype), table[0]
     values = {one.name: [_run(one, case.arrays(r), dtype) for case in table] for one in found}
-    largest = {one.name: sum(map(largest, values[one.name][0].values())) for one in found}
+    sizes = {one.name: sum(map(largest, values[one.name][0].values())) for one in found}
 
     def rank(one: Implementation) -> tuple[float, ...]:
         agreeing = sum(_agree(values[one.name][0], values[other.name][0]) for other in found)
@@ -242,7 +242,7 @@ def chosen(
             int(np.count_nonzero(~np.isfinite(a))) for outputs in values[one.name] for a in outputs.values()
         )
         wide = reference_values(one, first.arrays(r), r)[1]
-        scatter = sum(noise(one, first, measured_in(dtype)).values()) / (largest[one.name] or 1.0)
+        scatter = sum(noise(one, first, measured_in(dtype)).values()) / (sizes[one.name] or 1.0)
         dtypes = sum(a.dtype != r.stored for a in values[one.name][0].values())
         return -agreeing, dtypes, broken, len(cuts(one)), not wide, scatter
 
