@@ -16,6 +16,7 @@ from PIL import Image
 from tests.helpers import tiny
 from tests.helpers.page import Page
 from triptych.__main__ import main
+from triptych.show import pages
 from triptych.show.intervals import wilson
 from triptych.store import checkpoint
 from triptych.use import pictures
@@ -142,7 +143,7 @@ def test_mistakes_are_drawn_in_their_colours():
     images[1, 0] = 255
     both = Judged(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([1, 1]))
     figure = pictures.mistakes(both, both.mistakes(9), images, ("cat", "dog"))
-    drawn = pictures.pages.png(figure)
+    drawn = pages.png(figure)
     colours = {tuple(pixel) for pixel in opened(drawn).reshape(-1, 3).tolist()}
     assert {(0, 0, 0), (255, 0, 0), (255, 255, 255)} <= colours
 
