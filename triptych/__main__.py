@@ -4,6 +4,7 @@
     triptych predict RUN IMAGE...     the classes of images, by a trained run
     triptych look RUN                 a page of its mistakes: confusion, calibration, weights
     triptych compare RUN RUN...       curves, settings and accuracies of several runs
+    triptych export RUN --to onnx     the model as ONNX, or as a plain torch or Flax module
     triptych bench                    time a training step of every backend
     triptych study report             the study's runs beside the report's figures
 
@@ -22,6 +23,7 @@ COMMANDS = {
     "predict": "triptych.use.predict",
     "look": "triptych.use.look",
     "compare": "triptych.use.compare",
+    "export": "triptych.use.export",
     "bench": "triptych.bench.__main__",
     "study": "triptych.study.__main__",
 }
