@@ -173,6 +173,13 @@ class JaxBackend:
             results = jax.device_get(program(self.state.parameters, self.state.statistics, self.data[split]))
         return evaluation(*results)
 
+    def logits(self, split: str, statistics: Statistics | None = None) -> np.ndarray:
+        batch = (statistics or self.experiment.model.norm_statistics) == "batch"
+        run = jax.jit(self._split_logits, static_argnums=3)
+        with self.context():
+            found = run(self.state.parameters, self.state.statistics, self.data[split], batch)
+            return np.asarray(jax.device_get(found))
+
     def _evaluation(self, split: str, batch: bool) -> jax.stages.Compiled:
         """The compiled program for a split: made without running it, a pass over the test set."""
         if (split, batch) not in self._evaluations:
@@ -297,6 +304,19 @@ class JaxBackend:
             losses = loss.per_sample(self.experiment.objective.loss, logits, labels)
             return losses, predictions == labels, predictions
 
+        return self._by_chunk(chunk, data)
+
+    def _split_logits(
+        self, parameters: dict[str, Array], statistics: dict[str, Array], data: DeviceData, batch: bool
+    ) -> Array:
+        def chunk(rows: tuple[Array, Array]) -> tuple[Array]:
+            network, x = bind(self.graph, parameters), self._prepare(data, rows[0])
+            return (network(x, statistics, batch_statistics=batch)[0],)
+
+        return self._by_chunk(chunk, data)[0]
+
+    def _by_chunk(self, chunk: Callable[[tuple[Array, Array]], Any], data: DeviceData) -> Any:
+        """What `chunk` gives for images and labels evaluated together, over the whole split."""
         size = evaluation_batch(self.experiment)
         slices = evaluation_slices(len(data.labels), size)
         rows = (data.images, data.labels)
@@ -305,10 +325,12 @@ class JaxBackend:
         looped = jax.tree.map(
             lambda column: column[: full * size].reshape(full, size, *column.shape[1:]), rows
         )
-        parts = [jax.tree.map(lambda column: column.reshape(-1), jax.lax.map(chunk, looped))] if full else []
+        parts = []
+        if full:
+            together = jax.lax.map(chunk, looped)
+            parts = [jax.tree.map(lambda column: column.reshape(-1, *column.shape[2:]), together)]
         parts += [chunk((data.images[part], data.labels[part])) for part in slices[full:]]
-        losses, hits, predictions = (jnp.concatenate(column) for column in zip(*parts, strict=True))
-        return losses, hits, predictions
+        return tuple(jnp.concatenate(column) for column in zip(*parts, strict=True))
 
     def _trace_step(self, state: TrainState, data: DeviceData, table: Any) -> dict[str, Array]:
         row = jax.tree.map(lambda column: column[0], table)

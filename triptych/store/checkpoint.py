@@ -54,7 +54,7 @@ def encode(step: int, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any])
     """A checkpoint file's bytes."""
     tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = json.dumps({"step": step, "info": info}, sort_keys=True)
-    metadata = {"format": FORMAT, "content": content, "sha256": _digest(content, tensors)}
+    metadata = {"format": FORMAT, "content": content, "sha256": digest(content, tensors)}
     return safetensors.numpy.save(tensors, metadata)
 
 
@@ -64,24 +64,31 @@ def load(path: Path) -> Checkpoint:
     Raises UserError for a whole file that no run writes.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                found = metadata.get("format", "none")
-                raise CheckpointError(f"checkpoint {path}: expected format {FORMAT}, found {found}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path}: no such file") from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {path}: not a readable safetensors file ({error})") from None
+        metadata, tensors = read_tensors(path, FORMAT)
+    except UserError as error:
+        raise CheckpointError(f"checkpoint {error}") from None
     content = metadata.get("content", "")
-    if metadata.get("sha256") != _digest(content, tensors):
+    if metadata.get("sha256") != digest(content, tensors):
         raise CheckpointError(f"checkpoint {path}: damaged, its SHA-256 is not the one it was saved with")
     step, info = _fields(content, path)
     try:
         return Checkpoint(step, State.from_flat(tensors), info)
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}; take another run's") from None
+
+
+def read_tensors(path: Path, form: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and tensors of a safetensors file; raises UserError unless it is one of that format."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != form:
+                raise UserError(f"{path}: expected format {form}, found {metadata.get('format', 'none')}")
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
 
 
 def _fields(content: str, path: Path) -> tuple[int, dict[str, Any]]:
@@ -134,7 +141,7 @@ def drop_after(folder: Path, step: int) -> None:
 
 def parameters_sha256(state: State) -> str:
     """SHA-256 over the parameters alone: equal exactly when they are bit for bit the same."""
-    return _digest("", {str(Key(PARAMETERS, name)): array for name, array in state.parameters.items()})
+    return digest("", {str(Key(PARAMETERS, name)): array for name, array in state.parameters.items()})
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -158,10 +165,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def _digest(content: str, tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(content.encode())
+def digest(content: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over a text and every tensor's name, dtype, shape and bytes."""
+    hashed = hashlib.sha256(content.encode())
     for name in sorted(tensors):
         array = tensors[name]
-        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+        hashed.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        hashed.update(np.ascontiguousarray(array).data)
+    return hashed.hexdigest()

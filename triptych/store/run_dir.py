@@ -1,4 +1,5 @@
-"""A run's folder: config.json, metrics.jsonl, summary.json, curves.png, predictions.npy, checkpoints/.
+"""A run's folder: config.json, preprocessing.safetensors, metrics.jsonl, checkpoints/, and of a finished run
+summary.json, curves.png and predictions.npy.
 
 The same command finds the same folder, so repeating it resumes; another command's folder is refused.
 """
@@ -56,8 +57,11 @@ class RunDirectory:
         self.summary = path / "summary.json"
         self.curves = path / "curves.png"
         self.predictions = path / "predictions.npy"
+        self.preprocessing = path / "preprocessing.safetensors"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
+        self.look = path / "look"
+        """What `triptych look` drew."""
         self._digest = hashlib.sha256()
 
     def check(self, config: dict[str, Any], overwrite: bool = False) -> None:
@@ -124,9 +128,9 @@ class RunDirectory:
         """Remove what a run writes, and nothing else."""
         # Interrupted anywhere, this leaves a run that is not finished and can be overwritten or resumed.
         self.summary.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.tensorboard):
+        for folder in (self.checkpoints, self.tensorboard, self.look):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics, self.curves, self.predictions, self.config):
+        for file in (self.metrics, self.curves, self.predictions, self.preprocessing, self.config):
             file.unlink(missing_ok=True)
 
     # --- metrics: one JSON object a line, {"kind": "train" | "eval", "step": ..., ...} ---
