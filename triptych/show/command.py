@@ -7,16 +7,21 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-import tyro
-
 from triptych.errors import UserError, missing
 from triptych.show import signals
 
 
 def call(function: Callable[..., int], argv: Sequence[str], description: str | None) -> int:
     """The exit code of a command `triptych NAME`, a function of that name whose arguments tyro reads."""
-    prog = f"triptych {function.__name__}"
-    return run(lambda: tyro.cli(function, args=argv, prog=prog, description=description), "interrupted")
+
+    def body() -> int:
+        import tyro  # here: `parity --help` answers without it
+
+        prog = f"triptych {function.__name__}"
+        code: int = tyro.cli(function, args=argv, prog=prog, description=description)
+        return code
+
+    return run(body, "interrupted")
 
 
 def run(
