@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from evidence.course import equations
+from evidence.course import equations, slips
 from evidence.course.files import FILES
+from evidence.course.slips import SLIPS, Slip
 from evidence.course.statements import ALL, PLACES, SECTIONS
 
 
@@ -55,3 +57,21 @@ def test_every_section_is_a_heading_of_the_derivations() -> None:
 def test_a_piece_of_code_that_is_gone_is_named() -> None:
     with pytest.raises(ValueError, match="expected one line"):
         equations.line_of(equations.ROOT / "numpy_ref" / "optim.py", "no such line")
+
+
+@pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: slip.equation)
+def test_the_right_formula_is_the_derivative_and_the_printed_one_is_not(slip: Slip) -> None:
+    right, printed = np.asarray(slip.right), np.asarray(slip.printed)
+    # Central differences: 1e-12 of truncation and 1e-10 of rounding, times third derivatives.
+    np.testing.assert_allclose(right, slip.true, rtol=1e-6, atol=1e-7)
+    if printed.shape == right.shape:
+        assert not np.allclose(printed, right, rtol=0.01, atol=0.01 * np.abs(right).max() + 1e-3)
+
+
+def test_36_as_printed_is_right_where_nothing_underflows() -> None:
+    p = slips.softmax(slips.S)
+    np.testing.assert_allclose((-slips.T / p) @ slips.JACOBIAN, p - slips.T, atol=1e-15)
+
+
+def test_there_are_about_twenty_slips() -> None:
+    assert len(SLIPS) >= 20
