@@ -1,0 +1,15 @@
+"""Which files are made, and by what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from evidence.course import drawing, equations
+
+COURSE = Path(__file__).resolve().parents[2] / "docs" / "course"
+
+FILES: dict[Path, Callable[[], str]] = {
+    COURSE / "equations.md": equations.page,
+    COURSE / "batch_norm_paths.svg": drawing.svg,
+}
