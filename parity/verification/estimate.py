@@ -35,10 +35,10 @@ the most others; then the one with the fewest results that are not finite, that 
 given, that can be had in a wider one, and that scatters least (`chosen`). Where the reference goes through
 float32 on its way, what follows from there is judged by float32's limits.
 
-A port of a whole model may be coarser in some of its layers (`E[x^2] - E[x]^2` for a variance). Where it
-is off by at most COARSER limits, its own R is measured too, at inputs other than those that are judged, and
-takes the place of the reference's, up to COARSER times that. No cut to a narrower format, and no other
-formula, is so close.
+An equal form may be coarser (`E[x^2] - E[x]^2` for a variance). So the noise of what is judged takes the
+place of the others', up to COARSER times theirs: no cut to a narrower format, and no other formula, is so
+close. Of a model's port it is measured only where the port is off by so few limits, at inputs other than
+those that are judged.
 
 float64 has no wider format to measure R in. To first order an error is u times something that does not
 depend on u, so S and R are those of float32 times 2^-29. The truth is the reference in long double where it
@@ -47,7 +47,7 @@ is NumPy and its result follows that type; elsewhere in float64, and the limit i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -189,17 +189,28 @@ def _together(conditions: list[float], roundings: list[float], something: bool) 
     return float(np.sqrt(squared + (np.mean(r) if r or not something else FACTOR**2 * squared)))
 
 
+def together(others: Sequence[Noise], own: Noise | None) -> dict[str, float]:
+    """The noise that judges one: that of the most uncertain of the others, or its own up to COARSER times
+    that.
+    """
+    found = {key: max(one[key] for one in others) for key in others[0]}
+    return {
+        key: max(units, min(own[key], COARSER * units)) if own and key in own else units
+        for key, units in found.items()
+    }
+
+
 def limits(
     reference: Implementation,
     inputs: Inputs,
-    others: Sequence[Noise],
+    units: Mapping[str, float],
     r: Rounding,
     cut: frozenset[str] = frozenset(),
     only_finite: bool = False,
     by_format: frozenset[str] = frozenset(),
 ) -> dict[str, Bounded]:
-    """The reference's values, each with the limit that the most uncertain of `others` sets; of those that
-    it `cut` to float32, float32's. What it has not finite in this format must come out the same. With
+    """The reference's values, each with the limit that its noise in `units` sets; of those that it `cut` to
+    float32, float32's. What it has not finite in this format must come out the same. With
     `only_finite` any finite number will do for another. What has a formula `by_format` is the reference's in
     the format itself.
     """
@@ -207,13 +218,13 @@ def limits(
     own = values if r.name == "float64" else _run(reference, inputs, r.name)
     found = {}
     for key, value in values.items():
-        units, narrow = max(one[key] for one in others), key in cut
+        narrow = key in cut
         alone = key in by_format and r.name != "float64"
         value = own[key].astype(np.float64) if alone else value
         u = max(r.u, rounding("float32").u) if narrow else r.u
         size = np.abs(value).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            limit = (STUDENT * u * units + u * size) * (
+            limit = (STUDENT * u * units[key] + u * size) * (
                 1 if wider and not narrow and not alone else 2
             ) + r.tiny
         finite = np.isfinite(own[key])
