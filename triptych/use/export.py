@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 
 from triptych.cifar10 import generated
+from triptych.describe.catalogue import changes
 from triptych.describe.spec import BackendName, Device
 from triptych.errors import UserError
 from triptych.show import command
@@ -140,5 +141,7 @@ def _tried(
 
 
 def _title(model: Trained) -> str:
-    what, step = f"{model.config['name']} by {model.config['backend']}", model.checkpoint.step
-    return f"Trained by Triptych: {what}, {step} steps, run {model.folder.path.name}."
+    name, backend = str(model.config["name"]), model.config["backend"]
+    what = name + (" with changed settings" if changes(name, model.experiment) else "")
+    step, run = model.checkpoint.step, model.folder.path.name
+    return f"Trained by Triptych: {what}, by {backend}, {step} steps (run {run})."
