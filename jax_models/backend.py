@@ -298,8 +298,7 @@ class JaxBackend:
 
         def chunk(rows: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             images, labels = rows
-            network, x = bind(self.graph, parameters), self._prepare(data, images)
-            logits, _, _ = network(x, statistics, batch_statistics=batch)
+            logits = self._logits(parameters, statistics, data, images, batch)
             predictions = jax.lax.argmax(logits, 1, jnp.int32)
             losses = loss.per_sample(self.experiment.objective.loss, logits, labels)
             return losses, predictions == labels, predictions
@@ -310,10 +309,17 @@ class JaxBackend:
         self, parameters: dict[str, Array], statistics: dict[str, Array], data: DeviceData, batch: bool
     ) -> Array:
         def chunk(rows: tuple[Array, Array]) -> tuple[Array]:
-            network, x = bind(self.graph, parameters), self._prepare(data, rows[0])
-            return (network(x, statistics, batch_statistics=batch)[0],)
+            return (self._logits(parameters, statistics, data, rows[0], batch),)
 
-        return self._by_chunk(chunk, data)[0]
+        logits: Array = self._by_chunk(chunk, data)[0]
+        return logits
+
+    def _logits(
+        self, parameters: Any, statistics: Any, data: DeviceData, images: Array, batch: bool
+    ) -> Array:
+        network, x = bind(self.graph, parameters), self._prepare(data, images)
+        logits, _, _ = network(x, statistics, batch_statistics=batch)
+        return logits
 
     def _by_chunk(self, chunk: Callable[[tuple[Array, Array]], Any], data: DeviceData) -> Any:
         """What `chunk` gives for images and labels evaluated together, over the whole split."""
