@@ -149,6 +149,12 @@ def test_the_best_checkpoint_is_taken_when_asked_for(run):
     assert open_run(run).checkpoint.step == summary["steps"]
 
 
+def test_an_interrupted_run_serves_as_far_as_it_came(run, tmp_path, capsys):
+    begun = tiny.rewind(run, tmp_path / "begun", 8)
+    assert main(["predict", str(begun), "test:0"]) == 0
+    assert capsys.readouterr().err == f"{begun}: numpy, step 8 of 12, not finished\n"
+
+
 def test_an_older_run_gets_its_mean_image_from_its_data(run, tmp_path, capsys):
     old = tmp_path / "old"
     shutil.copytree(run, old)
