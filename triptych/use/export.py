@@ -25,7 +25,7 @@ from triptych.describe.catalogue import changes
 from triptych.describe.spec import BackendName, Device
 from triptych.errors import UserError
 from triptych.show import command
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 from triptych.use import agreement
 from triptych.use.agreement import Run
 from triptych.use.trained import Trained, open_run, own_dataset

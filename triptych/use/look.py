@@ -20,7 +20,7 @@ from triptych.describe.spec import BackendName, Device
 from triptych.show import command, pages, tables
 from triptych.show.intervals import wilson
 from triptych.show.runs import predictions
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 from triptych.use import pictures
 from triptych.use.judged import BINS, Judged
 from triptych.use.predict import softmax
