@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from triptych.describe.layers import BatchNorm, Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d
 from triptych.describe.state import State
@@ -118,8 +119,8 @@ def logits(path: Path, images: np.ndarray, dtype: str) -> np.ndarray:
     spec.loader.exec_module(module)
     given = images.transpose(0, 2, 3, 1)
     with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
-        model = module.load()
-        parts = [model(given[first : first + BATCH]) for first in range(0, len(given), BATCH)]
+        model, run = module.load(), nnx.jit(lambda model, part: model(part))
+        parts = [run(model, given[first : first + BATCH]) for first in range(0, len(given), BATCH)]
         return np.concatenate([np.asarray(part) for part in parts])
 
 

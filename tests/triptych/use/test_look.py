@@ -111,9 +111,9 @@ def test_of_many_units_the_largest_are_drawn(run):
     assert drawn.shape == (10 * 33 - 1, 10 * 33 - 1, 3)
 
 
-@pytest.mark.parametrize("changes", [{}, {"channels": ("4", "M"), "batch_norm": "manual", "hidden": ()}])
-def test_the_page_shows_what_the_run_predicts(tmp_path, capsys, changes):
-    folder = tiny.finished(tmp_path / "run", tiny.settings(learning_rate=1e-4, **changes))
+def test_the_page_shows_what_the_run_predicts(tmp_path, capsys):
+    what = tiny.settings(learning_rate=1e-4, channels=("4", "M"), batch_norm="manual", hidden=())
+    folder = tiny.finished(tmp_path / "run", what)
     capsys.readouterr()
     assert main(["look", str(folder)]) == 0
     final = tiny.summary(folder)["test_accuracy"]
