@@ -162,13 +162,15 @@ def predictions(folder: RunDirectory) -> np.ndarray:
 
 def _settings(config: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     """All but the seed; the data and where the run went on from are among them."""
-    data, origin = config.get("data", {}), config.get("resumed_from")
+    data, origin = (
+        one if isinstance(one := config.get(key), dict) else {} for key in ("data", "resumed_from")
+    )
     found = {
         "backend": config["backend"],
         **flat(LATER),
         **flat(to_dict(experiment)),
         "data": str(data.get("fingerprint", "unknown"))[:19],
-        "resumed_from": f"{origin['backend']}, step {origin['step']}" if origin else "nothing",
+        "resumed_from": f"{origin.get('backend')}, step {origin.get('step')}" if origin else "nothing",
     }
     return {name: value for name, value in found.items() if name != "seed"}
 

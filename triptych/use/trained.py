@@ -127,6 +127,8 @@ def _best(folder: RunDirectory) -> checkpoint.Checkpoint:
 
 def _check(folder: RunDirectory, experiment: Experiment, found: checkpoint.Checkpoint) -> None:
     """Raises UserError unless the checkpoint is one of this network: anybody can write a sound file."""
+    if not isinstance(found.info.get("fingerprint"), str):
+        raise UserError(f"{folder.path}: its checkpoint does not say which data it saw; take another run")
     layers = experiment.layers()
     statistics = initial_statistics(layers)
     wanted = parameter_shapes(layers) | {name: array.shape for name, array in statistics.items()}
@@ -144,8 +146,9 @@ def dataset_of(
     path: Path, config: dict[str, Any], experiment: Experiment, fingerprint: str, data_dir: Path | None
 ) -> cifar10.Dataset:
     """The data that a run was trained on; raises UserError where other data is found."""
-    source = config.get("data", {}).get("source")
-    kind = "generated" if source == "generated" else experiment.data.dataset
+    data = config.get("data")
+    generated = isinstance(data, dict) and data.get("source") == "generated"
+    kind = "generated" if generated else experiment.data.dataset
     dataset = cifar10.load("cifar10" if kind == "auto" else kind, data_dir, report=_report)
     if dataset.fingerprint != fingerprint:
         raise UserError(
