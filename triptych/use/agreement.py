@@ -46,6 +46,13 @@ class Agreement:
         """NaN fails."""
         return self.formula <= self.rounding and self.written <= self.allowed
 
+    @property
+    def fault(self) -> str:
+        """What a check that did not pass says."""
+        if not self.formula <= self.rounding:
+            return "its formula differs by more than float32 rounds"
+        return f"it is {self.written:.1e} from float64, where rounding allows {self.allowed:.1e}"
+
     def lines(self, beside: str) -> list[str]:
         """For a terminal; `beside` is the backend and the kind of images."""
         return [

@@ -62,26 +62,17 @@ def export(
     """
     _require_name(out, to)
     model = open_run(run, best, data_dir)
-    images = (
-        own_dataset(model, data_dir).test_images if test_set else generated.generate(train=0, test=IMAGES)[2]
-    )
+    images = _images(model, test_set, data_dir)
     dtype = "float64" if to == "torch" and model.experiment.training.dtype == "float64" else "float32"
     files, written = _made(model, to, out, dtype)
-    taken = [out.with_name(name) for name in files if out.with_name(name).exists()]
-    if taken and not overwrite:
-        raise UserError(f"{taken[0]}: exists; choose another --out or say --overwrite")
-    _, in_float64 = _made(model, to, out, "float64")
+    _require_free([out.with_name(name) for name in files], overwrite)
+    in_float64 = _made(model, to, out, "float64")[1]
     found = agreement.compare(model, images, model.logits(images, backend, device), written, in_float64)
+    kind = "test" if test_set else "generated"
     print(f"{model.describe()}; exported in {dtype}")
-    beside = (
-        f"{backend or model.config['backend']}, {len(images)} {'test' if test_set else 'generated'} images"
-    )
-    print(*found.lines(beside), sep="\n")
+    print(*found.lines(f"{backend or model.config['backend']}, {len(images)} {kind} images"), sep="\n")
     if not found.passed:
-        print(
-            f"FAILED: its formula differs by more than float32 rounds, or in {dtype} it is "
-            f"{found.written:.1e} from float64 (rounding allows {found.allowed:.1e}); nothing was written"
-        )
+        print(f"FAILED: {found.fault}; nothing was written")
         return 1
     for name, content in files.items():
         write_atomically(out.with_name(name), content)
@@ -101,6 +92,18 @@ def _require_name(out: Path, to: Format) -> None:
         raise UserError(f"out: expected a name that Python can import, such as model.py, got {out.name}")
     if not out.absolute().parent.is_dir():
         raise UserError(f"out: expected a file in a folder that exists, got {out}; change --out")
+
+
+def _require_free(paths: list[Path], overwrite: bool) -> None:
+    taken = [path for path in paths if path.exists()]
+    if taken and not overwrite:
+        raise UserError(f"{taken[0]}: exists; choose another --out or say --overwrite")
+
+
+def _images(model: Trained, test_set: bool, data_dir: Path | None) -> np.ndarray:
+    return (
+        own_dataset(model, data_dir).test_images if test_set else generated.generate(train=0, test=IMAGES)[2]
+    )
 
 
 def _made(model: Trained, to: Format, out: Path, dtype: str) -> tuple[dict[str, bytes], Run]:

@@ -248,7 +248,8 @@ def test_damaged_files_are_read_or_refused(tmp_path):
     """Bytes of a PNG and a JPEG with EXIF data changed, cut off or put in, many times over."""
     rng, exif = random.Random(0), Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a picture"
-    pixels, outcomes = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8), set()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    outcomes: set[object] = set()
     for name in ("whole.png", "whole.jpg"):
         Image.fromarray(pixels).save(tmp_path / name, exif=exif)
         whole = (tmp_path / name).read_bytes()
