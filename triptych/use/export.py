@@ -146,5 +146,4 @@ def _tried(
 def _title(model: Trained) -> str:
     name, backend = str(model.config["name"]), model.config["backend"]
     what = name + (" with changed settings" if changes(name, model.experiment) else "")
-    step, run = model.checkpoint.step, model.folder.path.name
-    return f"Trained by Triptych: {what}, by {backend}, {step} steps (run {run})."
+    return f"Trained by Triptych: {what}, by {backend}, {model.checkpoint.step} steps (run {model.name})."

@@ -107,7 +107,7 @@ def _write(model: Trained, judged: Judged, dataset: Dataset) -> Path:
     scale = max(1, 640 // weights.shape[1])
     reliability, images = pictures.reliability(bins), dataset.test_images
     content: dict[str, Any] = {
-        "title": f"Triptych: {model.folder.path.name}",
+        "title": f"Triptych: {model.name}",
         "style": pages.css("dark.css") + (Path(__file__).parent / "look.css").read_text(encoding="utf-8"),
         "made_by": "Made by triptych look.",
         "model": model,

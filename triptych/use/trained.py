@@ -36,6 +36,11 @@ class Trained:
     preprocessing: Preprocessing
 
     @property
+    def name(self) -> str:
+        """Its folder's."""
+        return self.folder.path.resolve().name
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self.preprocessing.classes
 
@@ -48,7 +53,8 @@ class Trained:
         """One line: whose the model is."""
         step, steps = self.checkpoint.step, self.experiment.training.steps
         state = "finished" if self.folder.summary.exists() else "not finished"
-        return f"{self.folder.path}: {self.config['backend']}, step {step} of {steps}, {state}"
+        where = self.folder.path if self.folder.path.name else self.name
+        return f"{where}: {self.config['backend']}, step {step} of {steps}, {state}"
 
     def logits(
         self,
