@@ -181,6 +181,13 @@ class JaxBackend:
             results = jax.device_get(program(self.state.parameters, self.state.statistics, self.data[split]))
         return evaluation(*results)
 
+    def logits(self, split: str, statistics: Statistics | None = None) -> np.ndarray:
+        batch = (statistics or self.experiment.model.norm_statistics) == "batch"
+        run = jax.jit(self._split_logits, static_argnums=3)
+        with self.context():
+            found = run(self.state.parameters, self.state.statistics, self.data[split], batch)
+            return np.asarray(jax.device_get(found))
+
     def _evaluation(self, split: str, batch: bool) -> Callable[..., Any]:
         """The compiled program for a split: made without running it, a pass over the test set."""
         if (split, batch) not in self._evaluations:
@@ -302,12 +309,31 @@ class JaxBackend:
 
         def chunk(rows: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             images, labels = rows
-            network, x = bind(self.graph, parameters), self._prepare(data, images)
-            logits, _, _ = network(x, statistics, batch_statistics=batch)
+            logits = self._logits(parameters, statistics, data, images, batch)
             predictions = jax.lax.argmax(logits, 1, jnp.int32)
             losses = loss.per_sample(self.experiment.objective.loss, logits, labels)
             return losses, predictions == labels, predictions
 
+        return self._by_chunk(chunk, data)
+
+    def _split_logits(
+        self, parameters: dict[str, Array], statistics: dict[str, Array], data: DeviceData, batch: bool
+    ) -> Array:
+        def chunk(rows: tuple[Array, Array]) -> tuple[Array]:
+            return (self._logits(parameters, statistics, data, rows[0], batch),)
+
+        logits: Array = self._by_chunk(chunk, data)[0]
+        return logits
+
+    def _logits(
+        self, parameters: Any, statistics: Any, data: DeviceData, images: Array, batch: bool
+    ) -> Array:
+        network, x = bind(self.graph, parameters), self._prepare(data, images)
+        logits, _, _ = network(x, statistics, batch_statistics=batch)
+        return logits
+
+    def _by_chunk(self, chunk: Callable[[tuple[Array, Array]], Any], data: DeviceData) -> Any:
+        """What `chunk` gives for images and labels evaluated together, over the whole split."""
         size = evaluation_batch(self.experiment)
         slices = evaluation_slices(len(data.labels), size)
         rows = (data.images, data.labels)
@@ -316,10 +342,12 @@ class JaxBackend:
         looped = jax.tree.map(
             lambda column: column[: full * size].reshape(full, size, *column.shape[1:]), rows
         )
-        parts = [jax.tree.map(lambda column: column.reshape(-1), jax.lax.map(chunk, looped))] if full else []
+        parts = []
+        if full:
+            together = jax.lax.map(chunk, looped)
+            parts = [jax.tree.map(lambda column: column.reshape(-1, *column.shape[2:]), together)]
         parts += [chunk((data.images[part], data.labels[part])) for part in slices[full:]]
-        losses, hits, predictions = (jnp.concatenate(column) for column in zip(*parts, strict=True))
-        return losses, hits, predictions
+        return tuple(jnp.concatenate(column) for column in zip(*parts, strict=True))
 
     def _trace_step(self, state: TrainState, data: DeviceData, table: Any) -> dict[str, Array]:
         row = jax.tree.map(lambda column: column[0], table)

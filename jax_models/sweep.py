@@ -321,6 +321,9 @@ class Member:
     def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
         return self._sweep.evaluate(self._seat, split, statistics)
 
+    def logits(self, split: str, statistics: Statistics | None = None) -> np.ndarray:
+        return self._sweep.show(self._seat).logits(split, statistics)
+
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         return self._sweep.show(self._seat).trace(steps)
 

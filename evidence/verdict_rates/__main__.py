@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
@@ -13,9 +14,15 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Most names of a form compile the same program. By XLA's own key: what differs is compiled anew.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "verdict-rates-programs")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 from evidence.verdict_rates.judge import judged, page, summary, tasks
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 
 
 def main() -> int:
@@ -25,7 +32,7 @@ def main() -> int:
         "--quick", action="store_true", help="every eighth layer, one name, one order, one mistake"
     )
     parser.add_argument(
-        "--names", type=int, default=10, help="names of each right form; a name draws the inputs"
+        "--names", type=int, default=50, help="names of each right form; a name draws the inputs"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")

@@ -5,10 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from triptych.errors import UserError, missing
 from triptych.show import signals
+
+
+def call(function: Callable[..., int], argv: Sequence[str], description: str | None) -> int:
+    """The exit code of a command `triptych NAME`, a function of that name whose arguments tyro reads."""
+
+    def body() -> int:
+        import tyro  # here: `parity --help` answers without it
+
+        prog = f"triptych {function.__name__}"
+        code: int = tyro.cli(function, args=argv, prog=prog, description=description)
+        return code
+
+    return run(body, "interrupted")
 
 
 def run(

@@ -35,7 +35,8 @@ from triptych.describe.protocol import (
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show.progress import Reporter, Terminal
-from triptych.store import run_dir
+from triptych.store import preprocessing, run_dir
+from triptych.store.preprocessing import Preprocessing
 from triptych.store.run_dir import RunDirectory
 from triptych.store.run_lock import RunLocks
 from triptych.train import memory
@@ -93,6 +94,7 @@ class Program:
     runs: list[Run]
     together: Together
     dataset: cifar10.Dataset
+    preprocessing: Preprocessing
 
 
 def launch(
@@ -110,6 +112,12 @@ def launch(
     with RunLocks() as locks, memory.explained(experiment, options.backend):
         start, origin = other_start(options.resume, experiment, reporter) if options.resume else (None, None)
         job = Job(options, experiment, start, origin)
+        if origin and options.overwrite and _same(options.resume, job.folder.path):
+            raise UserError(
+                f"run_dir {job.folder.path}: --overwrite would delete the run that --resume goes on from; "
+                "choose "
+                "another --run-dir"
+            )
         if options.dry_run:
             (build,) = _programs([job], load)
             _dry_run(build(), reporter)
@@ -128,6 +136,10 @@ def launch(
             raise NonFiniteError(message)
         _conclude(program, ended.signal, reporter)
         return 0 if ended.signal is None else 128 + ended.signal
+
+
+def _same(one: Path | None, other: Path) -> bool:
+    return one is not None and one.resolve() == other.resolve()
 
 
 def launch_all(
@@ -213,7 +225,7 @@ def _programs(jobs: Sequence[Job], load: cifar10.Load | None) -> list[Callable[[
     if options.deterministic:
         make_deterministic(options.backend)
     source = Source(dataset.source, dataset.fingerprint, tuple(dataset.notices))
-    size = len(data.labels["train"])
+    size, way_in = len(data.labels["train"]), Preprocessing(data.mean, data.scale, cifar10.CLASS_NAMES)
 
     def program(some: Sequence[Job], together: Together) -> Program:
         members: Sequence[Backend] = together.members
@@ -221,7 +233,7 @@ def _programs(jobs: Sequence[Job], load: cifar10.Load | None) -> list[Callable[[
             Run(job.experiment, member, size, source, job.folder, job.options)
             for job, member in zip(some, members, strict=True)
         ]
-        return Program(some, runs, together, dataset)
+        return Program(some, runs, together, dataset, way_in)
 
     def alone(job: Job) -> Program:
         return program([job], Alone(create(options.backend, job.experiment, data, options.device)))
@@ -243,7 +255,8 @@ def _enter(program: Program, locks: RunLocks, reporter: Reporter) -> list[Start 
         start = own or job.start
         if start is not None:
             check_data(start, run.source.fingerprint)
-        job.folder.create(job.config | {"data": run.source.record()}, locks, overwrite)
+        run.folder.create(job.config | {"data": run.source.record()}, locks, overwrite)
+        preprocessing.save(run.folder.preprocessing, program.preprocessing)
         starts.append(start)
     return starts
 

@@ -129,8 +129,8 @@ def test_killed_with_kill_9_twice_a_run_ends_as_if_never_interrupted(tmp_path, u
     assert tiny.newest(tmp_path).step == 4
     assert tiny.metrics(tmp_path)[-1]["step"] == 7, "metrics are ahead of the checkpoint"
 
-    # Resumed, the first rename is that of metrics.jsonl, the second the checkpoint of step 8.
-    assert command(tmp_path, backend, "SIGKILL:replace:2").returncode == -signal.SIGKILL
+    # Resumed, the first renames are those of the mean image and metrics.jsonl, the third the checkpoint's.
+    assert command(tmp_path, backend, "SIGKILL:replace:3").returncode == -signal.SIGKILL
     assert (tmp_path / "checkpoints" / "step-00000008.safetensors.tmp").exists()
     assert tiny.metrics(tmp_path)[-1] == expected[1][-6], "the evaluation at step 8 is in the metrics"
 
