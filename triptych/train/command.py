@@ -1,7 +1,7 @@
 """Train one network on CIFAR-10 with one backend.
 
   python train.py --backend jax         the study's run 1
-  python train.py list                  all runs of the study
+  python train.py list                  every known run
   python train.py --hidden 600 500 275 --epochs 4
   python train.py --config RUN/run.toml repeats a run
   python train.py --help-all            every option
