@@ -5,6 +5,7 @@
     triptych compare RUN RUN...       curves, settings and accuracies of several runs
     triptych bench                    time a training step of every backend
     triptych study report             the study's runs beside the report's figures
+    triptych exercise list            the exercises of the course, which grade themselves
 
 Each command has its own --help.
 """
@@ -22,6 +23,7 @@ COMMANDS = {
     "compare": "triptych.use.compare",
     "bench": "triptych.bench.__main__",
     "study": "triptych.study.__main__",
+    "exercise": "triptych.course.__main__",
 }
 """Name to the module whose `main(argv)` it runs; imported when asked for."""
 
