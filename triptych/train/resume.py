@@ -8,6 +8,7 @@ from typing import Any
 from triptych.describe.catalogue import CATALOGUE
 from triptych.describe.layers import initial_statistics, parameter_shapes
 from triptych.describe.plain import from_dict
+from triptych.describe.schedule import learning_rates
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show.progress import Reporter
@@ -72,8 +73,39 @@ def other_start(path: Path, experiment: Experiment, reporter: Reporter) -> tuple
         reporter.notice(
             f"notice: the checkpoint holds no state of {experiment.optimization.optimizer}; it starts fresh"
         )
+    before = from_dict(folder.read_config()["experiment"], str(folder.config))
+    for line in _departures(before, experiment, found.step):
+        reporter.notice(f"notice: {line}")
     digest = checkpoint.parameters_sha256(found.state)
     return start, {"backend": found.info["backend"], "step": found.step, "parameters_sha256": digest}
+
+
+def _departures(before: Experiment, after: Experiment, step: int) -> list[str]:
+    """What goes on otherwise than it was, where that is easily overlooked."""
+    lines = []
+    old, new = (float(learning_rates(one, step - 1, 1)[0]) for one in (before, after)) if step else (0.0, 0.0)
+    if old != new:
+        first = float(learning_rates(after, step, 1)[0])
+        lines.append(
+            f"the learning rate was {old:.3g} at step {step} and is {first:.3g} at step {step + 1}: "
+            f"the new settings give the schedule of all {after.training.steps} steps"
+        )
+    changed = [
+        f"{name} {a} -> {b}"
+        for name, a, b in (
+            ("batch size", before.data.batch_size, after.data.batch_size),
+            ("validation", before.data.validation, after.data.validation),
+            ("seed", before.training.seed, after.training.seed),
+        )
+        if a != b
+    ]
+    if changed and step:
+        lines.append(
+            f"{', '.join(changed)}: the order of images is that of a run with these settings from its start, "
+            f"so this epoch may show some again and leave others out (step {step + 1} begins at image "
+            f"{step * after.data.batch_size}, {step * before.data.batch_size} were seen)"
+        )
+    return lines
 
 
 def check_data(start: Start, fingerprint: str) -> None:
