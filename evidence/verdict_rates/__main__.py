@@ -22,7 +22,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 from evidence.verdict_rates.judge import judged, page, summary, tasks
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 
 
 def main() -> int:

@@ -35,10 +35,10 @@ the most others; then the one with the fewest results that are not finite, that 
 given, that can be had in a wider one, and that scatters least (`chosen`). Where the reference goes through
 float32 on its way, what follows from there is judged by float32's limits.
 
-An equal form may be coarser (`E[x^2] - E[x]^2` for a variance). So the noise of what is judged takes the
-place of the others', up to COARSER times theirs: no cut to a narrower format, and no other formula, is so
-close. Of a model's port it is measured only where the port is off by so few limits, at inputs other than
-those that are judged.
+An equal form may be coarser (`E[x^2] - E[x]^2` for a variance). So where one is off by at most COARSER
+limits, its own noise is measured too, and takes the place of the others', up to COARSER times theirs. No cut
+to a narrower format is so close. In float64 no wrong formula is, so there it is let pass by that alone: what
+rounding takes away altogether, as in x - logsumexp(x) at 1e4, no change of last digits shows.
 
 float64 has no wider format to measure R in. To first order an error is u times something that does not
 depend on u, so S and R are those of float32 times 2^-29. The truth is the reference in long double where it
@@ -61,7 +61,7 @@ from parity.verification.place import Inputs, Outputs, Place
 
 SAMPLES = 16
 FACTOR = 8
-COARSER = 8
+COARSER = {"float64": 256, "float32": 8, "bfloat16": 8}
 TAIL = 6
 """Errors beyond so many root mean squares are not those of one normal distribution."""
 STUDENT = 12.61
@@ -189,15 +189,17 @@ def _together(conditions: list[float], roundings: list[float], something: bool) 
     return float(np.sqrt(squared + (np.mean(r) if r or not something else FACTOR**2 * squared)))
 
 
-def together(others: Sequence[Noise], own: Noise | None) -> dict[str, float]:
+def together(others: Sequence[Noise], own: Noise | None, dtype: str) -> dict[str, float]:
     """The noise that judges one: that of the most uncertain of the others, or its own up to COARSER times
-    that.
+    that; in float64 all of that.
     """
     found = {key: max(one[key] for one in others) for key in others[0]}
-    return {
-        key: max(units, min(own[key], COARSER * units)) if own and key in own else units
-        for key, units in found.items()
-    }
+    if own is None:
+        return found
+    most = {key: COARSER[dtype] * units for key, units in found.items()}
+    if dtype == "float64":
+        return most
+    return {key: max(units, min(own.get(key, 0.0), most[key])) for key, units in found.items()}
 
 
 def limits(

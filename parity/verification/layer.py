@@ -43,9 +43,8 @@ __all__ = ["Jax", "Numpy", "Report", "Torch", "verify"]
 FORMATS = ("float64", "float32", "bfloat16")
 ESTIMATED = (
     "No formula was given: limits are ESTIMATED from {n} perturbed evaluations "
-    "(parity/verification/estimate.py), not proved: by the noise of the others, or by its own up to "
-    "{coarser} times theirs. The true values are those of {reference} in a wider format. What is wrong in "
-    "all is not seen."
+    "(parity/verification/estimate.py), not proved; the true values are those of {reference} in a wider "
+    "format. What is wrong in all is not seen."
 )
 
 
@@ -164,7 +163,9 @@ def _by_one_another(
     reference = estimate.chosen(fitting, near, first, noise, cuts)
     cut = cuts(reference)
 
-    def expected(one: Implementation, case: Case, dtype: str) -> dict[str, Bounded] | None:
+    def expected(
+        one: Implementation, case: Case, dtype: str, coarser: bool = False
+    ) -> dict[str, Bounded] | None:
         r = rounding(dtype, device)
         if dtype != "float64" and (case.name in FAR or (case.name, dtype) == (OFFSET, "bfloat16")):
             return None
@@ -179,8 +180,8 @@ def _by_one_another(
         by_format = noise(reference, case, estimate.measured_in(dtype)).by_format
         if by_format:
             notes.append(FOLLOWS.format(", ".join(sorted(by_format))))
-        own = noise(one, case, estimate.measured_in(dtype)) if one in fitting else None
-        units = estimate.together(others, own)
+        own = noise(one, case, estimate.measured_in(dtype)) if coarser and one in fitting else None
+        units = estimate.together(others, own, dtype)
         return estimate.limits(reference, case.arrays(r), units, r, cut, case.name in FAR, by_format)
 
     @cache
@@ -191,7 +192,8 @@ def _by_one_another(
     def beyond_reference(one: Implementation) -> frozenset[str]:
         return cuts(one) - cut if one is not reference else frozenset()
 
-    compared = compare(item, found, table, expected, device, beyond_reference)
+    coarser = partial(expected, coarser=True)
+    compared = compare(item, found, table, expected, device, beyond_reference, coarser)
     if cut:
         notes = [
             f"The reference, {reference.name}, cuts {', '.join(sorted(cut))} to float32 on the way: judged "
@@ -199,7 +201,7 @@ def _by_one_another(
             *notes,
         ]
     notes = list(dict.fromkeys(notes))
-    limits = ESTIMATED.format(n=estimate.SAMPLES, coarser=estimate.COARSER, reference=reference.name)
+    limits = ESTIMATED.format(n=estimate.SAMPLES, reference=reference.name)
     return report_of(item, compared, limits, notes, reference.name)
 
 

@@ -33,9 +33,9 @@ def load(
 ) -> Dataset:
     """CIFAR-10 in memory, from the named source.
 
-    dataset: "auto" takes local files, else downloads, else makes the generated stand-in and says so
-    loudly; "cifar10" never takes the stand-in; "torchvision" and "tfds" go through those packages;
-    "generated" is the stand-in itself.
+    dataset: "auto" takes local files, else downloads, else (where no data_dir is named) makes the generated
+    stand-in and says so loudly; "cifar10" never takes the stand-in; "torchvision" and "tfds" go through
+    those packages; "generated" is the stand-in itself.
     data_dir: the official folder or archive, or a folder that holds one, and where a download goes.
     Without it the environment's TRIPTYCH_DATA_DIR counts, then ./data.
     timeout: seconds until a silent connection is given up. report: receives every notice.
@@ -60,7 +60,7 @@ def load_official(
         # Without a folder of the user's, tfds knows its own (~/tensorflow_datasets).
         data = tfds_source.read(root if chosen else None, official)
     else:
-        data = _official(root, timeout, report, official, stand_in=dataset == "auto")
+        data = _official(root, timeout, report, official, stand_in=dataset == "auto" and not chosen)
     for notice in data.notices:
         report(notice if "\n" in notice else f"notice: {notice}")
     return data

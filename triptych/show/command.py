@@ -28,8 +28,8 @@ def run(
     body: Callable[[], int], interrupted: str, mistakes: tuple[type[Exception], ...] = (UserError,)
 ) -> int:
     """The body's exit code; 2 for one of `mistakes`, a package that is not installed, or a file that cannot
-    be read or written, 130 for Ctrl-C and 143 for SIGTERM (`interrupted` says what became of the work), 141
-    where nobody reads the output any more.
+    be read or written, 128 + the signal that ends it (`interrupted` says what became of the work), and
+    141 where nobody reads the output any more.
     """
     try:
         with signals.raised():
@@ -51,4 +51,4 @@ def run(
         return 2
     except (KeyboardInterrupt, signals.Terminated) as error:
         print(interrupted, file=sys.stderr)
-        return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+        return 128 + (error.number if isinstance(error, signals.Terminated) else signal.SIGINT)

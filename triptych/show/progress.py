@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 from tqdm import tqdm
@@ -29,6 +32,18 @@ class Reporter(Protocol):
         """Training ended."""
 
 
+@contextlib.contextmanager
+def _if_still_there() -> Iterator[None]:
+    """A terminal may be closed while a run trains: the run goes on, and writes no more to it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class Terminal:
     """Lines on standard output; while something trains, a live bar below them (steps/s, loss, accuracy, ETA)
     where standard error is a terminal.
@@ -47,20 +62,23 @@ class Terminal:
         self._write(f"    {text}" if self._notices_only else text)
 
     def _write(self, text: str) -> None:
-        tqdm.write(text, file=sys.stdout)  # above the bar
-        sys.stdout.flush()
+        with _if_still_there():
+            tqdm.write(text, file=sys.stdout)  # above the bar
+            sys.stdout.flush()
 
     def begin(self, steps: int, done: int, title: str) -> None:
         self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", disable=None, dynamic_ncols=True)
 
     def advance(self, steps: int, loss: float, accuracy: float) -> None:
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
-            self._bar.update(steps)
+            with _if_still_there():
+                self._bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
+                self._bar.update(steps)
 
     def end(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with _if_still_there():
+                self._bar.close()
             self._bar = None
 
 

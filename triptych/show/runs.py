@@ -142,15 +142,18 @@ def read(path: Path) -> Member:
     if not evaluations:
         raise UserError(f"{path}: not evaluated yet; repeat the command that trains it")
     finished = folder.summary.exists()
-    count = test_images(folder) if finished else None
+    count = len(predictions(folder)) if finished else None
     settings = _settings(config, experiment)
     return Member(path, experiment.training.seed, settings, evaluations, finished, count)
 
 
-def test_images(folder: RunDirectory) -> int:
-    """How many a finished run predicted; raises UserError where its predictions cannot be read."""
+def predictions(folder: RunDirectory) -> np.ndarray:
+    """A finished run's, uint8 (N,), of the test images; raises UserError where they cannot be read."""
     try:
-        return len(np.load(folder.predictions, allow_pickle=False))
+        found: np.ndarray = np.load(folder.predictions, allow_pickle=False)
+        if found.ndim != 1 or not len(found):
+            raise ValueError(f"expected a class for each image, found shape {found.shape}")
+        return found
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder.predictions}: not a run's predictions ({error}); put the file back"
@@ -159,13 +162,15 @@ def test_images(folder: RunDirectory) -> int:
 
 def _settings(config: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     """All but the seed; the data and where the run went on from are among them."""
-    data, origin = config.get("data", {}), config.get("resumed_from")
+    data, origin = (
+        one if isinstance(one := config.get(key), dict) else {} for key in ("data", "resumed_from")
+    )
     found = {
         "backend": config["backend"],
         **flat(LATER),
         **flat(to_dict(experiment)),
         "data": str(data.get("fingerprint", "unknown"))[:19],
-        "resumed_from": f"{origin['backend']}, step {origin['step']}" if origin else "nothing",
+        "resumed_from": f"{origin.get('backend')}, step {origin.get('step')}" if origin else "nothing",
     }
     return {name: value for name, value in found.items() if name != "seed"}
 

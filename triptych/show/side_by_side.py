@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from triptych.show import tables
 from triptych.show.plots import BLUE, GREEN, ORANGE, bound
 from triptych.show.runs import Comparison, Group
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

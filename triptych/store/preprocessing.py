@@ -14,7 +14,8 @@ import safetensors.numpy
 
 from triptych.describe.network import IMAGE_SHAPE
 from triptych.errors import UserError
-from triptych.store.checkpoint import digest, read_tensors, write_atomically
+from triptych.store.checkpoint import digest, read_tensors
+from triptych.store.files import write_atomically
 
 FORMAT = "triptych-preprocessing-1"
 _AGAIN = "put the file back, or remove it and name the run's data with --data-dir"

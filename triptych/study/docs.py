@@ -13,7 +13,7 @@ from typing import get_args
 from triptych.describe.spec import BackendName
 from triptych.errors import UserError
 from triptych.show import tables
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 from triptych.study.comparison import accuracy
 from triptych.study.page import gather, mean_and_sd, render
 from triptych.study.plan import PLAN

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from triptych.describe.catalogue import CATALOGUE
 from triptych.errors import UserError
 from triptych.show import pages
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 from triptych.study import figures, html, missing
 from triptych.study.comparison import LAST_STEPS, comparisons, findings, headline
 from triptych.study.evidence import Answer

@@ -21,7 +21,7 @@ from typing import Annotated
 
 import tyro
 
-from triptych.describe.catalogue import find, listing
+from triptych.describe.catalogue import FRAMEWORK, find, listing
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import command, tables
@@ -62,9 +62,15 @@ def parse(argv: list[str]) -> Arguments:
         name = known.experiment or RunOptions.experiment
         settings = find(name).experiment
     default = Arguments(replace(RunOptions(), experiment=name), settings)
-    return tyro.cli(
+    found = tyro.cli(
         tyro.conf.OmitArgPrefixes[Arguments], default=default, args=argv, prog="train.py", description=__doc__
     )
+    given = {word.partition("=")[0] for word in argv}
+    own = given & {"--hidden", "--channels"} and not given & {"--init", "--init-std", "--resume"}
+    if own and found.settings.initialization.init == "normal":
+        # The study's run 1 starts from values so small that a deeper network never leaves them.
+        return replace(found, settings=replace(found.settings, initialization=FRAMEWORK))
+    return found
 
 
 def main(argv: list[str]) -> int:

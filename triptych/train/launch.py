@@ -112,6 +112,12 @@ def launch(
     with RunLocks() as locks, memory.explained(experiment, options.backend):
         start, origin = other_start(options.resume, experiment, reporter) if options.resume else (None, None)
         job = Job(options, experiment, start, origin)
+        if origin and options.overwrite and _same(options.resume, job.folder.path):
+            raise UserError(
+                f"run_dir {job.folder.path}: --overwrite would delete the run that --resume goes on from; "
+                "choose "
+                "another --run-dir"
+            )
         if options.dry_run:
             (build,) = _programs([job], load)
             _dry_run(build(), reporter)
@@ -130,6 +136,10 @@ def launch(
             raise NonFiniteError(message)
         _conclude(program, ended.signal, reporter)
         return 0 if ended.signal is None else 128 + ended.signal
+
+
+def _same(one: Path | None, other: Path) -> bool:
+    return one is not None and one.resolve() == other.resolve()
 
 
 def launch_all(
@@ -245,8 +255,8 @@ def _enter(program: Program, locks: RunLocks, reporter: Reporter) -> list[Start 
         start = own or job.start
         if start is not None:
             check_data(start, run.source.fingerprint)
-        job.folder.create(job.config | {"data": run.source.record()}, locks, overwrite)
-        preprocessing.save(job.folder.preprocessing, program.preprocessing)
+        run.folder.create(job.config | {"data": run.source.record()}, locks, overwrite)
+        preprocessing.save(run.folder.preprocessing, program.preprocessing)
         starts.append(start)
     return starts
 

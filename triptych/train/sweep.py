@@ -15,7 +15,7 @@ from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import runs, side_by_side
 from triptych.show.progress import Reporter, Terminal
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 from triptych.store.run_dir import RunDirectory
 from triptych.store.sealed import read_json
 from triptych.train.launch import Job, Outcome, dry_run_all, launch_all

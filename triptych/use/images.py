@@ -39,6 +39,8 @@ def read(words: Sequence[str], dataset: Callable[[], Dataset]) -> list[Given]:
 
     Raises UserError that names the word that is no image.
     """
+    if not words:
+        raise UserError("image: expected PNG or JPEG files, a folder of them, or test:NUMBER")
     found: list[Given] = []
     for word in words:
         path = Path(word)
@@ -62,6 +64,7 @@ def of_file(path: Path) -> Given:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged EXIF data count as none
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as opened:
                 upright = ImageOps.exif_transpose(opened)
@@ -74,7 +77,9 @@ def of_file(path: Path) -> Given:
         raise UserError(
             f"image: {path}: too large, over {Image.MAX_IMAGE_PIXELS} pixels; scale it down"
         ) from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers raise of every kind on damaged files
         raise UserError(f"image: {path}: cannot be read ({error})") from None
     side, (width, height) = IMAGE_SHAPE[1], colours.size
     square, resized = min(width, height), ""

@@ -51,8 +51,6 @@ def predict(
         device: As for train.
         data_dir: Where CIFAR-10 is, for test images, and for runs made before they kept their mean image.
     """
-    if not image:
-        raise UserError("image: expected PNG or JPEG files, a folder of them, or test:NUMBER")
     model = open_run(run, best, data_dir)
     if not 1 <= top <= len(model.classes):
         raise UserError(f"top: expected 1 to {len(model.classes)}, got {top}; change --top")

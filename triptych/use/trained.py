@@ -36,6 +36,11 @@ class Trained:
     preprocessing: Preprocessing
 
     @property
+    def name(self) -> str:
+        """Its folder's."""
+        return self.folder.path.resolve().name
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self.preprocessing.classes
 
@@ -48,7 +53,8 @@ class Trained:
         """One line: whose the model is."""
         step, steps = self.checkpoint.step, self.experiment.training.steps
         state = "finished" if self.folder.summary.exists() else "not finished"
-        return f"{self.folder.path}: {self.config['backend']}, step {step} of {steps}, {state}"
+        where = self.folder.path if self.folder.path.name else self.name
+        return f"{where}: {self.config['backend']}, step {step} of {steps}, {state}"
 
     def logits(
         self,
@@ -127,6 +133,8 @@ def _best(folder: RunDirectory) -> checkpoint.Checkpoint:
 
 def _check(folder: RunDirectory, experiment: Experiment, found: checkpoint.Checkpoint) -> None:
     """Raises UserError unless the checkpoint is one of this network: anybody can write a sound file."""
+    if not isinstance(found.info.get("fingerprint"), str):
+        raise UserError(f"{folder.path}: its checkpoint does not say which data it saw; take another run")
     layers = experiment.layers()
     statistics = initial_statistics(layers)
     wanted = parameter_shapes(layers) | {name: array.shape for name, array in statistics.items()}
@@ -144,8 +152,9 @@ def dataset_of(
     path: Path, config: dict[str, Any], experiment: Experiment, fingerprint: str, data_dir: Path | None
 ) -> cifar10.Dataset:
     """The data that a run was trained on; raises UserError where other data is found."""
-    source = config.get("data", {}).get("source")
-    kind = "generated" if source == "generated" else experiment.data.dataset
+    data = config.get("data")
+    generated = isinstance(data, dict) and data.get("source") == "generated"
+    kind = "generated" if generated else experiment.data.dataset
     dataset = cifar10.load("cifar10" if kind == "auto" else kind, data_dir, report=_report)
     if dataset.fingerprint != fingerprint:
         raise UserError(

@@ -95,6 +95,7 @@ def test_every_setting_has_its_plain_name(group, name, kind, default):
     assert value != default
     needs = NEEDS.get(name, {})
     beside = [word for key, other in needs.items() for word in (option(key), *as_words(other))]
+    beside += ["--init", "normal"] if name in ("hidden", "channels", "head_norm") else []
     settings = train.parse([option(name), *words, *beside]).settings
     expected = dataclasses.replace(getattr(Experiment(), group), **{name: value}, **needs)
     assert settings == dataclasses.replace(Experiment(), **{group: expected})
@@ -125,6 +126,50 @@ def test_an_experiment_gives_the_settings_and_options_override_them(words):
     settings = train.parse([*words, "--steps", "7", "--hidden"]).settings
     assert (settings.training.steps, settings.model.hidden) == (7, ())
     assert settings.optimization == CATALOGUE["fig3"].experiment.optimization
+
+
+@pytest.mark.parametrize(
+    ("words", "init"),
+    [
+        (["--hidden", "600", "500"], "framework"),
+        (["--channels=64"], "framework"),
+        (["--experiment", "fig1", "--hidden", "9"], "framework"),
+        (["--hidden", "600", "500", "--init", "normal"], "normal"),
+        (["--hidden", "600", "500", "--init-std=1e-2"], "normal"),
+        (["--steps", "5"], "normal"),
+    ],
+)
+def test_a_network_of_one_s_own_starts_where_it_can_learn(words, init):
+    assert train.parse(words).settings.initialization.init == init
+
+
+def test_a_network_of_three_hidden_layers_leaves_ln_10_behind(monkeypatch):
+    """Its start decides: from `normal` the loss is ln 10 for ever."""
+    words = ["--backend", "numpy", "--dataset", "generated", "--hidden", "60", "50", "40", "--steps", "40"]
+    words += ["--batch-size", "20", "--run-dir"]
+    for name, more in (("own", []), ("normal", ["--init", "normal"])):
+        assert tiny.call(*words, name, *more) == 0
+    losses = [tiny.metrics(Path(name), "train")[-1]["loss"] for name in ("own", "normal")]
+    assert losses[0] < 2.2 < losses[1]
+
+
+def test_a_resume_that_changes_what_is_easily_overlooked_says_so(finished, capsys):
+    cosine = tiny.arguments(schedule="cosine", steps=4, learning_rate=1e-3)
+    assert tiny.call("--backend", "numpy", *cosine, "--run-dir", "cosine") == 0
+    capsys.readouterr()
+    more = ("--backend", "numpy", "--resume")
+    assert tiny.call(*more, "cosine", "--steps", "8", "--run-dir", "on") == 0
+    rates = [record["learning_rate"] for record in tiny.metrics(Path("on"), "train")]
+    said = capsys.readouterr().out
+    assert f"learning rate was {rates[3]:.3g} at step 4 and is {rates[4]:.3g} at step 5" in said
+    assert rates[3] < rates[4] / 3
+    assert tiny.call(*more, str(finished), "--steps", "14", "--batch-size", "10", "--run-dir", "b") == 0
+    said = capsys.readouterr().out
+    assert "batch size 20 -> 10" in said
+    assert "step 13 begins at image 120, 240 were seen" in said
+    assert "learning rate was" not in said
+    assert tiny.call(*more, str(finished), "--steps", "14", "--run-dir", "c") == 0
+    assert "notice" not in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,9 @@ def test_killed_with_kill_9_twice_a_run_ends_as_if_never_interrupted(tmp_path, u
 SLOW = [pytest.param(backend, marks=pytest.mark.slow) for backend in ("jax", "torch")]
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138)]
+)
 @pytest.mark.parametrize("backend", ["numpy", *SLOW])
 def test_a_signal_stops_a_run_with_a_checkpoint(tmp_path, uninterrupted, backend, name, code):
     stopped = command(tmp_path, backend, f"{name}:plan:3")

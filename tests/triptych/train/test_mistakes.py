@@ -24,6 +24,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "no value": ("--seed", "--seed"),
     "steps -5": ("--steps -5", "steps: expected a whole number of at least 1, got -5"),
     "seed -1": ("--seed -1", "seed: expected a whole number of at least 0, got -1"),
+    "seed 2^63": ("--seed 9223372036854775808", "seed: expected a whole number below 2^63"),
     "batch 0": ("--batch-size 0", "batch_size: expected a whole number of at least 1, got 0"),
     "batch too large": ("--batch-size 401", "batch_size: expected at most the 400 training images, got 401"),
     "validation too large": ("--validation 400", "expected fewer than the 400 training images, got 400"),

@@ -3,13 +3,13 @@
 import json
 import math
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.helpers import tiny
+from tests.helpers.page import Page
 from triptych.__main__ import main
 from triptych.show import runs, side_by_side
 from triptych.show.intervals import student, wilson
@@ -81,32 +81,6 @@ def test_curves_are_the_means_of_the_runs(made):
     records = [tiny.metrics(one.path, "eval") for one in low.members]
     wanted = [[record["test_loss"] for record in own] for own in records]
     assert found["test_loss"].tolist() == wanted
-
-
-class Page(HTMLParser):
-    """What a page asks for from elsewhere, and its rows."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.foreign: list[str] = []
-        self.rows: list[list[str]] = []
-        self._cell = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href") and not (value or "").startswith(("#", "data:")):
-                self.foreign.append(f"{tag} {value}")
-        if tag in ("script", "link", "iframe"):
-            self.foreign.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        self._cell = tag in ("td", "th", "code")
-
-    def handle_data(self, data: str) -> None:
-        if self._cell:
-            self.rows[-1].append(data)
-            self._cell = False
 
 
 def test_the_page_stands_alone_and_names_every_run(made, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,12 @@ def test_the_best_checkpoint_is_taken_when_asked_for(run):
     assert open_run(run).checkpoint.step == summary["steps"]
 
 
+def test_an_interrupted_run_serves_as_far_as_it_came(run, tmp_path, capsys):
+    begun = tiny.rewind(run, tmp_path / "begun", 8)
+    assert main(["predict", str(begun), "test:0"]) == 0
+    assert capsys.readouterr().err == f"{begun}: numpy, step 8 of 12, not finished\n"
+
+
 def test_an_older_run_gets_its_mean_image_from_its_data(run, tmp_path, capsys):
     old = tmp_path / "old"
     shutil.copytree(run, old)
@@ -235,6 +242,27 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, words):
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert MISTAKES[words] in captured.err
+
+
+def test_damaged_files_are_read_or_refused(tmp_path):
+    """Bytes of a PNG and a JPEG with EXIF data changed, cut off or put in, many times over."""
+    rng, exif = random.Random(0), Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a picture"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    outcomes: set[object] = set()
+    for name in ("whole.png", "whole.jpg"):
+        Image.fromarray(pixels).save(tmp_path / name, exif=exif)
+        whole = (tmp_path / name).read_bytes()
+        for _ in range(300):
+            content = bytearray(whole)
+            for _ in range(rng.choice((1, 2, 5))):
+                content[rng.randrange(min(len(content), rng.choice((60, 300, 9999))))] = rng.randrange(256)
+            (tmp_path / "damaged").write_bytes(content[: rng.choice((len(content), rng.randrange(8, 2000)))])
+            try:
+                outcomes.add(images.of_file(tmp_path / "damaged").pixels.shape)
+            except UserError as error:
+                outcomes.add("refused" if "\n" not in str(error) else str(error))
+    assert outcomes == {(3, 32, 32), "refused"}
 
 
 def test_a_huge_picture_is_refused(tmp_path, monkeypatch):
