@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evidence.real_bugs.bug import Bug
 from parity import Jax, Numpy, Torch
-from tests.real_bugs.bug import Bug
 
 IMAGE: dict[str, Any] = {"x": (2, 2, 6, 6)}
 """Channels first; channels last where a port takes them so."""

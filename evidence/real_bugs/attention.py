@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from evidence.real_bugs.bug import Bug
 from parity import Torch
-from tests.real_bugs.bug import Bug
 
 QKV: dict[str, Any] = {"q": (2, 4, 8), "k": (2, 4, 8), "v": (2, 4, 8)}
 HEADS: dict[str, Any] = {"q": (2, 2, 4, 3), "k": (2, 2, 4, 3), "v": (2, 2, 4, 3)}

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evidence.real_bugs.bug import Bug
 from parity import Jax, Torch
 from parity.formula import exp, log, row_maximum
-from tests.real_bugs.bug import Bug
 
 LABELS = np.array([2, 0, 1, 2, 3])
 PADDED = np.array([2, 0, -100, 2, -100])

@@ -1,4 +1,4 @@
-"""`python -m tests.real_bugs`: judge both ports of every bug, and write docs/real_bugs.md."""
+"""`python -m evidence.real_bugs`: judge both ports of every bug, and write docs/real_bugs.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from tests.real_bugs import page
+from evidence.real_bugs import page
 
 PROCESSES = 2
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evidence.real_bugs.bug import Bug
 from parity import Torch
 from parity.formula import maximum, sqrt
-from tests.real_bugs.bug import Bug
 
 RNG = np.random.default_rng(0)
 STEP: dict[str, Any] = {

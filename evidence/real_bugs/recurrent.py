@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evidence.real_bugs.bug import Bug
 from parity import Torch
-from tests.real_bugs.bug import Bug
 
 N = 3
 LSTM: dict[str, Any] = {"x": (4, 2), "h": (4, N), "c": (4, N)}

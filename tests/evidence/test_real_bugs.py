@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.real_bugs import page
-from tests.real_bugs.bug import Bug, ModelBug, Verdict, judged
+from evidence.real_bugs import page
+from evidence.real_bugs.bug import Bug, ModelBug, Verdict, judged
 
 EVERY = 12
 """Of each family, the first and each so manieth bug after it is judged in the default run."""

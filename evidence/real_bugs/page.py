@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from tests.real_bugs import (
+from evidence.real_bugs import (
     activations,
     attention,
     convolution,
@@ -17,7 +17,7 @@ from tests.real_bugs import (
     optimizers,
     recurrent,
 )
-from tests.real_bugs.bug import GITHUB, Bug, ModelBug, Verdict, judged
+from evidence.real_bugs.bug import GITHUB, Bug, ModelBug, Verdict, judged
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "real_bugs.md"
 FAMILIES: Mapping[str, tuple[Bug | ModelBug, ...]] = {
@@ -25,7 +25,7 @@ FAMILIES: Mapping[str, tuple[Bug | ModelBug, ...]] = {
     for module in (normalization, attention, activations, convolution, recurrent, losses, optimizers, models)
 }
 BUGS = tuple(bug for bugs in FAMILIES.values() for bug in bugs)
-BEGIN, END = "<!-- python -m tests.real_bugs writes from here -->\n", "<!-- to here -->\n"
+BEGIN, END = "<!-- python -m evidence.real_bugs writes from here -->\n", "<!-- to here -->\n"
 
 Verdicts = tuple[Verdict, Verdict]
 """Of the right port and of the wrong one."""
@@ -65,7 +65,7 @@ def counts(verdicts: Mapping[str, Verdicts]) -> str:
 def tables(verdicts: Mapping[str, Verdicts]) -> str:
     parts = [f"**{counts(verdicts)}**\n"]
     for family in FAMILIES:
-        code = f"tests/real_bugs/{family}.py"
+        code = f"evidence/real_bugs/{family}.py"
         parts.append(f"## {family.capitalize()}\n\nCode: [{code}](../{code})\n")
         parts.append("\n".join(rows(family, verdicts)) + "\n")
     return "\n".join(parts)

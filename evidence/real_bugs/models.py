@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.real_bugs.bug import ModelBug
+from evidence.real_bugs.bug import ModelBug
 
 TOKENS: dict[str, Any] = {"x": (3, 4, 8)}
 

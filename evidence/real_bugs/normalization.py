@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evidence.real_bugs.bug import Bug
 from parity import Jax, Numpy, Torch
 from parity.formula import rsqrt, sqrt
-from tests.real_bugs.bug import Bug
 
 ROWS: dict[str, Any] = {"x": (6, 8)}
 SCALE = {"weight": (8,)}

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evidence.real_bugs.bug import Bug
 from parity import Jax, Numpy, Torch
 from parity.formula import PI, erf, exp, row_maximum, sigmoid, sqrt, stop_gradient, tanh, where
-from tests.real_bugs.bug import Bug
 
 X: dict[str, Any] = {"x": (4, 6)}
 KEPT = np.random.default_rng(0).random((4, 6)) > 0.2
