@@ -37,6 +37,7 @@ FLOORS: dict[str, int] = {
     "train": 9,
     "triptych.__main__": 9,
     "triptych.bench": 8,
+    "triptych.course": 8,
     "triptych.study": 8,
     "triptych.use": 8,
     "parity.__main__": 8,
@@ -56,7 +57,7 @@ FLOORS: dict[str, int] = {
     "triptych": 0,
 }
 """Room to the height of its floor."""
-APART = {*SIBLINGS, "triptych.bench", "triptych.study", "triptych.use"}
+APART = {*SIBLINGS, "triptych.bench", "triptych.course", "triptych.study", "triptych.use"}
 """Rooms that never import a neighbour on their floor."""
 PACKAGES = {"train", "triptych", "parity", "numpy_ref", "jax_models", "torch_models"}
 

@@ -7,6 +7,7 @@
     triptych export RUN --to onnx     the model as ONNX, or as a plain torch or Flax module
     triptych bench                    time a training step of every backend
     triptych study report             the study's runs beside the report's figures
+    triptych exercise list            the exercises of the course, which grade themselves
 
 Each command has its own --help.
 """
@@ -26,6 +27,7 @@ COMMANDS = {
     "export": "triptych.use.export",
     "bench": "triptych.bench.__main__",
     "study": "triptych.study.__main__",
+    "exercise": "triptych.course.__main__",
 }
 """Name to the module whose `main(argv)` it runs; imported when asked for."""
 
