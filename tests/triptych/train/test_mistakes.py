@@ -29,6 +29,8 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "batch too large": ("--batch-size 401", "batch_size: expected at most the 400 training images, got 401"),
     "validation too large": ("--validation 400", "expected fewer than the 400 training images, got 400"),
     "batch beyond what validation leaves": ("--validation 390", "at most the 10 training images"),
+    "hidden 10^20": (f"--hidden {10**20}", "hidden: expected sizes of at most 1,000,000,000"),
+    "channels 10^5000": (f"--channels {'9' * 5000}", "channels: expected numbers of channels"),
     "hidden 0": ("--hidden 6 0", "hidden: expected positive sizes such as 600 500 275, got (6, 0)"),
     "dropout 1": ("--dropout 1", "dropout: expected a finite number >= 0 and < 1, got 1.0"),
     "rate nan": ("--learning-rate nan", "learning_rate: expected a finite number >= 0, got nan"),
