@@ -112,7 +112,10 @@ class Logged:
         self._append(text)
 
     def _append(self, text: str) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        def opener(path: str, flags: int) -> int:
+            return os.open(path, flags | os.O_NOFOLLOW, 0o666)  # the folder may come from a stranger
+
+        with open(self._path, "a", encoding="utf-8", opener=opener) as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
 

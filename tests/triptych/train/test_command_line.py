@@ -150,8 +150,8 @@ def test_epochs_stand_for_steps(capsys):
     for words, steps in (("--epochs", "2"), 500), (("--epochs=0.5", "--batch-size", "64"), 391):
         assert train.parse(list(words)).settings.training.steps == steps
     assert train.parse(["--epochs", "1", "--validation", "10000"]).settings.training.steps == 200
-    for words, said in (("1", "--steps", "3"), "got both"), (("nan",), "finite number > 0"), (("0",), "> 0"):
-        assert tiny.call("--epochs", *words) == 2
+    for line, said in ("1 --steps 3", "got both"), ("nan", "finite number > 0"), ("0", "> 0"):
+        assert tiny.call("--epochs", *line.split()) == 2
         assert said in capsys.readouterr().err
 
 
