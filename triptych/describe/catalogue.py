@@ -150,10 +150,16 @@ def changes(name: str, experiment: Experiment) -> list[str]:
     ]
 
 
-def listing() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The catalogue as a table's header and rows."""
+def listing(everything: bool = True) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The catalogue as a table's header and rows; table 1 in one row, or all of it."""
     rows: list[tuple[str, ...]] = []
     for name, entry in CATALOGUE.items():
+        if name.startswith("table1-") and not everything:
+            continue
         what = entry.title + (f" ({entry.note})" if entry.note else "")
         rows.append((name, f"{entry.reported:.4f}", str(entry.experiment.training.steps), what))
+    if not everything:
+        reported = [value for pair in TABLE_1.values() for value in pair]
+        spread = f"{min(reported):.4f}-{max(reported):.4f}"
+        rows.append(("table1-...", spread, "2500", f"table 1: {len(reported)} runs; list --all names them"))
     return ("experiment", "reported", "steps", "what"), rows

@@ -57,6 +57,9 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
+        self.metrics_csv = path / "metrics.csv"
+        self.log = path / "log.txt"
+        self.command = path / "run.toml"
         self.summary = path / "summary.json"
         self.curves = path / "curves.png"
         self.predictions = path / "predictions.npy"
@@ -155,7 +158,16 @@ class RunDirectory:
         self.summary.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.tensorboard, self.look):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics, self.curves, self.predictions, self.preprocessing, self.config):
+        for file in (
+            self.metrics,
+            self.metrics_csv,
+            self.log,
+            self.command,
+            self.curves,
+            self.predictions,
+            self.preprocessing,
+            self.config,
+        ):
             file.unlink(missing_ok=True)
 
     # --- metrics: one JSON object a line, {"kind": "train" | "eval", "step": ..., ...} ---

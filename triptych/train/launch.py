@@ -34,12 +34,12 @@ from triptych.describe.protocol import (
 )
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
-from triptych.show.progress import Reporter, Terminal
+from triptych.show.progress import Logged, Reporter, Terminal
 from triptych.store import preprocessing, run_dir
 from triptych.store.preprocessing import Preprocessing
 from triptych.store.run_dir import RunDirectory
 from triptych.store.run_lock import RunLocks
-from triptych.train import memory
+from triptych.train import config_file, memory
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.lockstep import Alone, train
 from triptych.train.loop import Run, Source, Start
@@ -130,6 +130,7 @@ def launch(
         (build,) = _programs([job], load)
         program = build()
         starts = _enter(program, locks, reporter)
+        reporter = Logged(reporter, job.folder.log)
         _announce(program.runs[0], starts[0], reporter)
         ended = train(program.runs, starts, program.together, reporter)
         for message in ended.failures.values():
@@ -257,6 +258,8 @@ def _enter(program: Program, locks: RunLocks, reporter: Reporter) -> list[Start 
             check_data(start, run.source.fingerprint)
         run.folder.create(job.config | {"data": run.source.record()}, locks, overwrite)
         preprocessing.save(run.folder.preprocessing, program.preprocessing)
+        if not run.folder.command.exists():
+            run.folder.write(run.folder.command, config_file.text(job.options, job.experiment).encode())
         starts.append(start)
     return starts
 

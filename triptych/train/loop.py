@@ -24,7 +24,7 @@ from triptych.show.progress import Stopwatch
 from triptych.show.reporting import SHARED_SECONDS, evaluation_line, train_records
 from triptych.show.tensorboard import BoardWriter
 from triptych.store import checkpoint
-from triptych.store.records import Record
+from triptych.store.records import Record, csv_of
 from triptych.store.run_dir import RunDirectory
 from triptych.train import diagnose, memory
 from triptych.train.options import RunOptions
@@ -160,12 +160,21 @@ class Run:
         buffer = io.BytesIO()
         np.save(buffer, evaluation.predictions)
         self.folder.write(self.folder.predictions, buffer.getvalue())
-        changed = changes(self.options.experiment, self.experiment)
-        what = self.options.experiment + (" with changed settings" if changed else "")
-        title = f"{what}, {self.backend.name}: test accuracy {final['test_accuracy']:.4f}"
-        self.folder.write(self.folder.curves, plots.curves(self.records, title))
+        self.draw()
         self.summary = self._summary(final, best)
         self.folder.write_summary(self.summary)
+
+    def draw(self) -> None:
+        """Write curves and metrics.csv as far as the run came."""
+        changed = changes(self.options.experiment, self.experiment)
+        what = self.options.experiment + (" with changed settings" if changed else "")
+        evaluations = self._evaluations()
+        reached = (
+            f"test accuracy {evaluations[-1]['test_accuracy']:.4f}" if evaluations else "not evaluated yet"
+        )
+        title = f"{what}, {self.backend.name}, step {self.step}: {reached}"
+        self.folder.write(self.folder.curves, plots.curves(self.records, title))
+        self.folder.write(self.folder.metrics_csv, csv_of(self.records).encode())
 
     def _summary(self, final: Record, best: Record) -> dict[str, Any]:
         training = self.experiment.training

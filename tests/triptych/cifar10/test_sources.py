@@ -246,6 +246,17 @@ def test_notices_go_to_stderr_by_default(tmp_path, monkeypatch, capsys, small_st
     assert "THIS IS NOT CIFAR-10" in err
 
 
+def test_a_notice_is_given_once_for_each_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("triptych.cifar10.sources.CIFAR10", made.tiny_official())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = [made.write_folder(tmp_path / name, FILES) for name in ("a", "b")]
+    said = []
+    for folder in (folders[0], folders[0], folders[1]):
+        assert len(load("cifar10", folder).notices) == 1
+        said.append(capsys.readouterr().err.count("notice: an unofficial copy of CIFAR-10"))
+    assert said == [1, 0, 1]
+
+
 def test_unreadable_file_is_no_traceback(tmp_path):
     folder = made.write_folder(tmp_path / "d", FILES)
     (folder / "data_batch_3").chmod(0)

@@ -153,6 +153,8 @@ def test_a_signal_stops_a_run_with_a_checkpoint(tmp_path, uninterrupted, backend
     assert f"stopped by {name} at step 7; checkpoint saved" in stopped.stdout
     assert "repeat the same command, without --overwrite, to resume" in stopped.stdout
     assert tiny.newest(tmp_path).step == 7
+    assert (tmp_path / "curves.png").exists()
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 7 + 1
     done = command(tmp_path, backend, "never")
     assert done.returncode == 0, done.stderr
     assert tiny.results(tmp_path) == tiny.results(uninterrupted(backend))
