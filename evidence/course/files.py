@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from evidence.course import drawing, equations, slips
+from evidence.course import drawing, equations, notebook, slips
 
 COURSE = Path(__file__).resolve().parents[2] / "docs" / "course"
 
@@ -13,4 +14,6 @@ FILES: dict[Path, Callable[[], str]] = {
     COURSE / "equations.md": equations.page,
     COURSE / "batch_norm_paths.svg": drawing.svg,
     COURSE / "report_errors.md": slips.page,
+    COURSE / "session1.ipynb": partial(notebook.page, COURSE / "session_1.md"),
+    COURSE / "session3.ipynb": partial(notebook.page, COURSE / "session_3.md"),
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evidence.course import equations, slips
-from evidence.course.files import FILES
+from evidence.course import equations, notebook, slips
+from evidence.course.files import COURSE, FILES
 from evidence.course.slips import SLIPS, Slip
 from evidence.course.statements import ALL, PLACES, SECTIONS
 
@@ -17,6 +18,31 @@ from evidence.course.statements import ALL, PLACES, SECTIONS
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_page_is_up_to_date(path: Path) -> None:
     assert path.read_text() == FILES[path](), "run python -m evidence.course"
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_notebook_has_the_pages_text_and_code_and_one_broken_line_is_found(number: int) -> None:
+    path = COURSE / f"session{number}.ipynb"
+    cells = json.loads(path.read_text())["cells"]
+    pieces = "".join("".join(cell["source"]) for cell in cells)
+    source = (COURSE / f"session_{number}.md").read_text()
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [piece.strip() for piece in re.findall(r"^```python\n(.*?)^```$", source, re.M | re.S)]
+    assert all(
+        line in pieces for line in source.splitlines() if line.startswith(("#", "**")) and "`$" not in line
+    )
+    assert "$`" not in pieces  # code to Jupyter
+    assert all(re.fullmatch("[a-zA-Z0-9-_]{1,64}", cell["id"]) for cell in cells)
+    printed = "".join("".join(out["text"]) for cell in cells for out in cell.get("outputs", []))
+    assert [": passed, all" in printed, ": FAILED in d" in printed] == [True, True]
+
+
+def test_an_error_in_a_cell_is_told_by_page_and_cell(tmp_path: Path) -> None:
+    page = tmp_path / "session_9.md"
+    page.write_text("# Session 9\n\n```python\nx = 1\n```\n\n```python\nprint(x / 0)\n```\n")
+    with pytest.raises(ZeroDivisionError) as error:
+        notebook.page(page)
+    assert str(error.traceback[-1].path).endswith("session_9.md, cell 3")
 
 
 def test_every_equation_has_a_line_of_its_own() -> None:
