@@ -1,4 +1,4 @@
-"""`python -m evidence.verdict_rates [--quick] [--names N] [--json FILE] [--page FILE]`: measure and write."""
+"""`python -m evidence.verdict_rates [--names N] [--json FILE] [--page FILE] ...`: measure and write."""
 
 import argparse
 import json
@@ -22,6 +22,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 from evidence.verdict_rates.judge import judged, page, summary, tasks
+from evidence.verdict_rates.table import LAYERS
 from triptych.store.files import write_atomically
 
 
@@ -34,16 +35,24 @@ def main() -> int:
     parser.add_argument(
         "--names", type=int, default=50, help="names of each right form; a name draws the inputs"
     )
+    parser.add_argument(
+        "--layers", nargs="+", metavar="NAME", help="judge these again; --json keeps the other layers' rows"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write them as Markdown")
     options = parser.parse_args()
     if options.names < 1 or options.workers < 1:
         parser.error("--names and --workers: expected 1 or more")
+    every = tasks(options.names, options.quick)
+    chosen = [task for task in every if options.layers is None or task[0] in options.layers]
+    if len(chosen) < len(options.layers or ()):
+        parser.error(f"--layers: expected names among {', '.join(layer.name for layer in LAYERS)}")
+    before = json.loads(options.json.read_text()) if options.layers and options.json else None
     start = time.monotonic()
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         rows = []
-        for found in pool.map(judged, tasks(options.names, options.quick)):
+        for found in pool.map(judged, chosen):
             rows += found
             for row in found:
                 if row["fault"]:
@@ -57,6 +66,10 @@ def main() -> int:
         "names": options.names,
         "rows": rows,
     }
+    if before is not None:
+        kept = [row for row in before["rows"] if row["layer"] not in options.layers]
+        again = sorted({*before.get("again", ()), *options.layers})
+        results |= {"seconds": before["seconds"], "rows": kept + rows, "again": again}
     if options.json:
         write_atomically(options.json, (json.dumps(results, indent=0) + "\n").encode())
     if options.page:

@@ -99,6 +99,8 @@ def page(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     command = f"python -m evidence.verdict_rates --names {results['names']} --json docs/verdict_rates.json"
     command += " --page docs/verdict_rates.md"
+    again = results.get("again")
+    again = f" Judged again, after a wrong verdict was mended: {', '.join(again)}." if again else ""
     header = ["layer", "right forms", "judged", "mistakes", "judged", "wrong verdicts"]
     return f"""# How often is `verify` wrong?
 
@@ -111,7 +113,7 @@ refused by an error that names it. No formula is given, so limits are estimated.
 
     {command}
 
-wrote this page in {results["seconds"]} s ({versions}).
+wrote this page in {results["seconds"]} s ({versions}).{again}
 
 {markdown(header, rows)}
 """

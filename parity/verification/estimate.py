@@ -23,9 +23,9 @@ two-sided quantile for one false alarm in 10^9. Errors are only nearly normal, a
 round several times as coarsely as another without being wrong. So a share a little above 1 means less
 accurate than the others, while a wrong formula usually exceeds the limit by orders of magnitude in float64.
 All of this is of first order in u. Where results over- or underflow in the narrow format, R cannot be
-measured: such elements do not count in it, and where none is left R is taken as FACTOR times S. Inputs as far
-from 1 as FAR are judged in float64 alone, and only by what is finite: an eps in one and none in the other is
-no mistake there.
+measured: such elements do not count in it, and where none is left R is taken as FACTOR times S. They may come
+out as 0. Inputs as far from 1 as FAR are judged in float64 alone, and only by what is finite: an eps in one
+and none in the other is no mistake there.
 
 An element that is not finite costs itself, and no other: S and R are measured without it. It must be the same
 infinity or NaN in both, or finite in both, in the format that is judged.
@@ -229,12 +229,20 @@ def limits(
             limit = (STUDENT * u * units[key] + u * size) * (
                 1 if wider and not narrow and not alone else 2
             ) + r.tiny
+        limit = with_underflow(limit, size, r)
         finite = np.isfinite(own[key])
         if only_finite:
             limit = np.full(size.shape, r.largest)
         limit = np.where(finite, np.where(np.isfinite(limit) & np.isfinite(value), limit, np.inf), 0.0)
         found[key] = Bounded(np.where(finite, value, own[key]).astype(r.truth), limit, r)
     return found
+
+
+def with_underflow(limit: Array, size: Array, r: Rounding) -> Array:
+    """A number so small that its rounding cannot be measured may come out as 0: a step before it underflows,
+    or is rounded away (1 - sigmoid of 100).
+    """
+    return np.where(size < r.tiny / r.u, np.maximum(limit, size), limit)
 
 
 def chosen(

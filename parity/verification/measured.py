@@ -19,7 +19,17 @@ import numpy as np
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
 from parity.verification.adapters import thinned
-from parity.verification.estimate import STUDENT, Noise, Scatter, largest, measured_in, moved, nearer, spread
+from parity.verification.estimate import (
+    STUDENT,
+    Noise,
+    Scatter,
+    largest,
+    measured_in,
+    moved,
+    nearer,
+    spread,
+    with_underflow,
+)
 from parity.verification.place import Device, Outputs, Place
 from parity.verification.side import Side, Trace, shown
 
@@ -171,6 +181,7 @@ def limits(
                 apart = np.abs(blurred[key] - value).astype(np.float64)
                 spread = np.mean(np.square(apart[np.isfinite(apart)])) if apart.size else 0.0
                 limit = limit + STUDENT * float(np.sqrt(spread))
+        limit = with_underflow(limit, np.abs(value).astype(np.float64), r)
         finite = np.isfinite(measured.own[key])
         limit = np.where(finite, np.where(np.isfinite(limit) & np.isfinite(value), limit, np.inf), 0.0)
         found[key] = Bounded(np.where(finite, value, measured.own[key]).astype(r.truth), limit, r)

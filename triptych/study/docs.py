@@ -80,7 +80,7 @@ def _all(published: Table) -> str:
         for backend in get_args(BackendName):
             own = [one for one in published.results if (one.name, one.backend) == (name, backend)]
             if own:
-                reported = f"{planned.reported:.4g}"
+                reported = f"{planned.reported:.4g}" if planned.reported is not None else "–"
                 rows.append((name, backend, reported, str(len(own)), *_accuracies(own)))
     head = ("run", "backend", "report", "seeds", "last", "best evaluation", "last, by batch statistics")
     return tables.markdown(head, rows)

@@ -335,7 +335,10 @@ def _conclude(program: Program, signal: int | None, reporter: Reporter) -> None:
 def _report(summary: dict[str, Any], folder: RunDirectory, reporter: Reporter) -> None:
     generated = summary["data"]["source"] == "generated"
     entry = None if generated else CATALOGUE.get(summary["experiment"])
-    reported = f" (the report's {summary['experiment']}: {entry.reported:g})" if entry else ""
+    reported = ""
+    if entry:
+        whose = "the assignment expects" if entry.by_assignment else f"the report's {summary['experiment']}:"
+        reported = f" ({whose} {entry.reported:g})"
     if summary["changed_settings"]:
         changed = ", ".join(summary["changed_settings"])
         reported = f" ({summary['experiment']} with another {changed})"
