@@ -46,6 +46,8 @@ class Report:
     """Each quantity, and whether any finite number of it was compared."""
     missing: tuple[str, ...] = ()
     """What was not compared at all, for the first line."""
+    terms: tuple[str, ...] = ()
+    """Of an optimizer: which term of its rule differs, and both rules."""
 
     @property
     def passed(self) -> bool:
@@ -94,6 +96,10 @@ class Report:
             lines.append(f"The first layer that differs: {self.first}{follow}")
             own = {key: failed for key, failed in groups.items() if key[1] in (self.first, f"d{self.first}")}
             groups = own or dict(list(groups.items())[:1])
+        if self.terms:
+            lines += self.terms
+            later = len(groups) - 1
+            groups = dict(list(groups.items())[:1])
         for (backend, quantity), failed in groups.items():
             tried = {r.case for r in self.results if (r.backend, r.quantity) == (backend, quantity)}
             cases = {r.case for r in failed}
