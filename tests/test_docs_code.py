@@ -25,7 +25,11 @@ def words(text: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("page", "outputs"),
-    [("add_your_own.md", 2), pytest.param("port_a_model.md", 8, marks=pytest.mark.slow)],
+    [
+        ("add_your_own.md", 2),
+        pytest.param("course/plain_flax.md", 5, marks=pytest.mark.slow),
+        pytest.param("port_a_model.md", 8, marks=pytest.mark.slow),
+    ],
 )
 def test_the_page_runs_and_prints_what_it_says(page: str, outputs: int) -> None:
     namespace: dict[str, object] = {}
