@@ -100,7 +100,6 @@ class Report:
             groups = own or dict(list(groups.items())[:1])
         if self.terms:
             lines += self.terms
-            later = len(groups) - 1
             groups = dict(list(groups.items())[:1])
         for (backend, quantity), failed in groups.items():
             tried = {r.case for r in self.results if (r.backend, r.quantity) == (backend, quantity)}
@@ -118,7 +117,7 @@ class Report:
         suspect = f"the reference, {self.reference}," if self.reference else "the formula"
         if everywhere and len(others) > 1:
             lines.append(f"{', '.join(everywhere)}: all implementations fail alike. Look at {suspect} first.")
-        elif everywhere and self.reference and not self.first:
+        elif everywhere and self.reference and not self.first and not self.terms:
             lines.append(
                 f"{', '.join(everywhere)}: {self.reference} and {', '.join(others)} differ, and two alone "
                 "cannot tell which is wrong; give the formula as truth=, or a third implementation."

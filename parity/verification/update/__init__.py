@@ -32,10 +32,9 @@ PARAMETERS: Given = {"scale": (), "bias": (7,), "weight": (5, 7), "table": (257,
 """A scalar, a vector, a matrix, and more than 65,536 values."""
 CASES: dict[str, Callable[[int, tuple[int, ...], np.random.Generator], Array | float]] = {
     "ordinary": lambda n, shape, rng: 1.0,
-    "falling": lambda n, shape, rng: np.linspace(1, 0.01, n).reshape(n, *(1 for _ in shape)),
     "tiny, 1e-10": lambda n, shape, rng: 1e-10,
     "huge, 1e10": lambda n, shape, rng: 1e10,
-    "mixed sizes": lambda n, shape, rng: 10 ** rng.uniform(-10, 3, size=shape),
+    "mixed sizes, falling": lambda n, shape, rng: 10 ** np.add.outer(np.linspace(0, -2, n), rng.uniform(-10, 3, shape)),
 }
 """What gradients are multiplied by. A quarter is exactly 0 in every case."""
 

@@ -8,7 +8,7 @@ to EXACT, which no other form of the family does on these gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from parity.verification.case import generator
 from parity.verification.place import Place
 from parity.verification.side import Arrays
 from parity.verification.update.history import History, Updater
-from parity.verification.update.rules import KNOWN, STARTS, Data, Form, Settings, directions
+from parity.verification.update.rules import COUPLED, KNOWN, STARTS, Data, Form, Settings, directions
 
 EXACT = 1e-8
 SMALL_NORM = 0.05
@@ -135,8 +135,7 @@ def marquardt(left: Callable[[Array], Array], x: Array) -> Array:
             damping *= 10
         else:
             return x
-        slow = float(r @ r) > 0.9 * before
-        if np.abs(r).max() < 1e-13 or (slow and (k > 8 or float(r @ r) > 0.999999 * before)):
+        if np.abs(r).max() < 1e-13 or float(r @ r) > (0.8 if k > 4 else 0.9999) * before:
             return x
     return x
 
@@ -168,17 +167,21 @@ def _searched(data: Data, near: Found | None) -> Found | None:
     """The first form that agrees, and has the rates of `near`; or without these; or the closest."""
     agreeing: list[Found] = []
     others: list[Found] = []
-    for form in _ordered(near):
-        for start in [{**STARTS, **near.settings} if near else STARTS, STARTS, {**STARTS, "eps": 0.1}]:
+    for forms in _stages(near):
+        for form in forms:
+            start = {**STARTS, **(near.settings if near else {})}
             found = fitted(form, start, data)
+            if form.kind == "adagrad" and (found is None or found.off > EXACT):
+                found = fitted(form, {**start, "eps": 0.1}, data)
             if found is None or found.off > EXACT:
                 others += [found] if found else []
-                continue
-            if near is None or same(found.rates, near.rates):
+            elif near is None or same(found.rates, near.rates):
                 return found
-            agreeing.append(found)
-            break
-    return agreeing[0] if agreeing else min(others, key=lambda one: one.off, default=None)
+            else:
+                agreeing.append(found)
+        if agreeing:
+            return agreeing[0]
+    return min(others, key=lambda one: one.off, default=None)
 
 
 def same(a: Array, b: Array) -> bool:
@@ -186,15 +189,18 @@ def same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool(np.abs(a - b).max() <= 1e-6 * np.abs(b).max())
 
 
-def _ordered(near: Found | None) -> Iterable[Form]:
-    if near is not None:
-        own = replace(near.form, clip="none")
-        forms = [own, *own.neighbours(), *(two for one in own.neighbours() for two in one.neighbours()), *KNOWN]
-    else:
-        coupled = [replace(form, coupled=where) for where in ("all parameters", "matrices only") for form in KNOWN]
-        forms = [*KNOWN, *(form for form in coupled if form.kind != "sgd")]
-        forms += [one for form in KNOWN for one in form.neighbours()]
-    return dict.fromkeys(forms)
+def _stages(near: Found | None) -> Iterator[Iterable[Form]]:
+    """Forms to try, together where one that agrees may have a better one beside it."""
+    if near is None:
+        coupled = [replace(form, coupled=where) for where in COUPLED[1:] for form in KNOWN if form.kind != "sgd"]
+        yield from ([form] for form in dict.fromkeys([*KNOWN, *coupled]))
+        yield from ([one] for form in KNOWN for one in form.neighbours())
+        return
+    own = replace(near.form, clip="none")
+    ones = list(own.neighbours())
+    yield [own, *ones]
+    yield dict.fromkeys(two for one in ones for two in one.neighbours())
+    yield KNOWN
 
 
 def _with_clip(

@@ -16,7 +16,7 @@ from parity.verification.case import Case
 from parity.verification.casts import CUT, cut_quantities
 from parity.verification.compare import Comparison, weighed
 from parity.verification.estimate import FACTOR, STUDENT
-from parity.verification.judge import Item, Label
+from parity.verification.judge import Item, Label, Result
 from parity.verification.measured import FEW, SAMPLES, Measured, Point, limits, measure
 from parity.verification.place import Device, Inputs, Outputs, Place
 from parity.verification.report import FOLLOWS, Report, report_of
@@ -178,17 +178,18 @@ class Session:
             return fit.identified(updater, self.shapes[side], self.reference.steps, near)
 
     def terms(self, made: Comparison, ours: fit.Found | None) -> list[str]:
-        failed = {result.quantity for result in made.results if not result.passed and not result.note}
+        failed = {result.quantity for result in made.results if not result.passed}
+        kept = [f"The term that differs: {r.quantity}: {r.note}" for r in made.results if _structural(r)]
         graded = self.firsts[0].others.get("gradients", {})
         first = [key for key in graded if key in failed and self.first_step_differs(key)]
         if first:
             return [f"Gradients differ in the first step already ({', '.join(first[:3])}): see verify_model"]
         if self.reference.updater is None or not failed & set(self.wanted) or ours is None:
-            return []
+            return kept
         near = ours if ours.off <= fit.EXACT else None
         theirs = self.rule(self.port.updater, 1, near) if near else None
         names = [key for key, shape in self.shapes[0].items() if int(np.prod(shape)) > 2] or list(self.shapes[0])
-        return words.terms(ours, theirs, names)
+        return kept + words.terms(ours, theirs, names)
 
     def first_step_differs(self, key: str) -> bool:
         ours, theirs = (side.others["gradients"][key][0] for side in self.firsts)
@@ -225,6 +226,11 @@ class Session:
 
 def _thin(found: Outputs) -> Outputs:
     return {"output": np.zeros(1), **{key: thinned(key, array) for key, array in found.items()}}
+
+
+def _structural(result: Result) -> bool:
+    """Whether a failure is one of `structure`, but not of rates."""
+    return not result.passed and (result.quantity.startswith(COUNT) or result.note.startswith("kept in"))
 
 
 def _rate_limits(rates: Array) -> Bounded:

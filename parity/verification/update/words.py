@@ -26,13 +26,18 @@ SAID = {
     "clip": {"none": "none", "the norm": "by the norm", "the norm + 1e-6": "by the norm plus 1e-6",
              "each value": "of each value"},
 }  # fmt: skip
+NONE = 1e-6
+"""Of a number that is 0."""
 DIGITS = (("float32", 2.0**-24), ("float16", 2.0**-11), ("bfloat16", 2.0**-8))
 
 
-def name_of(form: Form) -> str:
-    if form.kind == "adam":
-        return "NAdam" if form.nesterov else "Adam" if form.largest == "no" else "AMSGrad"
-    return NAMES[form.kind]
+def name_of(found: Found) -> str:
+    form = found.form
+    if form.kind != "adam":
+        return NAMES[form.kind]
+    if abs(found.settings["beta1"]) < NONE:
+        return "RMSprop" if form.corrected == "none" else "RMSprop with bias correction"
+    return "NAdam" if form.nesterov else "Adam" if form.largest == "no" else "AMSGrad"
 
 
 def described(found: Found, names: Sequence[str]) -> str:
@@ -48,7 +53,7 @@ def described(found: Found, names: Sequence[str]) -> str:
     told.append(f"weight decay {decay_of(found, names)}")
     if found.form.clip != "none":
         told.append(f"clipping {SAID['clip'][found.form.clip]}, {found.settings['clip']:.6g}")
-    return f"{name_of(found.form)}, {', '.join(told)}"
+    return f"{name_of(found)}, {', '.join(told)}"
 
 
 def decay_of(found: Found, names: Sequence[str], other: Found | None = None) -> str:
@@ -79,8 +84,16 @@ def decay_of(found: Found, names: Sequence[str], other: Found | None = None) -> 
 def differing(ours: Found, theirs: Found, names: Sequence[str]) -> list[str]:
     """Each term that differs, the reference's first."""
     a, b = ours.form, theirs.form
-    if a.kind != b.kind:
-        return [f"the rule: {name_of(a)} in the reference, {name_of(b)} in the port"]
+    if a.kind != b.kind or ("RMSprop" in name_of(ours)) != ("RMSprop" in name_of(theirs)):
+        return [f"the rule: {name_of(ours)} in the reference, {name_of(theirs)} in the port"]
+    if not same(theirs.rates, ours.rates) and same(theirs.rates, ours.rates * (1 - theirs.decays)):
+        return ["the order: the port decays the parameters after the step, the reference before it"]
+    if a.kind == "adagrad" and a.eps != b.eps:
+        told = [f"{one.settings['eps']:.6g} {one.form.eps}" for one in (ours, theirs)]
+        return [
+            f"where eps stands, or where the sum of squares starts (the two together are one number inside the "
+            f"root): {told[0]} in the reference, {told[1]} in the port"
+        ]
     found = [
         f"{term}: {_said(key, a)} in the reference, {_said(key, b)} in the port"
         for key, term in TERMS.items()
@@ -116,8 +129,6 @@ def _rates(ours: Found, theirs: Found, names: Sequence[str]) -> Iterator[str]:
         yield "the schedule: the port is one step behind"
     elif same(b, -a):
         yield "the sign of the step: the port goes the other way"
-    elif same(b, a * (1 - theirs.decays)):
-        yield "the order: the port decays the parameters after the step, the reference before it"
     else:
         each = [not same(b[:, i : i + 1], a[:, i : i + 1]) for i in range(a.shape[1])]
         which = "" if all(each) else f" of {', '.join(n for n, e in zip(names, each, strict=True) if e)}"
@@ -140,8 +151,8 @@ def terms(ours: Found | None, theirs: Found | None, names: Sequence[str]) -> lis
         if theirs is None or theirs.off > 0.01:
             return [*told, "The port follows none of the rules that are known here, so no term is named"]
         digits = next((f" ({name}'s digits)" for name, u in DIGITS if theirs.off <= 8 * u), "")
-        close = f"The port is close to {name_of(theirs.form)}, off by {theirs.off:.1g}{digits}"
-        return [*told, close, *(f"The term that differs: {one}" for one in differing(ours, theirs, names))]
+        close = f"The port is close to {name_of(theirs)}, off by {theirs.off:.1g}{digits}"
+        return [*told, close]
     found = differing(ours, theirs, names)
     told.append(f"The port equals {described(theirs, names)}")
     return [*(f"The term that differs: {one}" for one in found), *told]
