@@ -27,6 +27,7 @@ def words(text: str) -> list[str]:
     ("page", "outputs"),
     [
         ("add_your_own.md", 2),
+        ("verify_an_optimizer.md", 1),
         pytest.param("course/plain_flax.md", 5, marks=pytest.mark.slow),
         pytest.param("port_a_model.md", 8, marks=pytest.mark.slow),
     ],

@@ -37,7 +37,7 @@ def updater(name: str, given: nnx.Optimizer) -> Updater:
                 state = one(graph, state, nnx.state(Holder(put(dict(gradients), place)), nnx.Param))
                 model, optimizer = nnx.merge(graph, state)
             held = {key: getattr(model, key).get_value() for key in shapes}
-            found = {"step": optimizer.step.get_value(), "opt_state": nnx.to_pure_dict(state)[1]}
+            found = {"step": optimizer.step.get_value(), "opt_state": nnx.to_pure_dict(state)[1]}  # type: ignore[index]
             return Snapshot(held, found)
 
         return step

@@ -81,7 +81,7 @@ def _own(name: str, given: Jax) -> Callable[[Arrays, Place], Stepper]:
 
 def to_array(leaf: Any) -> Array | None:
     if isinstance(leaf, jax.Array):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return None
         name, found = str(leaf.dtype), as_float(leaf)
         return as_kept(found.astype(np.float32), name) if name in ("bfloat16", "float16") else found

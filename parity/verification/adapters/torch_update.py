@@ -65,7 +65,9 @@ def _optimizer(name: str, make: Callable[..., Any]) -> Callable[[Arrays, Place],
     return start
 
 
-def _parts(name: str, found: Any, held: Mapping[str, nn.Parameter]) -> tuple[torch.optim.Optimizer, Callable[[], Any]]:
+def _parts(
+    name: str, found: Any, held: Mapping[str, nn.Parameter]
+) -> tuple[torch.optim.Optimizer, Callable[[], Any]]:
     """The optimizer, and what a step of training calls."""
     optimizer, *after = found if isinstance(found, tuple) else (found,)
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -90,7 +92,7 @@ def _rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Of the coming step: one where all groups have the same."""
     rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
     if len(set(rates)) <= 1:
-        return {"lr": rate for rate in rates[:1]}
+        return {"lr": rates[0]} if rates else {}
     return {f"lr of group {i}": rate for i, rate in enumerate(rates)}
 
 

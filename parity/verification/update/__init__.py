@@ -34,7 +34,9 @@ CASES: dict[str, Callable[[int, tuple[int, ...], np.random.Generator], Array | f
     "ordinary": lambda n, shape, rng: 1.0,
     "tiny, 1e-10": lambda n, shape, rng: 1e-10,
     "huge, 1e10": lambda n, shape, rng: 1e10,
-    "mixed sizes, falling": lambda n, shape, rng: 10 ** np.add.outer(np.linspace(0, -2, n), rng.uniform(-10, 3, shape)),
+    "mixed sizes, falling": lambda n, shape, rng: (
+        10 ** np.add.outer(np.linspace(0, -2, n), rng.uniform(-10, 3, shape))
+    ),
 }
 """What gradients are multiplied by. A quarter is exactly 0 in every case."""
 
@@ -59,8 +61,9 @@ def verify_update(
         reference: An optax transformation, or (transformation, extra arguments); an nnx.Optimizer; a function
             of the parameters by name that makes a torch optimizer, (optimizer, schedulers...) or (optimizer,
             step), step() being a whole step with its clipping; a function `(parameters, gradients, state,
-            step) -> (parameters, state)` of NumPy arrays by name, or `(init, update)` of such; `Jax(function)`
-            or `Torch(function)` of their arrays. Steps count from 1; without init the state starts as {}.
+            step) -> (parameters, state)` of NumPy arrays by name, or `(init, update)` of such;
+            `Jax(function)` or `Torch(function)` of their arrays. Steps count from 1; without init the state
+            starts as {}.
         port: The same.
         parameters: Name to shape (normal numbers are drawn), or to an array. None: `PARAMETERS`.
         model: (the reference's, the port's), as `verify_model` takes them: gradients come from them, in
@@ -81,7 +84,9 @@ def verify_update(
     if (reference is None) != (port is None) or (reference is None and model is None):
         raise UsageError("expected reference= and port=, two optimizers; or model= and inputs=")
     item = Item(name, lambda i, s, r: {}, tuple(dtypes))
-    updaters = [None if one is None else built(key, one) for key, one in (("reference", reference), ("port", port))]
+    updaters = [
+        None if one is None else built(key, one) for key, one in (("reference", reference), ("port", port))
+    ]
     if model is not None:
         if inputs is None or parameters is not None:
             raise UsageError("model: expected inputs=, name to shape, and no parameters=")
@@ -93,9 +98,7 @@ def verify_update(
     return Session(item, sides[0], sides[1], points, (shapes, shapes), device).report()
 
 
-def _gradients(
-    name: str, case: str, shapes: Mapping[str, tuple[int, ...]], steps: int
-) -> dict[str, Array]:
+def _gradients(name: str, case: str, shapes: Mapping[str, tuple[int, ...]], steps: int) -> dict[str, Array]:
     found = {}
     for key, shape in shapes.items():
         rng = generator(name, case, key)
@@ -115,7 +118,9 @@ def _trained(
 ) -> Session:
     if not isinstance(model, tuple) or len(model) != 2:
         raise UsageError(f"model: expected (the reference's, the port's), got {type(model).__name__}")
-    original, ported = (side_of(key, one, None, (), True) for key, one in zip(("reference", "port"), model, strict=True))
+    original, ported = (
+        side_of(key, one, None, (), True) for key, one in zip(("reference", "port"), model, strict=True)
+    )
     rows = [{key: drawn(item.name, f"step {t}", key, g) for key, g in inputs.items()} for t in range(steps)]
     start = original.state()
     with naming(Case(item.name, "the first step", {})):
@@ -129,13 +134,20 @@ def _trained(
         lambda arrays: pair.map.back(arrays, pair.shapes),
     )  # fmt: skip
     points = {"training": Point(start, stacked, dy)}
-    return Session(item, Subject(steps, updaters[0], original), theirs, points, _shapes(original, ported, pair), device)
+    return Session(
+        item, Subject(steps, updaters[0], original), theirs, points, _shapes(original, ported, pair), device
+    )
 
 
-def _shapes(original: Side, ported: Side, pair: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+def _shapes(
+    original: Side, ported: Side, pair: Any
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Of the parameters, the port's in the order of the reference's."""
     ours = {key: pair.shapes[key] for key in original.parameters}
     own = {key: array.shape for key, array in ported.state().items() if key in ported.parameters}
     order = list(ours)
-    rank = {key: min((order.index(s) for s in pair.map.sources(key) if s in ours), default=len(ours)) for key in own}
+    rank = {
+        key: min((order.index(s) for s in pair.map.sources(key) if s in ours), default=len(ours))
+        for key in own
+    }
     return ours, {key: own[key] for key in sorted(own, key=rank.__getitem__)}

@@ -1,15 +1,16 @@
 """Which rule an optimizer follows, found from what it does: its form, its numbers, its rates and decays.
 
-It is run on gradients made for this: sizes from 1e-8 to 1, so that an eps shows wherever it stands. For a form
-and its numbers, the rate and the decay of each step and parameter follow by linear least squares; the numbers
-by Levenberg and Marquardt's method (Marquardt 1963), in their logarithms. A form is found only where it agrees
-to EXACT, which no other form of the family does on these gradients.
+It is run on gradients made for this: sizes from 1e-8 to 1, so that an eps shows wherever it stands. For a
+form and its numbers, the rate and the decay of each step and parameter follow by linear least squares; the
+numbers by Levenberg and Marquardt's method (Marquardt 1963), in their logarithms. A form is found only where
+it agrees to EXACT, which no other form of the family does on these gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -40,7 +41,9 @@ class Found:
     """The largest error, of a parameter's largest change."""
 
 
-def observe(updater: Updater, shapes: Mapping[str, tuple[int, ...]], steps: int, norms: Sequence[float]) -> Data:
+def observe(
+    updater: Updater, shapes: Mapping[str, tuple[int, ...]], steps: int, norms: Sequence[float]
+) -> Data:
     """One run in float64 on probing gradients whose norms are given."""
     parameters = {key: _wide("theta", key, shape, 6.0) for key, shape in shapes.items()}
     gradients = []
@@ -62,7 +65,9 @@ def _wide(what: str, key: str, shape: tuple[int, ...], decades: float) -> Array:
 def _data(
     parameters: Arrays, gradients: Sequence[Arrays], history: History, shapes: Mapping[str, tuple[int, ...]]
 ) -> Data:
-    several = [key for key in shapes if parameters[key].size > 2] or list(shapes)  # rate and decay: two unknowns
+    several = [key for key in shapes if parameters[key].size > 2] or list(
+        shapes
+    )  # rate and decay: two unknowns
 
     def row(arrays: Mapping[str, Array]) -> Array:
         return np.concatenate([thinned(key, arrays[key]).reshape(-1) for key in several]).astype(np.float64)
@@ -74,7 +79,12 @@ def _data(
     matrix = np.repeat([len(shapes[key]) >= 2 for key in several], sizes)
     firsts = np.cumsum([0, *sizes[:-1]])
     return Data(
-        np.stack([row(g) for g in gradients]), thetas[:-1], np.diff(thetas, axis=0), np.array(norms), matrix, firsts
+        np.stack([row(g) for g in gradients]),
+        thetas[:-1],
+        np.diff(thetas, axis=0),
+        np.array(norms),
+        matrix,
+        firsts,
     )
 
 
@@ -87,7 +97,13 @@ def projected(form: Form, s: Settings, data: Data) -> tuple[Array, Array, Array]
         def sums(a: Array, b: Array) -> Array:
             return np.add.reduceat(a * b, first, axis=1)
 
-        dd, dt, tt, dc, tc = sums(d, d), sums(d, theta), sums(theta, theta), sums(d, change), sums(theta, change)
+        dd, dt, tt, dc, tc = (
+            sums(d, d),
+            sums(d, theta),
+            sums(theta, theta),
+            sums(d, change),
+            sums(theta, change),
+        )
         det = dd * tt - dt * dt
         good = det > 1e-12 * dd * tt  # not of a parameter with one element
         rates = np.where(good, -(tt * dc - dt * tc) / det, -dc / dd)
@@ -121,12 +137,16 @@ def marquardt(left: Callable[[Array], Array], x: Array) -> Array:
         return x
     for k in range(ROUNDS):
         step = 1e-6
-        jacobian = np.stack([(left(x + step * e) - left(x - step * e)) / (2 * step) for e in np.eye(len(x))], 1)
+        jacobian = np.stack(
+            [(left(x + step * e) - left(x - step * e)) / (2 * step) for e in np.eye(len(x))], 1
+        )
         if not np.isfinite(jacobian).all():
             return x
         normal, slope, before = jacobian.T @ jacobian, jacobian.T @ r, float(r @ r)
         for _ in range(8):
-            change = np.linalg.lstsq(normal + damping * np.diag(np.diag(normal) + 1e-300), -slope, rcond=None)[0]
+            change = np.linalg.lstsq(
+                normal + damping * np.diag(np.diag(normal) + 1e-300), -slope, rcond=None
+            )[0]
             there = x + np.clip(change, -3, 3)
             new = left(there)
             if np.isfinite(new).all() and float(new @ new) < before:
@@ -192,7 +212,9 @@ def same(a: Array, b: Array) -> bool:
 def _stages(near: Found | None) -> Iterator[Iterable[Form]]:
     """Forms to try, together where one that agrees may have a better one beside it."""
     if near is None:
-        coupled = [replace(form, coupled=where) for where in COUPLED[1:] for form in KNOWN if form.kind != "sgd"]
+        coupled = [
+            replace(form, coupled=where) for where in COUPLED[1:] for form in KNOWN if form.kind != "sgd"
+        ]
         yield from ([form] for form in dict.fromkeys([*KNOWN, *coupled]))
         yield from ([one] for form in KNOWN for one in form.neighbours())
         return
@@ -214,15 +236,18 @@ def _with_clip(
     for clip in ("the norm", "each value"):
         form, numbers = replace(found.form, clip=clip), dict(found.settings)
         for start in (1.0, 0.1, 10.0):
-            at = marquardt(
-                lambda x: _lefts(form, {**numbers, "clip": float(np.exp(x[0]))}, data, rates),
-                np.array([np.log(start)]),
-            )
+            at = marquardt(partial(_at_clip, form, numbers, data, rates), np.array([np.log(start)]))
             numbers["clip"] = float(np.exp(at[0]))
             if _left(form, numbers, data, rates) <= 1e-6:
                 near = observe(updater, shapes, steps, [3 * numbers["clip"], 9 * numbers["clip"]])
                 return _how_clipped(form, numbers, near, rates, found)
     return None
+
+
+def _at_clip(
+    form: Form, numbers: dict[str, float], data: Data, rates: tuple[Array, Array], x: Array
+) -> Array:
+    return _lefts(form, {**numbers, "clip": float(np.exp(x[0]))}, data, rates)
 
 
 def _how_clipped(
@@ -232,7 +257,7 @@ def _how_clipped(
     tried = []
     for one in forms:
         at = marquardt(
-            lambda x, one=one: _lefts(one, {**numbers, "clip": float(np.exp(x[0]))}, data, rates),
+            partial(_at_clip, one, numbers, data, rates),
             np.array([np.log(numbers["clip"])]),
         )
         own = {**numbers, "clip": float(np.exp(at[0]))}

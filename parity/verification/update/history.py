@@ -186,7 +186,10 @@ def _below(
     elif isinstance(tree, list | tuple):
         arrays = [to_array(one) for one in tree]
         each = [None if a is None else a.shape for a in arrays] == list(shapes.values()) and len(tree) > 0
-        yield from (((key,), one) for key, one in zip(shapes if each else map(str, range(len(tree))), tree))
+        yield from (
+            ((key,), one)
+            for key, one in zip(shapes if each else map(str, range(len(tree))), tree, strict=False)
+        )
     elif is_dataclass(tree) and not isinstance(tree, type):
         yield from (((f.name,), getattr(tree, f.name)) for f in fields(tree))
     elif hasattr(tree, "__dict__") and not callable(tree):
@@ -235,7 +238,8 @@ def own_parts(name: str, given: Any) -> tuple[Callable[..., Any] | None, Callabl
 
 
 EXPECTED = (
-    "expected an optax transformation, (transformation, extra arguments), an nnx.Optimizer, a function of the "
+    "expected an optax transformation, (transformation, extra arguments), an nnx.Optimizer, a function of "
+    "the "
     "parameters by name that makes a torch optimizer (or (optimizer, scheduler), or (optimizer, step)), a "
     "function (parameters, gradients, state, step) -> (parameters, state), or a pair (init, update)"
 )

@@ -1,4 +1,4 @@
-"""A family of update rules: what a step of each does to the gradient, by terms that can be changed one by one.
+"""A family of update rules: what a step of each does to the gradient, by terms that can change one by one.
 
     theta_t = theta_(t-1) - rate_t d_t - decay_t theta_(t-1)
     g       = clip(gradient) + l2 theta                                 (coupled decay, of all or of matrices)
@@ -59,7 +59,7 @@ class Form:
         for name, values in CHOICES[self.kind].items():
             for value in values:
                 if value != getattr(self, name):
-                    yield replace(self, **{name: value})
+                    yield replace(self, **{name: value})  # type: ignore[arg-type]
 
 
 EPS = ("outside the root", "inside the root")

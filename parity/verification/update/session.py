@@ -60,7 +60,8 @@ class Session:
             differing = [key for key in one if not np.array_equal(one[key], again[key], equal_nan=True)]
             if differing:
                 raise UsageError(
-                    f"{name}: {', '.join(differing[:3])} came out otherwise when run again from the same start; "
+                    f"{name}: {', '.join(differing[:3])} came out otherwise when run again from the same "
+                    "start; "
                     "fix its random numbers, or what it keeps outside its state"
                 )
             found.append(run(point, place))
@@ -90,7 +91,9 @@ class Session:
 
     def judged(self) -> list[Judged]:
         found = []
-        samples = FEW if sum(a.size for a in next(iter(self.points.values())).inputs.values()) > LARGE else SAMPLES
+        samples = (
+            FEW if sum(a.size for a in next(iter(self.points.values())).inputs.values()) > LARGE else SAMPLES
+        )
         self.samples = samples
         for case, point in self.points.items():
             side = self.reference.side()
@@ -139,20 +142,34 @@ class Session:
         n = self.reference.steps
         for key, kept in theirs.formats.items():
             if key.startswith(COUNT) and not counts_far(kept):
-                made.results.append(label.failure(key, f"kept in {kept}, which does not count to {COUNTED:,}"))
-            elif not key.startswith(COUNT) and narrower(kept, "float64") and not narrower(ours.formats.get(key, ""), "float64"):
+                made.results.append(
+                    label.failure(key, f"kept in {kept}, which does not count to {COUNTED:,}")
+                )
+            elif (
+                not key.startswith(COUNT)
+                and narrower(kept, "float64")
+                and not narrower(ours.formats.get(key, ""), "float64")
+            ):
                 made.results.append(label.failure(f"{key}", f"kept in {kept} where float64 comes in"))
         counts = [{tuple(one) for one in side.counts.values() if len(one) == n} for side in (ours, theirs)]
         if all(counts):
             made.quantities[COUNT] = True
             if not counts[0] & counts[1]:
                 a, b = (min(side) for side in counts)
-                made.results.append(label.failure(COUNT, f"{_row(b)} after each step, {_row(a)} in the reference"))
-        a, b = (list(side.rates.values()) for side in (ours, theirs))
-        if len(a) == len(b) and all(len(one) == n for one in (*a, *b)) and a:
+                made.results.append(
+                    label.failure(COUNT, f"{_row(b)} after each step, {_row(a)} in the reference")
+                )
+        mine, other = (list(side.rates.values()) for side in (ours, theirs))
+        if mine and len(mine) == len(other) and all(len(one) == n for one in (*mine, *other)):
             wide = rounding("float64")
             made.quantities[RATE] = True
-            made.results += weighed({RATE: _rate_limits(np.array(a).T)}, {RATE: np.array(b, wide.stored).T}, True, replace(label, place=Place("float64", self.device)), made)
+            made.results += weighed(
+                {RATE: _rate_limits(np.array(mine).T)},
+                {RATE: np.array(other, wide.stored).T},
+                True,
+                replace(label, place=Place("float64", self.device)),
+                made,
+            )
         return made
 
     def report(self) -> Report:
@@ -188,7 +205,9 @@ class Session:
             return kept
         near = ours if ours.off <= fit.EXACT else None
         theirs = self.rule(self.port.updater, 1, near) if near else None
-        names = [key for key, shape in self.shapes[0].items() if int(np.prod(shape)) > 2] or list(self.shapes[0])
+        names = [key for key, shape in self.shapes[0].items() if int(np.prod(shape)) > 2] or list(
+            self.shapes[0]
+        )
         return kept + words.terms(ours, theirs, names)
 
     def first_step_differs(self, key: str) -> bool:
@@ -218,7 +237,8 @@ class Session:
         notes += [f"In the port's state alone: {', '.join(own)}"] if own else []
         if self.slots:
             pairs = ", ".join(
-                f"{slot} = {m.own}" + (f" times {m.factor:.6g}" if m.factor != 1 else "") for slot, m in self.slots.items()
+                f"{slot} = {m.own}" + (f" times {m.factor:.6g}" if m.factor != 1 else "")
+                for slot, m in self.slots.items()
             )
             notes.append(f"Slots compared, the reference's = the port's: {pairs}")
         return notes

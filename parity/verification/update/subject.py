@@ -42,7 +42,7 @@ class Subject:
         rows = {key: _cast(array, place) for key, array in inputs.items()}
         names = list(held) if self.model is None else list(self.model.parameters)
         shapes = {key: held[key].shape for key in names}
-        start = self.updater and self.updater.start({key: held[key] for key in names}, place)
+        start = None if self.updater is None else self.updater.start({key: held[key] for key in names}, place)
         history = History()
         for t in range(self.steps):
             row = {key: array[t] for key, array in rows.items()}
@@ -62,7 +62,9 @@ class Subject:
         with np.errstate(all="ignore"):
             trace = model.run(dict(held), self.enter(row), dy, place)
         if not trace.whole:
-            raise UsageError(f"{model.name}: expected an output of shape {dy.shape}, got {trace.output.shape}")
+            raise UsageError(
+                f"{model.name}: expected an output of shape {dy.shape}, got {trace.output.shape}"
+            )
         history.add("output", {OUTPUT: trace.output})
         history.add("gradients", {f"d{key}": g for key, g in self.graded(trace.parameters).items()})
         history.add("buffers", self.read(trace.buffers))
@@ -103,9 +105,7 @@ def built(name: str, given: Any) -> Updater:
         adapter = "flax_update"
     elif isinstance(given, Jax) or is_framework(first, "optax", "GradientTransformation"):
         adapter = "jax_update"
-    elif isinstance(given, Torch) or is_framework(given, "torch.optim", "Optimizer"):
-        adapter = "torch_update"
-    elif _takes(given) == 1:
+    elif isinstance(given, Torch) or is_framework(given, "torch.optim", "Optimizer") or _takes(given) == 1:
         adapter = "torch_update"
     elif isinstance(given, tuple) or callable(given) or callable(getattr(given, "update", None)):
         adapter = "numpy_update"
@@ -144,6 +144,8 @@ def drawn_shapes(parameters: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         shape = (given,) if isinstance(given, int) else given
         shape = given.shape if isinstance(given, np.ndarray) else shape
         if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 1 for n in shape):
-            raise UsageError(f"{key}: expected a shape of sizes of at least 1, or a NumPy array, got {given!r}")
+            raise UsageError(
+                f"{key}: expected a shape of sizes of at least 1, or a NumPy array, got {given!r}"
+            )
         shapes[key] = shape
     return shapes

@@ -67,9 +67,14 @@ def decay_of(found: Found, names: Sequence[str], other: Found | None = None) -> 
     some = rates[:, there] != 0
     with np.errstate(all="ignore"):
         share = np.where(some, decays[:, there] / rates[:, there], np.nan)
-    where = "" if there.all() else f", of {', '.join(n for n, t in zip(names, there, strict=True) if t)} alone"
+    where = (
+        "" if there.all() else f", of {', '.join(n for n, t in zip(names, there, strict=True) if t)} alone"
+    )
     alone = decays[:, there]
-    by_rate, by_itself = np.nanstd(share) <= 1e-6 * np.nanmean(np.abs(share)), alone.std() <= 1e-6 * abs(alone.mean())
+    by_rate, by_itself = (
+        np.nanstd(share) <= 1e-6 * np.nanmean(np.abs(share)),
+        alone.std() <= 1e-6 * abs(alone.mean()),
+    )
     if by_rate and by_itself and other is not None:
         with np.errstate(all="ignore"):
             theirs = np.nanmax(np.where(other.rates != 0, other.decays / other.rates, np.nan))
@@ -78,7 +83,8 @@ def decay_of(found: Found, names: Sequence[str], other: Found | None = None) -> 
         return f"decoupled {np.nanmean(share):.6g} times the rate{where}"
     if by_itself:
         return f"decoupled {alone.mean():.6g} and not times the rate{where}"
-    return f"decoupled, {decays[:, there][0, 0]:.4g} in the first step, {decays[:, there][-1, 0]:.4g} in the last"
+    first, last = decays[:, there][0, 0], decays[:, there][-1, 0]
+    return f"decoupled, {first:.4g} in the first step, {last:.4g} in the last"
 
 
 def differing(ours: Found, theirs: Found, names: Sequence[str]) -> list[str]:
@@ -91,7 +97,8 @@ def differing(ours: Found, theirs: Found, names: Sequence[str]) -> list[str]:
     if a.kind == "adagrad" and a.eps != b.eps:
         told = [f"{one.settings['eps']:.6g} {one.form.eps}" for one in (ours, theirs)]
         return [
-            f"where eps stands, or where the sum of squares starts (the two together are one number inside the "
+            "where eps stands, or where the sum of squares starts (the two together are one number inside "
+            "the "
             f"root): {told[0]} in the reference, {told[1]} in the port"
         ]
     found = [
@@ -104,7 +111,9 @@ def differing(ours: Found, theirs: Found, names: Sequence[str]) -> list[str]:
         found.append(f"weight decay: {decays[0]} in the reference, {decays[1]} in the port")
     for key in ours.settings:
         if key in theirs.settings and key != "l2" and not _close(ours.settings[key], theirs.settings[key]):
-            found.append(f"{key}: {ours.settings[key]:.6g} in the reference, {theirs.settings[key]:.6g} in the port")
+            found.append(
+                f"{key}: {ours.settings[key]:.6g} in the reference, {theirs.settings[key]:.6g} in the port"
+            )
     return found + list(_rates(ours, theirs, names))
 
 

@@ -47,14 +47,16 @@ def in_nnx(transformation: Any) -> Any:
 
 
 def groups(p: Any) -> Any:
-    return torch.optim.AdamW(
-        [
-            {"params": [theta for theta in p.values() if theta.ndim > 1], "weight_decay": DECAY},
-            {"params": [theta for theta in p.values() if theta.ndim < 2]},
-        ],
-        RATE,
-        weight_decay=0.0,
-    )
+    """AdamW with decay for matrices and without for the rest."""
+    decayed: dict[str, Any] = {"params": [one for one in p.values() if one.ndim > 1], "weight_decay": DECAY}
+    others: dict[str, Any] = {"params": [one for one in p.values() if one.ndim < 2]}
+    return torch.optim.AdamW([decayed, others], RATE, weight_decay=0.0)
+
+
+def some(names: Any, every: int) -> list[Any]:
+    """All of them; only each so manieth in the quick tests."""
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=[slow] if at % every else []) for at, name in enumerate(names)]
 
 
 def matrices(p: Any) -> Any:
@@ -112,7 +114,7 @@ RIGHT: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", some(RIGHT, 6))
 def test_right_ones_pass(name: str) -> None:
     judged(*RIGHT[name]).assert_passed()
 
@@ -165,7 +167,7 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", some(WRONG, 9))
 def test_mistakes_are_named(name: str) -> None:
     reference, port, said = WRONG[name]
     report = judged(reference, port, parameters=FEW, dtypes=("float64",), steps=6)
