@@ -48,6 +48,8 @@ class Report:
     """Each quantity, and whether any finite number of it was compared."""
     missing: tuple[str, ...] = ()
     """What was not compared at all, for the first line."""
+    terms: tuple[str, ...] = ()
+    """Of an optimizer: which term of its rule differs, and both rules."""
 
     @property
     def passed(self) -> bool:
@@ -96,6 +98,9 @@ class Report:
             lines.append(f"The first layer that differs: {self.first}{follow}")
             own = {key: failed for key, failed in groups.items() if key[1] in (self.first, f"d{self.first}")}
             groups = own or dict(list(groups.items())[:1])
+        if self.terms:
+            lines += self.terms
+            groups = dict(list(groups.items())[:1])
         for (backend, quantity), failed in groups.items():
             tried = {r.case for r in self.results if (r.backend, r.quantity) == (backend, quantity)}
             cases = {r.case for r in failed}
@@ -112,7 +117,7 @@ class Report:
         suspect = f"the reference, {self.reference}," if self.reference else "the formula"
         if everywhere and len(others) > 1:
             lines.append(f"{', '.join(everywhere)}: all implementations fail alike. Look at {suspect} first.")
-        elif everywhere and self.reference and not self.first:
+        elif everywhere and self.reference and not self.first and not self.terms:
             lines.append(
                 f"{', '.join(everywhere)}: {self.reference} and {', '.join(others)} differ, and two alone "
                 "cannot tell which is wrong; give the formula as truth=, or a third implementation."
