@@ -18,27 +18,28 @@ from triptych.course.catalogue import EXERCISES
 from triptych.course.exercise import Exercise
 from triptych.course.limit import SECONDS, grade_within
 from triptych.errors import UserError
+from triptych.show import command
 
 
 def main(argv: list[str]) -> int:
     """Run the command in the current folder; returns its exit code."""
+    return command.run(lambda: _run(argv), "interrupted; nothing was changed")
+
+
+def _run(argv: list[str]) -> int:
     word, *rest = argv or ["--help"]
-    try:
-        if word == "list" and not rest:
-            for number, exercise in enumerate(EXERCISES, 1):
-                print(f"{number}  session {exercise.session}  {exercise.title} ({exercise.equations})")
-        elif word == "start" and len(rest) == 1:
-            print(_start(rest[0]))
-        elif word == "check":
-            return _check(rest)
-        elif word in ("-h", "--help"):
-            print((__doc__ or "").strip())
-            return 0 if argv else 2
-        else:
-            raise UserError(f"expected list, start N or check [N or FILE], got {' '.join(argv)!r}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if word == "list" and not rest:
+        for number, exercise in enumerate(EXERCISES, 1):
+            print(f"{number}  session {exercise.session}  {exercise.title} ({exercise.equations})")
+    elif word == "start" and len(rest) == 1:
+        print(_start(rest[0]))
+    elif word == "check":
+        return _check(rest)
+    elif word in ("-h", "--help"):
+        print((__doc__ or "").strip())
+        return 0 if argv else 2
+    else:
+        raise UserError(f"expected list, start N or check [N or FILE], got {' '.join(argv)!r}")
     return 0
 
 
