@@ -19,6 +19,7 @@ compared with one another, and the limits are estimated (`estimate`). docs/add_y
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -32,7 +33,7 @@ from parity.verification.adapters import CallFailed, Implementation, Jax, Numpy,
 from parity.verification.case import FAR, OFFSET, Case, Given, generated
 from parity.verification.casts import cut_quantities
 from parity.verification.compare import check_repeats, compare, left_out, naming, shape_of, with_upstream
-from parity.verification.judge import Item
+from parity.verification.judge import Item, Truth
 from parity.verification.judge import truth as true_values
 from parity.verification.place import Device, Place
 from parity.verification.report import FOLLOWS, Report, report_of
@@ -95,7 +96,7 @@ def verify(
     formulas = (truth,) if callable(truth) else tuple(truth or ())
     _require_enough(name, len(found), 1 if formulas else 2)
     place = Place(_formats(dtypes)[0], device)
-    item = Item(name, truth_of(formulas, gradient, signature), tuple(dtypes), elementwise)
+    item = Item(name, _summed_anyhow(truth_of(formulas, gradient, signature)), tuple(dtypes), elementwise)
     table, notes = _with_upstream(item, found, table, place, by_formula=bool(formulas))
     for one in found:
         with naming(table[0]):
@@ -114,6 +115,11 @@ def _require_enough(name: str, count: int, least: int) -> None:
             f"{name}: expected one implementation and a truth, or two implementations, got {count}; "
             "give numpy=, jax=, torch= or also="
         )
+
+
+def _summed_anyhow(truth: Truth) -> Truth:
+    """Frameworks sum bfloat16 numbers in float32 in some of their reductions, and not in others."""
+    return lambda inputs, settings, r: truth(inputs, settings, replace(r, accumulate_u=r.u))
 
 
 def _proved(item: Item, device: Device, one: Implementation, case: Case, dtype: str) -> dict[str, Bounded]:

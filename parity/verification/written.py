@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ def truth_of(formulas: Sequence[Formula], gradient: Formula | None, signature: S
     """
 
     def truth(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
-        # Frameworks sum bfloat16 numbers in float32 in some of their reductions, and not in others.
-        r = replace(r, accumulate_u=r.u)
         found = [_derived(formula, inputs, signature, r) for formula in formulas]
         if gradient is not None and "dy" in inputs:
             found.append(_written(gradient, inputs, signature, r))
