@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -84,6 +84,14 @@ def make_deterministic() -> None:
 
 def find_devices(device: Device) -> list[jax.Device]:
     """All devices of that kind, or of the kind that JAX prefers; raises UserError where it has none."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):  # JAX 0.10 asserts where no platform of the list is there
+        raise UserError(
+            f"device: JAX_PLATFORMS={asked} names no platform that JAX finds here; unset it, or install "
+            "JAX's build for it (make train ACCEL=cuda, or ACCEL=tpu)"
+        ) from None
     try:
         return jax.devices(None if device == "auto" else device)
     except RuntimeError:
@@ -173,9 +181,18 @@ class JaxBackend:
             results = jax.device_get(program(self.state.parameters, self.state.statistics, self.data[split]))
         return evaluation(*results)
 
-    def _evaluation(self, split: str, batch: bool) -> jax.stages.Compiled:
+    def logits(self, split: str, statistics: Statistics | None = None) -> np.ndarray:
+        batch = (statistics or self.experiment.model.norm_statistics) == "batch"
+        run = jax.jit(self._split_logits, static_argnums=3)
+        with self.context():
+            found = run(self.state.parameters, self.state.statistics, self.data[split], batch)
+            return np.asarray(jax.device_get(found))
+
+    def _evaluation(self, split: str, batch: bool) -> Callable[..., Any]:
         """The compiled program for a split: made without running it, a pass over the test set."""
         if (split, batch) not in self._evaluations:
+            if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+                return partial(self._evaluate, batch=batch)  # nothing is compiled ahead then
             state = self.state.parameters, self.state.statistics
             with self.context():
                 lowered = self._evaluate.lower(*state, self.data[split], batch)
@@ -193,7 +210,8 @@ class JaxBackend:
         }
 
     def export_state(self) -> State:
-        parameters, statistics, optimizer = jax.device_get(tuple(self.state))
+        with self.context():
+            parameters, statistics, optimizer = jax.device_get(tuple(self.state))
 
         def canonical(tree: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {key: np.array(_canonical(value), order="C") for key, value in tree.items()}
@@ -291,12 +309,31 @@ class JaxBackend:
 
         def chunk(rows: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             images, labels = rows
-            network, x = bind(self.graph, parameters), self._prepare(data, images)
-            logits, _, _ = network(x, statistics, batch_statistics=batch)
+            logits = self._logits(parameters, statistics, data, images, batch)
             predictions = jax.lax.argmax(logits, 1, jnp.int32)
             losses = loss.per_sample(self.experiment.objective.loss, logits, labels)
             return losses, predictions == labels, predictions
 
+        return self._by_chunk(chunk, data)
+
+    def _split_logits(
+        self, parameters: dict[str, Array], statistics: dict[str, Array], data: DeviceData, batch: bool
+    ) -> Array:
+        def chunk(rows: tuple[Array, Array]) -> tuple[Array]:
+            return (self._logits(parameters, statistics, data, rows[0], batch),)
+
+        logits: Array = self._by_chunk(chunk, data)[0]
+        return logits
+
+    def _logits(
+        self, parameters: Any, statistics: Any, data: DeviceData, images: Array, batch: bool
+    ) -> Array:
+        network, x = bind(self.graph, parameters), self._prepare(data, images)
+        logits, _, _ = network(x, statistics, batch_statistics=batch)
+        return logits
+
+    def _by_chunk(self, chunk: Callable[[tuple[Array, Array]], Any], data: DeviceData) -> Any:
+        """What `chunk` gives for images and labels evaluated together, over the whole split."""
         size = evaluation_batch(self.experiment)
         slices = evaluation_slices(len(data.labels), size)
         rows = (data.images, data.labels)
@@ -305,10 +342,12 @@ class JaxBackend:
         looped = jax.tree.map(
             lambda column: column[: full * size].reshape(full, size, *column.shape[1:]), rows
         )
-        parts = [jax.tree.map(lambda column: column.reshape(-1), jax.lax.map(chunk, looped))] if full else []
+        parts = []
+        if full:
+            together = jax.lax.map(chunk, looped)
+            parts = [jax.tree.map(lambda column: column.reshape(-1, *column.shape[2:]), together)]
         parts += [chunk((data.images[part], data.labels[part])) for part in slices[full:]]
-        losses, hits, predictions = (jnp.concatenate(column) for column in zip(*parts, strict=True))
-        return losses, hits, predictions
+        return tuple(jnp.concatenate(column) for column in zip(*parts, strict=True))
 
     def _trace_step(self, state: TrainState, data: DeviceData, table: Any) -> dict[str, Array]:
         row = jax.tree.map(lambda column: column[0], table)
@@ -404,7 +443,17 @@ def _canonical_image(array: Array) -> Array:
 @contextmanager
 def _precision(x64: bool, tf32: bool) -> Iterator[None]:
     """64-bit types only for a float64 experiment, and products in full precision unless TF32 is asked
-    for: JAX's default on a GPU is TF32, torch's is not. Scoped, so that nobody else's JAX changes.
+    for: JAX's default on a GPU is TF32, torch's is not. JAX's own searches for faults are set aside: the loop
+    names the step and layer of a NaN itself. Scoped, so that nobody else's JAX changes.
     """
-    with jax.enable_x64(x64), jax.default_matmul_precision("tensorfloat32" if tf32 else "highest"):
+    with ExitStack() as stack:
+        for one in (
+            jax.enable_x64(x64),
+            jax.default_matmul_precision("tensorfloat32" if tf32 else "highest"),
+            jax.debug_nans(False),
+            jax.debug_infs(False),
+            jax.transfer_guard("allow"),
+            jax.numpy_rank_promotion("allow"),
+        ):
+            stack.enter_context(one)
         yield

@@ -163,7 +163,8 @@ class JaxSweep:
                 data = self.one.data["train"]
                 self._states[group], result = self._train(self._states[group], own, data, inputs, count)
             results.append(jax.block_until_ready(result) if self._one_by_one else result)
-        found: list[np.ndarray] = jax.device_get(results)
+        with self.one.context():
+            found: list[np.ndarray] = jax.device_get(results)
         return found
 
     def _columns(self, group: int, steps: Mapping[int, Steps]) -> dict[str, Any]:
@@ -319,6 +320,9 @@ class Member:
 
     def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
         return self._sweep.evaluate(self._seat, split, statistics)
+
+    def logits(self, split: str, statistics: Statistics | None = None) -> np.ndarray:
+        return self._sweep.show(self._seat).logits(split, statistics)
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         return self._sweep.show(self._seat).trace(steps)

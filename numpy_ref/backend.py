@@ -102,20 +102,22 @@ class NumpyBackend:
         return StepResults(losses, accuracies)
 
     def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
-        batch = (statistics or self.experiment.model.norm_statistics) == "batch"
-        images, labels, objective = self.images[split], self.labels[split], self.experiment.objective
-        losses, predictions = [], []
+        labels, logits = self.labels[split], self.logits(split, statistics)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for rows in evaluation_slices(len(images), evaluation_batch(self.experiment)):
-                logits = self.network.predict(self._prepare(images[rows]), batch)
-                losses.append(loss.per_sample(objective.loss, logits, labels[rows]))
-                predictions.append(logits.argmax(axis=1).astype(np.uint8))
-        predicted = np.concatenate(predictions)
+            losses = loss.per_sample(self.experiment.objective.loss, logits, labels)
+        predicted = logits.argmax(axis=1).astype(np.uint8)
         return Evaluation(
-            float(np.concatenate(losses).mean(dtype=np.float64)),
-            float((predicted == labels).mean()),
-            predicted,
+            float(losses.mean(dtype=np.float64)), float((predicted == labels).mean()), predicted
         )
+
+    def logits(self, split: str, statistics: Statistics | None = None) -> Array:
+        batch = (statistics or self.experiment.model.norm_statistics) == "batch"
+        images = self.images[split]
+        slices = evaluation_slices(len(images), evaluation_batch(self.experiment))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return np.concatenate(
+                [self.network.predict(self._prepare(images[rows]), batch) for rows in slices]
+            )
 
     def trace(self, steps: Steps) -> dict[str, Array]:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

@@ -64,17 +64,36 @@ def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array, Array]:
     return dx, dgamma.reshape(-1), dbeta.reshape(-1)
 
 
-def batch_norm_staged_backward(dy: Array, x: Array, gamma: Array, eps: float) -> Array:
-    """dy to dx, one node of the graph a line: what `batch_norm_backward` simplifies."""
+def batch_norm_staged_backward(dy: Array, x: Array, gamma: Array, eps: float) -> dict[int, Array]:
+    """dy to each of eq. 51 to 62 under its number, one line an equation; 61 and 62 are dx.
+
+    mu and sigma^2 count as variables of their own in 52, 54, 55 and 57. What is one number a channel keeps
+    axes of length 1 to meet x. `batch_norm_backward` is the same dx simplified (eq. 63).
+    """
     axes, along = _axes(x, gamma)
     n = x.size // gamma.size
-    centred = x - x.mean(axis=axes, keepdims=True)
-    inverse = (np.square(centred).mean(axis=axes, keepdims=True) + eps) ** -0.5
-    g = gamma.reshape(along) * dy  # eq. 51
-    dxhat_dx, dxhat_dmu = inverse, -inverse  # eq. 52-55
-    dvariance = -0.5 * inverse**3 * (g * centred).sum(axis=axes, keepdims=True)  # eq. 56-57
-    dmu = dxhat_dmu * g.sum(axis=axes, keepdims=True)  # eq. 58
-    return g * dxhat_dx + dmu / n + dvariance * 2 * centred / n  # eq. 59-60
+
+    def total(a: Array) -> Array:
+        return a.sum(axis=axes, keepdims=True)
+
+    centred = x - total(x) / n
+    inverse = (total(np.square(centred)) / n + eps) ** -0.5
+    g = gamma.reshape(along) * dy  # eq. 51: dL/dxhat
+    dxhat_dx = inverse  # eq. 52
+    dxhat_dmu = -inverse  # eq. 54
+    dvariance_dmu = -2 / n * total(centred)  # eq. 55: 0
+    dxhat_dvariance = centred * -0.5 * inverse**3  # eq. 57
+    dvariance = total(g * dxhat_dvariance)  # eq. 56
+    dmu = total(g * dxhat_dmu) + dvariance * dvariance_dmu  # eq. 53
+    dmu_short = -inverse * total(g)  # eq. 58: by eq. 55
+    dmu_dx = np.full_like(inverse, 1 / n)  # eq. 59
+    dvariance_dx = 2 / n * centred  # eq. 60
+    dx = g * dxhat_dx + dmu * dmu_dx + dvariance * dvariance_dx  # eq. 61: the three paths
+    dx_out = g * inverse - inverse / n * total(g) - centred * inverse**3 / n * total(g * centred)  # eq. 62
+    return {
+        51: g, 52: dxhat_dx, 53: dmu, 54: dxhat_dmu, 55: dvariance_dmu, 56: dvariance, 57: dxhat_dvariance,
+        58: dmu_short, 59: dmu_dx, 60: dvariance_dx, 61: dx, 62: dx_out,
+    }  # fmt: skip
 
 
 def normalize(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, eps: float) -> Array:

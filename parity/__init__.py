@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parity.verification.layer import Jax, Numpy, Report, Torch, verify
     from parity.verification.model import assert_port, verify_model
+    from parity.verification.update import verify_update
 
-__all__ = ["Jax", "Numpy", "Report", "Torch", "assert_port", "verify", "verify_model"]
+__all__ = ["Jax", "Numpy", "Report", "Torch", "assert_port", "verify", "verify_model", "verify_update"]
+_ELSEWHERE = {"assert_port": "model", "verify_model": "model", "verify_update": "update"}
 
 
 def __getattr__(name: str) -> Any:
     """Loaded when first asked for: `import parity` stays quick."""
     if name not in __all__:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
-    return getattr(
-        import_module(
-            "parity.verification.model"
-            if name in ("assert_port", "verify_model")
-            else "parity.verification.layer"
-        ),
-        name,
-    )
+    return getattr(import_module(f"parity.verification.{_ELSEWHERE.get(name, 'layer')}"), name)

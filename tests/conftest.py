@@ -5,6 +5,7 @@ Importing this file imports neither jax nor torch: tests that block one of them 
 
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,12 @@ os.environ["TRIPTYCH_CACHE_DIR"] = "off"  # what a test compiles is this checkou
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: one thread each for BLAS
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Whoever starts the tests in the background may have them ignored, which is inherited; a run honours that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in ("SIGHUP", "SIGUSR1"):
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 # A slow machine is not a bug. CI draws the same examples each time, so that red means the change is wrong;
 # by hand each run looks at new ones.

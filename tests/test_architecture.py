@@ -1,7 +1,7 @@
 """Which room may import which: arrows run downwards only, and each framework stays in its own room.
 
     train.py                                                    9
-    triptych.bench, triptych.study, parity.__main__             8: never one another
+    triptych.bench, study, use, parity.__main__                 8: never one another
     parity.planted, runs, convert, report                       7
     parity.suite                                                6: the library's first customer
     triptych.train                                              5: loop, sweeps, resuming
@@ -37,7 +37,9 @@ FLOORS: dict[str, int] = {
     "train": 9,
     "triptych.__main__": 9,
     "triptych.bench": 8,
+    "triptych.course": 8,
     "triptych.study": 8,
+    "triptych.use": 8,
     "parity.__main__": 8,
     "parity.planted": 7,
     "parity.runs": 7,
@@ -55,7 +57,7 @@ FLOORS: dict[str, int] = {
     "triptych": 0,
 }
 """Room to the height of its floor."""
-APART = {*SIBLINGS, "triptych.bench", "triptych.study"}
+APART = {*SIBLINGS, "triptych.bench", "triptych.course", "triptych.study", "triptych.use"}
 """Rooms that never import a neighbour on their floor."""
 PACKAGES = {"train", "triptych", "parity", "numpy_ref", "jax_models", "torch_models"}
 

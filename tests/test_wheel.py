@@ -67,7 +67,7 @@ def stranger(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_our_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == OURS | {f"{wheel.name.split('-py3')[0]}.dist-info"}
-    assert {"parity/py.typed", "parity/report/page.html.jinja"} <= set(names)
+    assert {"parity/py.typed", "parity/report/page.html.jinja", "triptych/use/look.css"} <= set(names)
     in_tree = {str(path.relative_to(ROOT)) for name in OURS for path in (ROOT / name).rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == in_tree
 

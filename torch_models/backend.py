@@ -114,20 +114,25 @@ class TorchBackend:
 
     @torch.no_grad()
     def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
+        logits, labels = self._logits(split, statistics), self.labels[split]
+        with self._precision():
+            losses = loss.per_sample(self.experiment.objective.loss, logits, labels)
+        predicted = logits.argmax(dim=1)
+        accuracy = float((predicted == labels).double().mean())
+        return Evaluation(float(losses.double().mean()), accuracy, predicted.cpu().numpy().astype(np.uint8))
+
+    def logits(self, split: str, statistics: Statistics | None = None) -> np.ndarray:
+        return _numpy(self._logits(split, statistics))
+
+    @torch.no_grad()
+    def _logits(self, split: str, statistics: Statistics | None) -> Tensor:
         batch = (statistics or self.experiment.model.norm_statistics) == "batch"
-        images, labels = self.images[split], self.labels[split]
-        losses, predictions = [], []
+        images, parts = self.images[split], []
         with self._precision():
             for rows in evaluation_slices(len(images), evaluation_batch(self.experiment)):
                 x = self._prepare(images[rows])
-                logits, _, _ = self.network(x, self.statistics, batch_statistics=batch)
-                losses.append(loss.per_sample(self.experiment.objective.loss, logits, labels[rows]))
-                predictions.append(logits.argmax(dim=1))
-        predicted = torch.cat(predictions)
-        accuracy = float((predicted == labels).double().mean())
-        return Evaluation(
-            float(torch.cat(losses).double().mean()), accuracy, predicted.cpu().numpy().astype(np.uint8)
-        )
+                parts.append(self.network(x, self.statistics, batch_statistics=batch)[0])
+        return torch.cat(parts)
 
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         self.network.zero_grad()

@@ -1,8 +1,13 @@
-"""`triptych`, or `python -m triptych`: train networks, time them, and reproduce the study.
+"""`triptych`, or `python -m triptych`: train networks, use them, time them, and reproduce the study.
 
     triptych train --backend jax      the same as python train.py --backend jax
+    triptych predict RUN IMAGE...     the classes of images, by a trained run
+    triptych look RUN                 a page of its mistakes: confusion, calibration, weights
+    triptych compare RUN RUN...       curves, settings and accuracies of several runs
+    triptych export RUN --to onnx     the model as ONNX, or as a plain torch or Flax module
     triptych bench                    time a training step of every backend
     triptych study report             the study's runs beside the report's figures
+    triptych exercise list            the exercises of the course, which grade themselves
 
 Each command has its own --help.
 """
@@ -16,8 +21,13 @@ from triptych.errors import missing
 
 COMMANDS = {
     "train": "triptych.train.command",
+    "predict": "triptych.use.predict",
+    "look": "triptych.use.look",
+    "compare": "triptych.use.compare",
+    "export": "triptych.use.export",
     "bench": "triptych.bench.__main__",
     "study": "triptych.study.__main__",
+    "exercise": "triptych.course.__main__",
 }
 """Name to the module whose `main(argv)` it runs; imported when asked for."""
 

@@ -13,7 +13,12 @@ class UserError(Exception):
     """
 
 
-EXTRAS = {"jax": "jax", "jaxlib": "jax", "flax": "jax", "optax": "jax", "torch": "torch"}
+EXTRAS = {
+    **dict.fromkeys(("jax", "jaxlib", "flax", "optax"), "jax"),
+    "torch": "torch",
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
+}
+"""Package to the extra that brings it; any other comes with `train`."""
 OURS = ("parity", "triptych", "numpy_ref", "jax_models", "torch_models")
 
 

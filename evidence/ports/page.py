@@ -39,7 +39,7 @@ def page(results: Mapping[str, Any]) -> str:
         told += (
             "\nResNet-18 at its size (11 million parameters, 4 images of 32 x 32, both formats): "
             f"{whole['comparisons']} comparisons in {whole['seconds']} s, at most {whole['peak_mb']} MB, of "
-            f"which {whole['imports_mb']} MB are the imported frameworks, on 2 CPU cores. "
+            f"which {whole['before_mb']} MB are the frameworks and the two models, on 2 CPU cores. "
             f"Its verdict: {whole['verdict']}. {whole['meaning']}\n"
         )
     return HEAD + "\n".join(lines) + "\n" + told

@@ -37,11 +37,20 @@ class Ported:
     modes: Sequence[bool] = (False,)
     """In which the right port is judged: training or not."""
 
-    def judged(self, mistake: Mistake, dtypes: Sequence[str] = ("float64",)) -> Report:
-        """No layer is named by hand, and nothing said of how parameters belong together."""
+    def pair(self, mistake: Mistake) -> tuple[nn.Module, nnx.Module]:
+        """The reference, and a port of it with this mistake."""
         torch.manual_seed(0)
         reference = self.reference().train(mistake.training)
-        port = self.port(reference, mistake.name)
+        return reference, self.port(reference, mistake.name)
+
+    def judged(
+        self,
+        mistake: Mistake,
+        dtypes: Sequence[str] = ("float64",),
+        pair: tuple[nn.Module, nnx.Module] | None = None,
+    ) -> Report:
+        """No layer is named by hand, and nothing said of how parameters belong together."""
+        reference, port = pair or self.pair(mistake)
         training = None if mistake.name == "left in training mode" else mistake.training
         return verify_model(
             self.name,

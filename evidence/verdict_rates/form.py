@@ -20,8 +20,8 @@ class Layer:
 
 
 def j(function: Callable[..., Any]) -> Jax:
-    """Operation by operation: compiling each form for each shape would take minutes."""
-    return Jax(function, jit=False)
+    """Compiled, as most people run it."""
+    return Jax(function)
 
 
 X = {"x": (4, 6)}

@@ -30,7 +30,7 @@ from triptych.describe.catalogue import find
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import tables
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 from triptych.store.run_dir import RunDirectory
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 
 
 def write(path: Path, content: bytes, option: str) -> None:

@@ -18,7 +18,7 @@ from triptych.describe.layers import Conv2d
 from triptych.describe.protocol import TrainingData
 from triptych.describe.spec import BackendName, Device, Dtype, Experiment
 from triptych.errors import UserError
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 
 OUT = Path("runs/parity")
 CNN_STEPS, CNN_IMAGES = 200, 2000

@@ -71,12 +71,14 @@ def planted(array: Array, rng: np.random.Generator, value: float, share: float =
 Given = Mapping[str, int | tuple[int, ...] | Array]
 """Name to a shape or an array."""
 
+OFFSET = "mean 1e4, deviation 1"
+"""bfloat16's spacing there is 64."""
 KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
     "ordinary": lambda x, rng: x,
     "exact zeros of both signs": lambda x, rng: planted(planted(x, rng, 0.0), rng, -0.0),
     "whole numbers, ties": lambda x, rng: np.round(x),
     "constant rows": lambda x, rng: np.broadcast_to(x[..., :1], x.shape).copy() if x.ndim else x,
-    "mean 1e4, deviation 1": lambda x, rng: x + 1e4,
+    OFFSET: lambda x, rng: x + 1e4,
     "large, 1e4": lambda x, rng: 1e4 * x,
     "huge, 1e15": lambda x, rng: 1e15 * x,
     "tiny, 1e-20": lambda x, rng: 1e-20 * x,

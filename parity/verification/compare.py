@@ -14,6 +14,7 @@ from parity.errors import UsageError
 from parity.verification.adapters import CallFailed, Implementation
 from parity.verification.case import Case, generator
 from parity.verification.casts import CUT
+from parity.verification.estimate import COARSER
 from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Device, Outputs, Place
 
@@ -56,6 +57,19 @@ NO_LIMIT = "Not judged: {}: no finite limit (a step overflows, or a divisor may 
 ALIKE = "Not finite in both alike: {}; the other elements are judged"
 
 
+COARSE = (
+    "{} rounds more coarsely than the others in {} ({}, case {!r}): an equal form that is less accurate, "
+    "let pass"
+)
+
+
+def slight(results: Sequence[Result], dtype: str) -> list[str]:
+    """The quantities that are off, where all that is off is off by at most COARSER limits."""
+    failed = [result for result in results if not result.passed]
+    few = all(not result.note and result.share <= COARSER[dtype] for result in failed)
+    return [result.quantity for result in failed] if few else []
+
+
 def compare(
     item: Item,
     found: Sequence[Implementation],
@@ -63,9 +77,11 @@ def compare(
     expected: Expected,
     device: Device = "cpu",
     cuts: Cuts | None = None,
+    coarser: Expected | None = None,
 ) -> Comparison:
     """The results of each implementation in each of the item's formats. A case that was made from the shapes
-    and that a function does not take is left out, and told.
+    and that a function does not take is left out, and told. What is off by at most COARSER limits is judged
+    again by the limits that `coarser` gives.
     """
     made = Comparison()
     for one in found:
@@ -74,7 +90,14 @@ def compare(
                 label = Label(item, case, one.name, Place(dtype, device))
                 try:
                     if (wanted := expected(one, case, dtype)) is not None:
-                        made.results += _judged(one, wanted, label, made)
+                        results = _judged(one, wanted, label, made)
+                        if coarser is not None and (off := slight(results, dtype)):
+                            wider = coarser(one, case, dtype)
+                            again = results if wider is None else _judged(one, wider, label, made)
+                            if all(result.passed for result in again):
+                                made.notes.append(COARSE.format(one.name, ", ".join(off), dtype, case.name))
+                                results = again
+                        made.results += results
                 except CallFailed as error:
                     if not case.optional:
                         raise error.where(case.name) from None

@@ -23,9 +23,9 @@ two-sided quantile for one false alarm in 10^9. Errors are only nearly normal, a
 round several times as coarsely as another without being wrong. So a share a little above 1 means less
 accurate than the others, while a wrong formula usually exceeds the limit by orders of magnitude in float64.
 All of this is of first order in u. Where results over- or underflow in the narrow format, R cannot be
-measured: such elements do not count in it, and where none is left R is taken as FACTOR times S. Inputs as far
-from 1 as FAR are judged in float64 alone, and only by what is finite: an eps in one and none in the other is
-no mistake there.
+measured: such elements do not count in it, and where none is left R is taken as FACTOR times S. They may come
+out as 0. Inputs as far from 1 as FAR are judged in float64 alone, and only by what is finite: an eps in one
+and none in the other is no mistake there.
 
 An element that is not finite costs itself, and no other: S and R are measured without it. It must be the same
 infinity or NaN in both, or finite in both, in the format that is judged.
@@ -35,6 +35,11 @@ the most others; then the one with the fewest results that are not finite, that 
 given, that can be had in a wider one, and that scatters least (`chosen`). Where the reference goes through
 float32 on its way, what follows from there is judged by float32's limits.
 
+An equal form may be coarser (`E[x^2] - E[x]^2` for a variance). So where one is off by at most COARSER
+limits, its own noise is measured too, and takes the place of the others', up to COARSER times theirs. No cut
+to a narrower format is so close. In float64 no wrong formula is, so there it is let pass by that alone: what
+rounding takes away altogether, as in x - logsumexp(x) at 1e4, no change of last digits shows.
+
 float64 has no wider format to measure R in. To first order an error is u times something that does not
 depend on u, so S and R are those of float32 times 2^-29. The truth is the reference in long double where it
 is NumPy and its result follows that type; elsewhere in float64, and the limit is doubled.
@@ -42,7 +47,8 @@ is NumPy and its result follows that type; elsewhere in float64, and the limit i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -55,10 +61,13 @@ from parity.verification.place import Inputs, Outputs, Place
 
 SAMPLES = 16
 FACTOR = 8
+COARSER = {"float64": 256, "float32": 8, "bfloat16": 8}
 TAIL = 6
 """Errors beyond so many root mean squares are not those of one normal distribution."""
 STUDENT = 12.61
 """P(|t| > T) = 10^-9 for 16 degrees of freedom."""
+SMALL = 2**16
+"""Numbers of an array that is cheap to copy and to keep."""
 AGREE = 1e-6
 """Of the largest element: two implementations of one formula are closer in float64, most others are not."""
 
@@ -114,7 +123,7 @@ class Scatter:
 
     def __init__(self, centre: Outputs, r: Rounding) -> None:
         self.centre, self.r = centre, r
-        self.scale = {key: _largest(value) for key, value in centre.items()}
+        self.scale = {key: largest(value) for key, value in centre.items()}
         self.conditions: dict[str, list[float]] = {key: [] for key in centre}
         self.roundings: dict[str, list[float]] = {key: [] for key in centre}
         self.sums: dict[str, Any] = {}
@@ -126,10 +135,10 @@ class Scatter:
             for key, value in self.centre.items():
                 response, fine = np.abs(wide[key] - value), np.abs(close[key] - value)
                 smooth = np.where(fine <= response / 16, response, 0.0)
-                self.conditions[key].append(_spread(smooth / self.scale[key]))
+                self.conditions[key].append(spread(smooth / self.scale[key]))
                 measurable = (np.abs(wide[key]) >= r.tiny / r.u) | (wide[key] == 0)
                 error = np.where(measurable, narrow[key] - wide[key], np.nan) / self.scale[key]
-                self.roundings[key].append(_spread(error))
+                self.roundings[key].append(spread(error))
                 self.sums[key] = self.sums.get(key, 0.0) + error
 
     def noise(self) -> Noise:
@@ -154,7 +163,7 @@ def nearer(a: Array, b: Array) -> Array:
         return np.where(a == b, a, a + (b - a) / 256)
 
 
-def _largest(value: Array) -> float:
+def largest(value: Array) -> float:
     """By which differences are divided before they are squared, which might underflow."""
     finite = np.abs(value[np.isfinite(value)])
     return float(finite.max(initial=0.0)) or 1.0
@@ -166,7 +175,7 @@ def _mean_square(array: Array) -> float:
     return float(np.mean(np.square(finite))) if finite.size else float("nan")
 
 
-def _spread(array: Array) -> float:
+def spread(array: Array) -> float:
     """The mean square; or more, where a few elements have much larger errors than the others."""
     finite = np.abs(array[np.isfinite(array)])
     return max(_mean_square(finite), (float(finite.max()) / TAIL) ** 2) if finite.size else float("nan")
@@ -180,17 +189,30 @@ def _together(conditions: list[float], roundings: list[float], something: bool) 
     return float(np.sqrt(squared + (np.mean(r) if r or not something else FACTOR**2 * squared)))
 
 
+def together(others: Sequence[Noise], own: Noise | None, dtype: str) -> dict[str, float]:
+    """The noise that judges one: that of the most uncertain of the others, or its own up to COARSER times
+    that; in float64 all of that.
+    """
+    found = {key: max(one[key] for one in others) for key in others[0]}
+    if own is None:
+        return found
+    most = {key: COARSER[dtype] * units for key, units in found.items()}
+    if dtype == "float64":
+        return most
+    return {key: max(units, min(own.get(key, 0.0), most[key])) for key, units in found.items()}
+
+
 def limits(
     reference: Implementation,
     inputs: Inputs,
-    others: Sequence[Noise],
+    units: Mapping[str, float],
     r: Rounding,
     cut: frozenset[str] = frozenset(),
     only_finite: bool = False,
     by_format: frozenset[str] = frozenset(),
 ) -> dict[str, Bounded]:
-    """The reference's values, each with the limit that the most uncertain of `others` sets; of those that
-    it `cut` to float32, float32's. What it has not finite in this format must come out the same. With
+    """The reference's values, each with the limit that its noise in `units` sets; of those that it `cut` to
+    float32, float32's. What it has not finite in this format must come out the same. With
     `only_finite` any finite number will do for another. What has a formula `by_format` is the reference's in
     the format itself.
     """
@@ -198,21 +220,29 @@ def limits(
     own = values if r.name == "float64" else _run(reference, inputs, r.name)
     found = {}
     for key, value in values.items():
-        units, narrow = max(one[key] for one in others), key in cut
+        narrow = key in cut
         alone = key in by_format and r.name != "float64"
         value = own[key].astype(np.float64) if alone else value
         u = max(r.u, rounding("float32").u) if narrow else r.u
         size = np.abs(value).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
-            limit = (STUDENT * u * units + u * size) * (
+            limit = (STUDENT * u * units[key] + u * size) * (
                 1 if wider and not narrow and not alone else 2
             ) + r.tiny
+        limit = with_underflow(limit, size, r)
         finite = np.isfinite(own[key])
         if only_finite:
             limit = np.full(size.shape, r.largest)
         limit = np.where(finite, np.where(np.isfinite(limit) & np.isfinite(value), limit, np.inf), 0.0)
         found[key] = Bounded(np.where(finite, value, own[key]).astype(r.truth), limit, r)
     return found
+
+
+def with_underflow(limit: Array, size: Array, r: Rounding) -> Array:
+    """A number so small that its rounding cannot be measured may come out as 0: a step before it underflows,
+    or is rounded away (1 - sigmoid of 100).
+    """
+    return np.where(size < r.tiny / r.u, np.maximum(limit, size), limit)
 
 
 def chosen(
@@ -225,7 +255,7 @@ def chosen(
     """Whose values stand for the true ones: whatever the order in which they are given."""
     r, first = rounding(dtype), table[0]
     values = {one.name: [_run(one, case.arrays(r), dtype) for case in table] for one in found}
-    largest = {one.name: sum(map(_largest, values[one.name][0].values())) for one in found}
+    sizes = {one.name: sum(map(largest, values[one.name][0].values())) for one in found}
 
     def rank(one: Implementation) -> tuple[float, ...]:
         agreeing = sum(_agree(values[one.name][0], values[other.name][0]) for other in found)
@@ -233,7 +263,7 @@ def chosen(
             int(np.count_nonzero(~np.isfinite(a))) for outputs in values[one.name] for a in outputs.values()
         )
         wide = reference_values(one, first.arrays(r), r)[1]
-        scatter = sum(noise(one, first, measured_in(dtype)).values()) / (largest[one.name] or 1.0)
+        scatter = sum(noise(one, first, measured_in(dtype)).values()) / (sizes[one.name] or 1.0)
         dtypes = sum(a.dtype != r.stored for a in values[one.name][0].values())
         return -agreeing, dtypes, broken, len(cuts(one)), not wide, scatter
 
@@ -252,7 +282,7 @@ def _agree(a: Outputs, b: Outputs) -> bool:
         return False
     with np.errstate(all="ignore"):
         return all(
-            bool(np.nanmax(np.abs(x - b[key]), initial=0.0) <= AGREE * _largest(x)) for key, x in a.items()
+            bool(np.nanmax(np.abs(x - b[key]), initial=0.0) <= AGREE * largest(x)) for key, x in a.items()
         )
 
 
@@ -264,11 +294,18 @@ def in_range(array: Array, rounded: Array, r: Rounding) -> Array:
     return np.where((size < r.tiny) | (size > r.largest), array, rounded.astype(np.float64))
 
 
+def _signs(key: str, k: int, shape: tuple[int, ...]) -> Array:
+    return 2.0 * generator("perturbed", key, str(k)).integers(0, 2, shape, np.int8) - 1
+
+
+_kept_signs = lru_cache(maxsize=1024)(_signs)
+
+
 def moved(array: Array, r: Rounding, k: int, key: str) -> Array:
     """Each number's last digit changed up or down: by 2 u, which survives being rounded to the format."""
     if array.dtype.kind != "f":
         return array
-    signs = 2.0 * generator("perturbed", key, str(k)).integers(0, 2, array.shape, np.int8) - 1
+    signs = (_kept_signs if array.size < SMALL else _signs)(key, k, array.shape)
     signs = np.where(at_most_one(array), 0.0, signs)
     far = array * (1 + 2 * r.u * signs)
     return in_range(far, r.nearest(far), r)
@@ -280,7 +317,7 @@ def _cast(inputs: Inputs, dtype: type) -> dict[str, Array]:
 
 def _own(array: Array) -> Array:
     """A copy, in case it is written to; a large one is a parameter, which nobody writes to."""
-    return array.copy() if array.size < 2**16 else array
+    return array.copy() if array.size < SMALL else array
 
 
 def _run(implementation: Implementation, inputs: Inputs, dtype: str) -> Outputs:

@@ -19,12 +19,23 @@ import numpy as np
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
 from parity.verification.adapters import thinned
-from parity.verification.estimate import STUDENT, Noise, Scatter, measured_in, moved, nearer
+from parity.verification.estimate import (
+    STUDENT,
+    Noise,
+    Scatter,
+    largest,
+    measured_in,
+    moved,
+    nearer,
+    spread,
+    with_underflow,
+)
 from parity.verification.place import Device, Outputs, Place
 from parity.verification.side import Side, Trace, shown
 
-LARGE, FEW, SAMPLES = 1_000_000, 4, 16
+LARGE, FEW, SAMPLES = 1_000_000, 2, 16
 """With so many parameters the noise is an average over very many numbers, and fewer samples do."""
+LEAST = 4
 KEPT = 8
 
 
@@ -113,6 +124,30 @@ def measure(
     return found
 
 
+def coarseness(
+    read: Callable[[Point, Place], Outputs],
+    port: Callable[[Point, Place], Outputs],
+    point: Point,
+    dtype: str,
+    device: Device,
+    samples: int,
+) -> dict[str, float]:
+    """How far a port's rounding moves its results, in units of u: in the narrow format, against the reference
+    in float64, at perturbed inputs other than the judged ones.
+    """
+    narrow = measured_in(dtype)
+    r, squares = rounding(narrow), dict[str, list[float]]()
+    for k in range(1, max(samples, LEAST)):
+        perturbed = point.each(partial(_moved, r, k))
+        wide, own = read(perturbed, Place("float64", device)), port(perturbed, Place(narrow, device))
+        for key, value in wide.items():
+            if key in own and own[key].shape == value.shape:
+                with np.errstate(all="ignore"):
+                    scale = largest(value)
+                    squares.setdefault(key, []).append(scale**2 * spread((own[key] - value) / scale))
+    return {key: float(np.sqrt(np.mean(found))) / r.u for key, found in squares.items()}
+
+
 def _moved(r: Rounding, k: int, name: str, array: Array) -> Array:
     return moved(array, r, k, name)
 
@@ -146,6 +181,7 @@ def limits(
                 apart = np.abs(blurred[key] - value).astype(np.float64)
                 spread = np.mean(np.square(apart[np.isfinite(apart)])) if apart.size else 0.0
                 limit = limit + STUDENT * float(np.sqrt(spread))
+        limit = with_underflow(limit, np.abs(value).astype(np.float64), r)
         finite = np.isfinite(measured.own[key])
         limit = np.where(finite, np.where(np.isfinite(limit) & np.isfinite(value), limit, np.inf), 0.0)
         found[key] = Bounded(np.where(finite, value, measured.own[key]).astype(r.truth), limit, r)

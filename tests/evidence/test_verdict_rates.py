@@ -7,6 +7,7 @@ import pytest
 
 from evidence.verdict_rates.judge import counts, judged, page, tasks
 from evidence.verdict_rates.table import LAYERS
+from parity import Torch, verify
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -14,6 +15,20 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 @pytest.mark.parametrize("task", tasks(1, quick=True)[:4], ids=lambda task: task[0])
 def test_right_forms_pass_and_mistakes_fail(task):
     assert [row for row in judged(task) if row["fault"]] == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "form", "at"),
+    [
+        ("log-softmax", "minus logsumexp", 28),  # rounds away log(1 + 1e-13) beside logits of 1e4
+        ("squeeze and excite", "einsum", 6),  # rounds away a gradient of 6e-36
+    ],
+)
+def test_names_that_were_judged_wrongly(layer, form, at):
+    (one,) = [one for one in LAYERS if one.name == layer]
+    others = {"first": Torch(one.first), "other": Torch(one.right[form])}
+    report = verify(f"{layer} {at}", inputs=one.inputs, parameters=one.parameters, also=others)
+    report.assert_passed()
 
 
 def test_published_page():

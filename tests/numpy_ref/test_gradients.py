@@ -137,7 +137,45 @@ def test_batch_norm_staged_is_the_simplified_one(rng: np.random.Generator, shape
     x[:, 0], gamma[1] = 0.7, 0.0
     _, cache, _, _ = norm.batch_norm(x, gamma, gamma, 1e-5)
     staged = norm.batch_norm_staged_backward(dy, x, gamma, 1e-5)
-    np.testing.assert_allclose(staged, norm.batch_norm_backward(dy, cache)[0], rtol=1e-12, atol=1e-12)
+    dx = norm.batch_norm_backward(dy, cache)[0]  # eq. 63
+    for a, b in ((staged[61], dx), (staged[62], dx), (staged[53], staged[58])):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_each_stage_of_batch_norm_against_differences(rng: np.random.Generator) -> None:
+    """Eq. 51 to 60 as derivatives of one step of the forward pass, the other variables held still."""
+    x, dy, gamma = rng.normal(1, 2, (6, 3)), rng.normal(size=(6, 3)), rng.normal(size=3)
+    staged = norm.batch_norm_staged_backward(dy, x, gamma, 0.1)
+    mu, variance = x.mean(axis=0), x.var(axis=0)
+
+    def normalized(x: np.ndarray, mu: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        return (x - mu) / np.sqrt(variance + 0.1)
+
+    def loss_by(mu: np.ndarray, variance: np.ndarray) -> float:
+        return float((gamma * dy * normalized(x, mu, variance)).sum())
+
+    def spread(mu: np.ndarray) -> np.ndarray:
+        return np.square(x - mu).mean(axis=0)
+
+    def summed(f: Function) -> Callable[[np.ndarray], float]:
+        return lambda a: float(f(a).sum())
+
+    xhat = normalized(x, mu, variance)
+    rows = {
+        51: numeric(lambda h: float((dy * gamma * h).sum()), xhat),
+        52: numeric(summed(lambda x: normalized(x, mu, variance)), x.copy())[:1],
+        53: numeric(lambda mu: loss_by(mu, spread(mu)), mu.copy())[None],
+        54: numeric(summed(lambda mu: normalized(x, mu, variance)), mu.copy())[None] / 6,
+        55: numeric(summed(spread), mu.copy())[None],
+        56: numeric(lambda v: loss_by(mu, v), variance.copy())[None],
+        57: numeric(summed(lambda v: normalized(x, mu, v)), np.broadcast_to(variance, x.shape).copy()),
+        58: numeric(lambda mu: loss_by(mu, variance), mu.copy())[None],
+        59: numeric(summed(lambda x: x.mean(axis=0)), x.copy())[:1],
+        60: numeric(summed(lambda x: x.var(axis=0)), x.copy()),
+    }
+    for number, expected in rows.items():
+        assert staged[number].shape == expected.shape, number
+        assert_close(staged[number], expected)
 
 
 def test_linear_is_the_matrix_of_the_derivation() -> None:

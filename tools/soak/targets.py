@@ -277,6 +277,8 @@ def _command_lines(run: Path) -> Target:
                 code = command.run(parsed, "interrupted")
             except SystemExit as error:  # tyro's: 0 after --help, 2 after it has said what is wrong
                 code = 2 if error.code is None else int(error.code)
+        if code == command.OURS:
+            raise AssertionError("ended in a traceback")
         if code == 2:
             raise UserError("refused")
         return code == 0

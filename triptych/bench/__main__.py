@@ -26,7 +26,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from triptych.bench import picture, reports, steps, sweep, text, whole
 from triptych.show import command
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 
 
 def compare(before: Positional[Path], after: Positional[Path]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable
@@ -33,9 +35,9 @@ def load(
 ) -> Dataset:
     """CIFAR-10 in memory, from the named source.
 
-    dataset: "auto" takes local files, else downloads, else makes the generated stand-in and says so
-    loudly; "cifar10" never takes the stand-in; "torchvision" and "tfds" go through those packages;
-    "generated" is the stand-in itself.
+    dataset: "auto" takes local files, else downloads, else (where no data_dir is named) makes the generated
+    stand-in and says so loudly; "cifar10" never takes the stand-in; "torchvision" and "tfds" go through
+    those packages; "generated" is the stand-in itself.
     data_dir: the official folder or archive, or a folder that holds one, and where a download goes.
     Without it the environment's TRIPTYCH_DATA_DIR counts, then ./data.
     timeout: seconds until a silent connection is given up. report: receives every notice.
@@ -60,10 +62,27 @@ def load_official(
         # Without a folder of the user's, tfds knows its own (~/tensorflow_datasets).
         data = tfds_source.read(root if chosen else None, official)
     else:
-        data = _official(root, timeout, report, official, stand_in=dataset == "auto")
+        data = _official(root, timeout, report, official, stand_in=dataset == "auto" and not chosen)
     for notice in data.notices:
-        report(notice if "\n" in notice else f"notice: {notice}")
+        if "\n" in notice:
+            report(notice)
+        elif report is not _to_stderr or _first_time(root, notice):
+            width = shutil.get_terminal_size().columns if sys.stderr.isatty() else sys.maxsize
+            report(textwrap.fill(f"notice: {notice}", width))
     return data
+
+
+def _first_time(root: Path, notice: str) -> bool:
+    """Whether this was not yet said of that folder: once is enough. Noted below the cache's folder."""
+    name = hashlib.sha256(f"{root.resolve()} {notice}".encode()).hexdigest()[:16]
+    try:
+        chosen = os.environ.get("XDG_CACHE_HOME")
+        mark = Path(chosen or Path.home() / ".cache").expanduser() / "triptych" / "said" / name
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch(exist_ok=False)
+    except (FileExistsError, RuntimeError, OSError) as error:
+        return not isinstance(error, FileExistsError)
+    return True
 
 
 def _official(root: Path, timeout: float, report: Report, official: Official, stand_in: bool) -> Dataset:

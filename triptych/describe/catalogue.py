@@ -29,6 +29,8 @@ class Entry:
     reported: float
     """Test accuracy in the report."""
     note: str = ""
+    by_assignment: bool = False
+    """Whether the number is what the assignment expects, where the report gives none."""
 
 
 def _adam(learning_rate: float, weight_decay: float = 0.0) -> Optimization:
@@ -112,8 +114,10 @@ CATALOGUE: dict[str, Entry] = {
     "fig3": Entry(FIG3, "figure 3: size 11, Adam, 16 epochs", 0.55),
     "fig4": Entry(FIG4, "figure 4: size 11 with batch norm by autodiff", 0.55, _BATCH_STATISTICS),
     "fig5": Entry(FIG5, "figure 5: size 11 with batch norm's backward by hand", 0.544, _BATCH_STATISTICS),
-    "fig7": Entry(FIG7, "figure 7: VGG-like CNN, Adam, batch 32", 0.75, _VGG),
-    "fig8": Entry(FIG8, "figure 8: the CNN with batch norm and ReLU before the last Linear", 0.75, _VGG),
+    "fig7": Entry(FIG7, "figure 7: VGG-like CNN, Adam, batch 32", 0.75, _VGG, True),
+    "fig8": Entry(
+        FIG8, "figure 8: the CNN with batch norm and ReLU before the last Linear", 0.75, _VGG, True
+    ),
     **_table_1(),
 }
 
@@ -150,10 +154,16 @@ def changes(name: str, experiment: Experiment) -> list[str]:
     ]
 
 
-def listing() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The catalogue as a table's header and rows."""
+def listing(everything: bool = True) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The catalogue as a table's header and rows; table 1 in one row, or all of it."""
     rows: list[tuple[str, ...]] = []
     for name, entry in CATALOGUE.items():
+        if name.startswith("table1-") and not everything:
+            continue
         what = entry.title + (f" ({entry.note})" if entry.note else "")
         rows.append((name, f"{entry.reported:.4f}", str(entry.experiment.training.steps), what))
+    if not everything:
+        reported = [value for pair in TABLE_1.values() for value in pair]
+        spread = f"{min(reported):.4f}-{max(reported):.4f}"
+        rows.append(("table1-...", spread, "2500", f"table 1: {len(reported)} runs; list --all names them"))
     return ("experiment", "reported", "steps", "what"), rows

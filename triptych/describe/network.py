@@ -26,8 +26,14 @@ CLASSES = 10
 NORM_EPS = 1e-5
 NORM_MOMENTUM = 0.1
 POOL = "M"
+LARGEST = 1_000_000_000
+"""Of a layer, which no machine holds: numbers of any length would overflow far from here."""
 CONVOLUTION = Window((3, 3), (1, 1), (1, 1))
 POOLING = Window((3, 3), (2, 2), (1, 1))
+
+
+def _is_size(entry: str) -> bool:
+    return entry.isdecimal() and len(entry) < len(str(LARGEST)) and int(entry) > 0
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,10 @@ class Model:
             "positive sizes such as 600 500 275",
             self.hidden,
         )
+        most = f"sizes of at most {LARGEST:,}"
+        require(max(self.hidden, default=0) <= LARGEST, "hidden", most, self.hidden)
         require(
-            all(entry == POOL or (entry.isdecimal() and int(entry) > 0) for entry in self.channels)
+            all(entry == POOL or _is_size(entry) for entry in self.channels)
             and (not self.channels or any(entry != POOL for entry in self.channels)),
             "channels",
             "numbers of channels and M for a pool, such as 64 M 128 M",

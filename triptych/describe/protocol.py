@@ -119,6 +119,9 @@ class Backend(Protocol):
     def evaluate(self, split: str, statistics: Statistics | None = None) -> Evaluation:
         """Loss, accuracy and predictions on a whole split; None takes the experiment's statistics."""
 
+    def logits(self, split: str, statistics: Statistics | None = None) -> np.ndarray:
+        """Logits (N, 10) of a whole split, as `evaluate` computes them, in float32 or float64."""
+
     def trace(self, steps: Steps) -> dict[str, np.ndarray]:
         """One step's values without taking it; needs len(steps) == 1.
 

@@ -20,8 +20,9 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def require_count(name: str, value: int, low: int) -> None:
-    """A whole number of at least `low`."""
+    """A whole number from `low` that a file can hold: below 2^63."""
     require(isinstance(value, int) and value >= low, name, f"a whole number of at least {low}", value)
+    require(value < 2**63, name, "a whole number below 2^63", value)
 
 
 def require_number(

@@ -30,7 +30,8 @@ class Initialization:
     init: Literal["normal", "framework", "he", "glorot"] = "normal"
     """normal: W ~ N(0, init-std^2), b = 0. framework: torch's default, W and b uniform in
     +-1/sqrt(fan_in). he: W ~ N(0, 2 / ((1 + slope^2) fan_in)), b = 0. glorot: W uniform in
-    +-sqrt(6 / (fan_in + fan_out)), b = 0."""
+    +-sqrt(6 / (fan_in + fan_out)), b = 0. A network of one's own (--hidden, --channels) has framework
+    where the experiment has normal, whose small values no deeper network gets away from."""
     init_std: float = 1e-4
     """Standard deviation for init normal."""
 
@@ -140,7 +141,7 @@ class Data:
     """Which images, how they are prepared and batched."""
 
     dataset: Literal["auto", "cifar10", "torchvision", "tfds", "generated"] = "auto"
-    """auto: local CIFAR-10 files, else a download, else the generated set (and says so loudly).
+    """auto: local CIFAR-10 files, else a download, else, without --data-dir, the generated set (loudly).
     cifar10: local files or a download, never the generated set. torchvision and tfds: through those
     packages. generated: ten classes made by this program from a seed."""
     preprocess: Literal["mean-image", "standardize"] = "mean-image"

@@ -5,19 +5,42 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
 
 from triptych.errors import UserError, missing
 from triptych.show import signals
+
+OURS = 70
+"""The exit code of a mistake of the program: EX_SOFTWARE of sysexits.h."""
+MOST = 300
+"""Characters of a message that are shown."""
+
+
+def call(function: Callable[..., int], argv: Sequence[str], description: str | None) -> int:
+    """The exit code of a command `triptych NAME`, a function of that name whose arguments tyro reads."""
+
+    def body() -> int:
+        import tyro  # here: `parity --help` answers without it
+
+        prog = f"triptych {function.__name__}"
+        code: int = tyro.cli(function, args=argv, prog=prog, description=description)
+        return code
+
+    return run(body, "interrupted")
 
 
 def run(
     body: Callable[[], int], interrupted: str, mistakes: tuple[type[Exception], ...] = (UserError,)
 ) -> int:
     """The body's exit code; 2 for one of `mistakes`, a package that is not installed, or a file that cannot
-    be read or written, 130 for Ctrl-C and 143 for SIGTERM (`interrupted` says what became of the work), 141
-    where nobody reads the output any more.
+    be read or written, 128 + the signal that ends it (`interrupted` says what became of the work), 141 where
+    nobody reads the output any more, and 70 for a mistake of ours, whose traceback is written to a file.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         with signals.raised():
             code = body()
@@ -38,4 +61,23 @@ def run(
         return 2
     except (KeyboardInterrupt, signals.Terminated) as error:
         print(interrupted, file=sys.stderr)
-        return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+        return 128 + (error.number if isinstance(error, signals.Terminated) else signal.SIGINT)
+    except Exception as error:
+        what = (str(error).strip() or "no message").splitlines()[0][:MOST]
+        print(
+            f"error: {type(error).__name__}: {what}. This is a mistake of the program, not yours: please "
+            f"report it with the file {_written(traceback.format_exc())}",
+            file=sys.stderr,
+        )
+        return OURS
+
+
+def _written(text: str) -> str:
+    """The name of a new file with this text, or why there is none."""
+    try:
+        handle, path = tempfile.mkstemp(prefix="triptych-traceback-", suffix=".txt", text=True)
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as error:
+        return f"that could not be written ({error.strerror})"
+    return path

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from triptych.show.plots import BLUE, GREEN, ORANGE
@@ -23,9 +24,9 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def environment(folder: Path, escape: bool = True) -> jinja2.Environment:
-    """Templates of a folder; with `escape`, every value is escaped for HTML."""
+    """Templates of a folder, and those here; with `escape`, every value is escaped for HTML."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=escape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -33,26 +34,36 @@ def environment(folder: Path, escape: bool = True) -> jinja2.Environment:
     )
 
 
-def css() -> str:
-    """The stylesheet that goes into a page's <style>."""
-    return (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+def css(*more: str) -> str:
+    """The stylesheet that goes into a page's <style>, and others here by name."""
+    files = (Path(__file__).parent / name for name in ("page.css", *more))
+    return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
-def svg(figure: Figure, salt: str = "triptych") -> str:
+def figure(width: float, height: float = 3.6) -> Figure:
+    """Empty, in inches, on no ground: fit for a light and a dark page."""
+    made = Figure(figsize=(width, height), layout="constrained", facecolor="none")
+    FigureCanvasAgg(made)
+    return made
+
+
+def svg(figure: Figure, salt: str = "triptych", themed: bool = False) -> str:
     """As an <svg> element with real text, the same bytes each time.
 
-    The salt goes into the ids of shapes: pictures of one page need different ones.
+    The salt goes into the ids of shapes: pictures of one page need different ones. `themed`: black becomes
+    the colour of the page's text, for pages with dark.css.
     """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    drawn = buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    return drawn.replace("#000000", "currentColor") if themed else drawn
 
 
 def png(figure: Figure) -> bytes:
     """As a picture."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=130, facecolor="white")
     return buffer.getvalue()
 
 

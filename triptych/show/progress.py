@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import shutil
 import sys
+import textwrap
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
@@ -29,6 +35,18 @@ class Reporter(Protocol):
         """Training ended."""
 
 
+@contextlib.contextmanager
+def _if_still_there() -> Iterator[None]:
+    """A terminal may be closed while a run trains: the run goes on, and writes no more to it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class Terminal:
     """Lines on standard output; while something trains, a live bar below them (steps/s, loss, accuracy, ETA)
     where standard error is a terminal.
@@ -47,21 +65,66 @@ class Terminal:
         self._write(f"    {text}" if self._notices_only else text)
 
     def _write(self, text: str) -> None:
-        tqdm.write(text, file=sys.stdout)  # above the bar
-        sys.stdout.flush()
+        if sys.stdout.isatty():
+            text = wrapped(text, shutil.get_terminal_size().columns)
+        with _if_still_there():
+            tqdm.write(text, file=sys.stdout)  # above the bar
+            sys.stdout.flush()
 
     def begin(self, steps: int, done: int, title: str) -> None:
-        self._bar = tqdm(total=steps, initial=done, desc=title, unit="step", disable=None, dynamic_ncols=True)
+        narrow = shutil.get_terminal_size().columns < 100  # the usual bar would be cut within a number
+        self._bar = tqdm(
+            total=steps,
+            initial=done,
+            desc=title,
+            unit="step",
+            disable=None,
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}" if narrow else None,
+        )
 
     def advance(self, steps: int, loss: float, accuracy: float) -> None:
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
-            self._bar.update(steps)
+            with _if_still_there():
+                self._bar.set_postfix_str(f"loss {loss:.4f} acc {accuracy:.4f}", refresh=False)
+                self._bar.update(steps)
 
     def end(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with _if_still_there():
+                self._bar.close()
             self._bar = None
+
+
+class Logged:
+    """A reporter whose lines go into a file, too."""
+
+    def __init__(self, reporter: Reporter, path: Path) -> None:
+        self._reporter, self._path = reporter, path
+        self.begin, self.advance, self.end = reporter.begin, reporter.advance, reporter.end
+
+    def line(self, text: str) -> None:
+        self._reporter.line(text)
+        self._append(text)
+
+    def notice(self, text: str) -> None:
+        self._reporter.notice(text)
+        self._append(text)
+
+    def _append(self, text: str) -> None:
+        def opener(path: str, flags: int) -> int:
+            return os.open(path, flags | os.O_NOFOLLOW, 0o666)  # the folder may come from a stranger
+
+        with open(self._path, "a", encoding="utf-8", opener=opener) as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+
+
+def wrapped(text: str, width: int) -> str:
+    """Each line broken between words, so that no number is cut in two; what follows is indented."""
+    return "\n".join(
+        textwrap.fill(line, width - 1, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
 
 
 _IMPORTED = time.perf_counter()

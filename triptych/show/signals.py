@@ -1,4 +1,7 @@
-"""How SIGINT and SIGTERM reach a command: at once, or between two calls of the backend in training."""
+"""How signals that end a command reach it: at once, or between two calls of the backend in training.
+
+SIGINT and SIGTERM, SIGHUP (a terminal that was closed) and SIGUSR1 (a batch system's word before its limit).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,18 @@ from typing import Any
 
 
 class Terminated(BaseException):
-    """SIGTERM where no training listens for it; SIGINT raises KeyboardInterrupt in the same way."""
+    """A signal where no training listens for it; SIGINT raises KeyboardInterrupt in the same way."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
 
 
 _EXCEPTIONS: dict[signal.Signals, type[BaseException]] = {
     signal.SIGINT: KeyboardInterrupt,
     signal.SIGTERM: Terminated,
+    signal.SIGHUP: Terminated,
+    signal.SIGUSR1: Terminated,
 }
 _pending: signal.Signals | None = None
 """The signal that was raised as an exception and has not been answered yet."""
@@ -25,7 +34,7 @@ _pending: signal.Signals | None = None
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Within its context SIGINT raises KeyboardInterrupt and SIGTERM Terminated, so that a command leaves in
+    """Within its context SIGINT raises KeyboardInterrupt and the others Terminated, so a command leaves in
     order; and whatever becomes of that exception on its way, it is what leaves the context.
 
     An exception out of a signal's handler can come anywhere: in a lock that then is released twice and
@@ -40,7 +49,7 @@ def raised() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         global _pending
         _pending = signal.Signals(number)
-        raise _EXCEPTIONS[_pending]
+        raise _exception(_pending)
 
     shown = sys.unraisablehook
 
@@ -59,18 +68,23 @@ def raised() -> Iterator[None]:
     except BaseException as error:
         if _pending is None or isinstance(error, _EXCEPTIONS[_pending]):
             raise
-        raise _EXCEPTIONS[_pending] from error
+        raise _exception(_pending) from error
     else:
         if _pending is not None:
-            raise _EXCEPTIONS[_pending]
+            raise _exception(_pending)
     finally:
         _pending, sys.unraisablehook = None, shown
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+def _exception(number: signal.Signals) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+
+
 class StopRequest:
-    """Within its context SIGINT and SIGTERM are noted; a second one acts as it did outside.
+    """Within its context the signals are noted, but those that are ignored (nohup); a second one acts as it
+    did outside.
 
     One that came before, and whose exception was dropped, counts as noted.
     """
@@ -82,6 +96,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         global _pending
         for number in _EXCEPTIONS:
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._note)
         self.signal, _pending = _pending, None
         return self

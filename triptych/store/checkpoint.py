@@ -7,10 +7,8 @@ only when it is complete and on the disk (temporary file, fsync, rename, folder 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from triptych.describe.state import PARAMETERS, Key, State
 from triptych.errors import UserError
+from triptych.store.files import LinkError, own_folder, read_bytes, write_atomically
 
 FORMAT = "triptych-checkpoint-1"
+MOST_BYTES = 2**32
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 
@@ -44,8 +44,7 @@ class Checkpoint:
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write `folder`/step-NNNNNNNN.safetensors so that it is there whole or not at all."""
-    folder.mkdir(exist_ok=True)  # no parents: a run's folder that was deleted must not come back in part
-    path = folder / f"step-{checkpoint.step:08d}.safetensors"
+    path = own_folder(folder) / f"step-{checkpoint.step:08d}.safetensors"
     write_atomically(path, encode(checkpoint.step, checkpoint.state.flat(), checkpoint.info))
     return path
 
@@ -54,34 +53,51 @@ def encode(step: int, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any])
     """A checkpoint file's bytes."""
     tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = json.dumps({"step": step, "info": info}, sort_keys=True)
-    metadata = {"format": FORMAT, "content": content, "sha256": _digest(content, tensors)}
+    metadata = {"format": FORMAT, "content": content, "sha256": digest(content, tensors)}
     return safetensors.numpy.save(tensors, metadata)
 
 
 def load(path: Path) -> Checkpoint:
     """The checkpoint in `path`; raises CheckpointError unless every byte is as it was saved.
 
-    Raises UserError for a whole file that no run writes.
+    Raises UserError for what the system refuses to read, for a format of another version, and for a whole
+    file that no run writes: none of these is damage.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                found = metadata.get("format", "none")
-                raise CheckpointError(f"checkpoint {path}: expected format {FORMAT}, found {found}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path}: no such file") from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {path}: not a readable safetensors file ({error})") from None
+    metadata, tensors = read_tensors(path, FORMAT, CheckpointError)
     content = metadata.get("content", "")
-    if metadata.get("sha256") != _digest(content, tensors):
-        raise CheckpointError(f"checkpoint {path}: damaged, its SHA-256 is not the one it was saved with")
+    if metadata.get("sha256") != digest(content, tensors):
+        raise CheckpointError(f"{path}: damaged, its SHA-256 is not the one it was saved with")
     step, info = _fields(content, path)
     try:
         return Checkpoint(step, State.from_flat(tensors), info)
     except UserError as error:
-        raise UserError(f"checkpoint {path}: {error}; take another run's") from None
+        raise UserError(f"{path}: {error}; take another run's") from None
+
+
+def read_tensors(
+    path: Path, form: str, damaged: type[UserError] = UserError
+) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and tensors of a safetensors file. Raises `damaged` where its content is wrong, and UserError
+    where it cannot be read or has another format.
+    """
+    try:
+        content = read_bytes(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    try:
+        tensors = safetensors.numpy.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header.get("__metadata__") or {}
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise damaged(f"{path}: not a readable safetensors file ({error})") from None
+    found = metadata.get("format")
+    if found == form:
+        return metadata, tensors
+    if isinstance(found, str) and found.startswith(form.rstrip("0123456789")):
+        raise UserError(
+            f"{path}: expected format {form}, found {found}; read it by the version that wrote it"
+        )
+    raise damaged(f"{path}: expected format {form}, found {found or 'none'}")
 
 
 def _fields(content: str, path: Path) -> tuple[int, dict[str, Any]]:
@@ -92,12 +108,14 @@ def _fields(content: str, path: Path) -> tuple[int, dict[str, Any]]:
     except (ValueError, KeyError, TypeError, RecursionError):
         step, info = None, None
     if type(step) is not int or not 0 <= step < 2**63 or not isinstance(info, dict):
-        raise CheckpointError(f"checkpoint {path}: expected its step and info, found {content[:40]!r}")
+        raise CheckpointError(f"{path}: expected its step and info, found {content[:40]!r}")
     return step, info
 
 
 def listing(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of the checkpoints in `folder`, oldest first; damaged ones too."""
+    if folder.is_symlink():
+        raise LinkError(folder)
     if not folder.is_dir():
         return []
     matches = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
@@ -134,34 +152,14 @@ def drop_after(folder: Path, step: int) -> None:
 
 def parameters_sha256(state: State) -> str:
     """SHA-256 over the parameters alone: equal exactly when they are bit for bit the same."""
-    return _digest("", {str(Key(PARAMETERS, name)): array for name, array in state.parameters.items()})
+    return digest("", {str(Key(PARAMETERS, name)): array for name, array in state.parameters.items()})
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: after a crash it holds the old or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        # A full disk stays full for as long as half a checkpoint lies on it.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _digest(content: str, tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(content.encode())
+def digest(content: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over a text and every tensor's name, dtype, shape and bytes."""
+    hashed = hashlib.sha256(content.encode())
     for name in sorted(tensors):
         array = tensors[name]
-        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+        hashed.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        hashed.update(np.ascontiguousarray(array).data)
+    return hashed.hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ def line(record: Record) -> str:
 def sha256(records: Iterable[Record]) -> str:
     """Of the records' lines: equal exactly when every record is."""
     return hashlib.sha256("".join(map(line, records)).encode()).hexdigest()
+
+
+def csv_of(records: Sequence[Record]) -> str:
+    """The records as a table with one column for each name; empty where a record has no such number."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    lines = [",".join(names)]
+    lines += [",".join(str(record.get(name, "")) for name in names) for record in records]
+    return "\n".join(lines) + "\n"
 
 
 def parse(text: str) -> Record | None:

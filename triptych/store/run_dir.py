@@ -1,4 +1,5 @@
-"""A run's folder: config.json, metrics.jsonl, summary.json, curves.png, predictions.npy, checkpoints/.
+"""A run's folder: config.json, preprocessing.safetensors, metrics.jsonl, checkpoints/, and of a finished run
+summary.json, curves.png and predictions.npy.
 
 The same command finds the same folder, so repeating it resumes; another command's folder is refused.
 """
@@ -7,20 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from triptych.describe.plain import LATER
 from triptych.errors import UserError
-from triptych.store import records, run_lock
-from triptych.store.checkpoint import write_atomically
+from triptych.store import checkpoint, records, run_lock
+from triptych.store.checkpoint import Checkpoint
+from triptych.store.files import LinkError, append, read_bytes, write_atomically
 from triptych.store.records import Record
 from triptych.store.run_lock import RunLocks
 from triptych.store.sealed import read_json, sealed, unsealed
 
+MOST_BYTES = 2**31
+"""Of metrics.jsonl: millions of steps."""
 _BEFORE_CONFIG = ("config.json.tmp", run_lock.NAME)
 """What a process that died before it had written config.json may leave."""
 
@@ -53,24 +57,35 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
+        self.metrics_csv = path / "metrics.csv"
+        self.log = path / "log.txt"
+        self.command = path / "run.toml"
         self.summary = path / "summary.json"
         self.curves = path / "curves.png"
         self.predictions = path / "predictions.npy"
+        self.preprocessing = path / "preprocessing.safetensors"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
+        self.look = path / "look"
+        """What `triptych look` drew."""
         self._digest = hashlib.sha256()
+        self._guard: Callable[[], None] = lambda: None
+        """Raises UserError where the folder is no longer the one that we hold."""
 
     def check(self, config: dict[str, Any], overwrite: bool = False) -> None:
         """Make sure that the folder is free or holds this config's run; changes nothing.
 
-        Raises UserError for another run's folder (unless it may be overwritten), or one that is no
-        run folder.
+        Raises UserError for another run's folder (unless it may be overwritten), one that is no run folder,
+        and one with links in it.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir {self.path}: expected a folder, found a file; choose another --run-dir")
+        for path in self.path.iterdir() if self.path.is_dir() else ():
+            if path.is_symlink():
+                raise LinkError(path)
         if self.config.exists():
-            differences = [] if overwrite else self.differences(config)
-            if differences:
+            differences = self.differences(config)  # also where it is overwritten: it must be a run's folder
+            if differences and not overwrite:
                 raise UserError(
                     f"run_dir {self.path}: holds a run with other settings ({'; '.join(differences[:4])}); "
                     "repeat its command to resume it, choose another --run-dir, start anew with "
@@ -92,6 +107,7 @@ class RunDirectory:
         Raises UserError where another process holds the folder, or made it since `check`.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        self._guard = partial(locks.check, self.path)
         if locks.take(self.path) and self.config.exists():
             raise UserError(
                 f"run_dir {self.path}: another process made it just now; repeat the command to go on from it"
@@ -118,15 +134,40 @@ class RunDirectory:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json whole or not at all: with it the run is finished."""
-        write_json(self.summary, sealed(summary))
+        self.write(self.summary, _json(sealed(summary)))
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file of the run, whole or not at all; raises UserError where the folder is another's."""
+        self._guard()
+        write_atomically(path, content)
+
+    def save(self, saved: Checkpoint) -> None:
+        """Write a checkpoint; raises UserError where the folder is another's."""
+        self._guard()
+        checkpoint.save(self.checkpoints, saved)
+
+    def config_sha256(self) -> str:
+        """Of what makes this run another than others, as config.json has it."""
+        config = self.read_config()
+        text = json.dumps({key: config.get(key) for key in _IDENTITY}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else."""
         # Interrupted anywhere, this leaves a run that is not finished and can be overwritten or resumed.
         self.summary.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.tensorboard):
+        for folder in (self.checkpoints, self.tensorboard, self.look):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics, self.curves, self.predictions, self.config):
+        for file in (
+            self.metrics,
+            self.metrics_csv,
+            self.log,
+            self.command,
+            self.curves,
+            self.predictions,
+            self.preprocessing,
+            self.config,
+        ):
             file.unlink(missing_ok=True)
 
     # --- metrics: one JSON object a line, {"kind": "train" | "eval", "step": ..., ...} ---
@@ -135,7 +176,8 @@ class RunDirectory:
         """Records of steps 1 .. up_to; what follows a half-written or foreign line is passed over."""
         found = []
         if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            content = read_bytes(self.metrics, MOST_BYTES)
+            for line in content.decode("utf-8", errors="replace").splitlines():
                 record = records.parse(line)
                 if record is None:
                     break
@@ -147,25 +189,18 @@ class RunDirectory:
         """Replace metrics.jsonl by these records: lines past a checkpoint will be made again."""
         lines = "".join(map(records.line, past)).encode()
         self._digest = hashlib.sha256(lines)
-        write_atomically(self.metrics, lines)
+        self.write(self.metrics, lines)
 
     def append_metrics(self, more: Iterable[Record]) -> None:
         """Add lines, on the disk when this returns, so that no checkpoint is ever ahead of them."""
-        lines = "".join(map(records.line, more))
-        # Unbuffered: what a full disk refuses must not be tried again when the file is closed.
-        with open(self.metrics, "ab", buffering=0) as file:
-            _write_all(file.fileno(), lines.encode())
-            os.fsync(file.fileno())
-        self._digest.update(lines.encode())
+        lines = "".join(map(records.line, more)).encode()
+        self._guard()
+        append(self.metrics, lines)
+        self._digest.update(lines)
 
     def metrics_sha256(self) -> str:
         """Of every record written, for the checkpoint to vouch for; as `records.sha256` of them."""
         return self._digest.hexdigest()
-
-
-def _write_all(handle: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(handle, content) :]
 
 
 def default_path(config: dict[str, Any], root: Path = Path("runs")) -> Path:
@@ -192,4 +227,8 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomically(path, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

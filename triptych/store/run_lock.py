@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from triptych.errors import UserError
+from triptych.store.files import MODE, LinkError
 
 NAME = "lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -48,7 +49,7 @@ class RunLocks:
         """
         if folder in self._handles or not folder.is_dir():
             return False
-        handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = _opened(folder)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -72,6 +73,41 @@ class RunLocks:
         self._handles[folder] = handle
         _say_who(handle)
         return True
+
+    def check(self, folder: Path) -> None:
+        """Raises UserError where the folder or its lock is no longer the one that we hold: it was deleted,
+        moved or replaced while this process was stopped, and another may be at work under its name.
+        """
+        handle = self._handles.get(folder)
+        if handle is None:
+            return
+        ours = os.fstat(handle)
+        try:
+            there = os.stat(folder / NAME, follow_symlinks=False)
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            raise UserError(
+                f"run_dir {folder}: the folder or its file {NAME!r} was moved, deleted or replaced while "
+                "this run "
+                "was at work in it; nothing more is written. Put it back, or repeat the command"
+            )
+
+
+def _opened(folder: Path) -> int:
+    """The lock's file, open. Raises UserError for a link, and where too many files are open."""
+    try:
+        return os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise LinkError(folder / NAME) from None
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise UserError(
+                f"run_dir {folder}: too many open files for a lock on each run; raise the limit (ulimit "
+                "-n), or "
+                "make fewer runs at once"
+            ) from None
+        raise
 
 
 def _say_who(handle: int) -> None:

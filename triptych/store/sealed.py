@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.errors import UserError
+from triptych.store.files import read_bytes
 
 FIELD = "sha256"
 MOST_BYTES, MOST_DEPTH = 2**26, 50
@@ -45,12 +46,8 @@ def read_json(path: Path) -> Any:
     Stricter than Python's reader: no NaN, no key twice, bounded in size and depth.
     """
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise ValueError(f"expected at most {MOST_BYTES} bytes, got {size}")
-        value = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=_no_constant, object_pairs_hook=_once
-        )
+        text = read_bytes(path, MOST_BYTES).decode("utf-8")
+        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
         if _depth(value) > MOST_DEPTH:
             raise ValueError(f"nested more than {MOST_DEPTH} deep")
     except FileNotFoundError:

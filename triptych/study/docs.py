@@ -13,7 +13,7 @@ from typing import get_args
 from triptych.describe.spec import BackendName
 from triptych.errors import UserError
 from triptych.show import tables
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 from triptych.study.comparison import accuracy
 from triptych.study.page import gather, mean_and_sd, render
 from triptych.study.plan import PLAN
@@ -80,7 +80,7 @@ def _all(published: Table) -> str:
         for backend in get_args(BackendName):
             own = [one for one in published.results if (one.name, one.backend) == (name, backend)]
             if own:
-                reported = f"{planned.reported:.4g}"
+                reported = f"{planned.reported:.4g}" if planned.reported is not None else "–"
                 rows.append((name, backend, reported, str(len(own)), *_accuracies(own)))
     head = ("run", "backend", "report", "seeds", "last", "best evaluation", "last, by batch statistics")
     return tables.markdown(head, rows)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from triptych.describe.catalogue import CATALOGUE
 from triptych.errors import UserError
 from triptych.show import pages
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 from triptych.study import figures, html, missing
 from triptych.study.comparison import LAST_STEPS, comparisons, findings, headline
 from triptych.study.evidence import Answer
@@ -95,7 +95,8 @@ def _template() -> jinja2.Template:
 def gather(runs: Table, root: Path) -> dict[str, Any]:
     """What the template shows."""
     found = runs.results
-    rows = [row for row in comparisons(PLAN, found) if row.reported is not None]
+    every = comparisons(PLAN, found)
+    rows = [row for row in every if row.reported is not None]
     answered = answers(found)
     return {
         "html": False,
@@ -105,6 +106,7 @@ def gather(runs: Table, root: Path) -> dict[str, Any]:
         "runs": runs,
         "facts": facts(found),
         "rows": rows,
+        "figure_rows": [row for row in every if row.planned.group == "figure"],
         "headline": headline(rows),
         "maps": heat_maps(rows),
         "by_rate": by_rate(found),

@@ -77,7 +77,8 @@ def _of_the_report(name: str, group: Group, seeds: int) -> Planned:
     by: Statistics = "batch" if name in ("fig4", "fig5") else "running"
     always: tuple[BackendName, ...] = ("numpy", "jax", "torch") if name == "fig1" else ()
     single = 500 if name in ("fig1", "fig2") else 0
-    return Planned(entry.title, group, entry.experiment, name, seeds, entry.reported, by, "", single, always)
+    reported = None if entry.by_assignment else entry.reported
+    return Planned(entry.title, group, entry.experiment, name, seeds, reported, by, "", single, always)
 
 
 def _departing(entry: str, question: str, seeds: int, title: str, **changes: Mapping[str, Any]) -> Planned:

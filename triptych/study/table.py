@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 from triptych.describe.spec import BackendName
 from triptych.errors import UserError
-from triptych.store.checkpoint import write_atomically
+from triptych.store.files import write_atomically
 from triptych.store.records import Record
 from triptych.study import plan
 from triptych.study.results import Failure, Result, check_settings, failures, load, run_folder

@@ -1,19 +1,21 @@
 """Train one network on CIFAR-10 with one backend.
 
-    python train.py --backend jax                            the study's run 1 (report figure 1)
-    python train.py list                                     all runs of the study, reported accuracy
-    python train.py --backend numpy --experiment fig2        another run, gradients by hand
-    python train.py --hidden 600 500 275 --optimizer adam --learning-rate 1e-3
-    python train.py --backend torch --resume RUN --steps 3000   go on from any backend's run
-    python train.py --sweep learning_rate=1e-2,1e-3 seed=0,1    every combination, in one program
+  python train.py --backend jax         the study's run 1
+  python train.py list                  every known run
+  python train.py --hidden 600 500 275 --epochs 4
+  python train.py --config RUN/run.toml repeats a run
+  python train.py --help-all            every option
 
-Repeat a command to resume it where it was interrupted. Exit codes: 0 done, 2 a mistake in the
-command or the data, 3 training stopped being finite, 130 and 143 stopped by SIGINT and SIGTERM
+Repeat a command to resume it where it was interrupted.
+Exit codes: 0 done, 2 a mistake in the command or the data,
+3 training stopped being finite, 128 + n stopped by signal n
 (with a checkpoint).
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,10 +23,11 @@ from typing import Annotated
 
 import tyro
 
-from triptych.describe.catalogue import find, listing
+from triptych.describe.catalogue import FRAMEWORK, find, listing
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
-from triptych.show import command, tables
+from triptych.show import command, tables, usage
+from triptych.train import config_file
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.launch import launch
 from triptych.train.options import RunOptions
@@ -40,6 +43,15 @@ class Arguments:
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = field(default_factory=Experiment)
 
 
+TRAINING_IMAGES = 50_000
+EARLY = {
+    "--config FILE": "Options from a TOML file, such as a run's run.toml; those typed override it.",
+    "--epochs X": "In place of --steps: how often to show each of CIFAR-10's 50,000 training images, "
+    "less those held out.",
+}
+"""Options that are read before the others."""
+
+
 @dataclass(frozen=True)
 class _Defaults:
     """The options that decide what the others start from."""
@@ -50,8 +62,17 @@ class _Defaults:
 
 def parse(argv: list[str]) -> Arguments:
     """Arguments from a command line; the experiment, or the run resumed, gives the defaults."""
+    pages = [word for word in ("--help-all", "--help", "-h") if word in argv]
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False, prog="train.py", usage="see --help")
+    before.add_argument("--epochs", type=float)
+    before.add_argument("--config", type=Path)
+    early, argv = before.parse_known_args([word for word in argv if word not in pages])
+    if early.epochs is not None and {"--steps"} & {word.partition("=")[0] for word in argv}:
+        raise UserError("epochs: expected --epochs or --steps, got both; leave one out")
+    if early.config is not None:
+        argv = [*config_file.words(early.config), *argv]
     known, _ = tyro.cli(_Defaults, args=argv, prog="train.py", add_help=False, return_unknown_args=True)
-    if known.resume is not None and not {"-h", "--help"} & set(argv):
+    if known.resume is not None and not pages:
         name, settings = settings_of(known.resume)
         if known.experiment not in (None, name):
             raise UserError(
@@ -62,9 +83,28 @@ def parse(argv: list[str]) -> Arguments:
         name = known.experiment or RunOptions.experiment
         settings = find(name).experiment
     default = Arguments(replace(RunOptions(), experiment=name), settings)
-    return tyro.cli(
-        tyro.conf.OmitArgPrefixes[Arguments], default=default, args=argv, prog="train.py", description=__doc__
-    )
+    if pages:
+        groups = [default.run, *vars(settings).values()]
+        print(usage.text(groups, str(__doc__), everything=pages[0] == "--help-all", more=EARLY))
+        raise SystemExit(0)
+    found = tyro.cli(tyro.conf.OmitArgPrefixes[Arguments], default=default, args=argv, prog="train.py")
+    if early.epochs is not None:
+        found = replace(found, settings=_for_epochs(found.settings, early.epochs))
+    given = {word.partition("=")[0] for word in argv}
+    own = given & {"--hidden", "--channels"} and not given & {"--init", "--init-std", "--resume"}
+    if own and found.settings.initialization.init == "normal":
+        # The study's run 1 starts from values so small that a deeper network never leaves them.
+        return replace(found, settings=replace(found.settings, initialization=FRAMEWORK))
+    return found
+
+
+def _for_epochs(settings: Experiment, epochs: float) -> Experiment:
+    """The settings with as many steps as show each of CIFAR-10's training images so often."""
+    if not (math.isfinite(epochs) and epochs > 0):
+        raise UserError(f"epochs: expected a finite number > 0, got {epochs}; change --epochs")
+    images = TRAINING_IMAGES - settings.data.validation
+    steps = max(1, math.ceil(epochs * images / settings.data.batch_size))
+    return replace(settings, training=replace(settings.training, steps=steps))
 
 
 def main(argv: list[str]) -> int:
@@ -74,8 +114,8 @@ def main(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    if argv in (["list"], ["--experiment", "list"], ["--experiment=list"]):
-        print(tables.text(*listing()))
+    if argv in (["list"], ["list", "--all"], ["--experiment", "list"], ["--experiment=list"]):
+        print(tables.text(*listing("--all" in argv)))
         return 0
     arguments = parse(argv)
     try:

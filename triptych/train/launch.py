@@ -34,11 +34,12 @@ from triptych.describe.protocol import (
 )
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
-from triptych.show.progress import Reporter, Terminal
-from triptych.store import run_dir
+from triptych.show.progress import Logged, Reporter, Terminal
+from triptych.store import preprocessing, run_dir
+from triptych.store.preprocessing import Preprocessing
 from triptych.store.run_dir import RunDirectory
 from triptych.store.run_lock import RunLocks
-from triptych.train import memory
+from triptych.train import config_file, memory
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.lockstep import Alone, train
 from triptych.train.loop import Run, Source, Start
@@ -93,6 +94,7 @@ class Program:
     runs: list[Run]
     together: Together
     dataset: cifar10.Dataset
+    preprocessing: Preprocessing
 
 
 def launch(
@@ -110,6 +112,12 @@ def launch(
     with RunLocks() as locks, memory.explained(experiment, options.backend):
         start, origin = other_start(options.resume, experiment, reporter) if options.resume else (None, None)
         job = Job(options, experiment, start, origin)
+        if origin and options.overwrite and _same(options.resume, job.folder.path):
+            raise UserError(
+                f"run_dir {job.folder.path}: --overwrite would delete the run that --resume goes on from; "
+                "choose "
+                "another --run-dir"
+            )
         if options.dry_run:
             (build,) = _programs([job], load)
             _dry_run(build(), reporter)
@@ -122,12 +130,17 @@ def launch(
         (build,) = _programs([job], load)
         program = build()
         starts = _enter(program, locks, reporter)
+        reporter = Logged(reporter, job.folder.log)
         _announce(program.runs[0], starts[0], reporter)
         ended = train(program.runs, starts, program.together, reporter)
         for message in ended.failures.values():
             raise NonFiniteError(message)
         _conclude(program, ended.signal, reporter)
         return 0 if ended.signal is None else 128 + ended.signal
+
+
+def _same(one: Path | None, other: Path) -> bool:
+    return one is not None and one.resolve() == other.resolve()
 
 
 def launch_all(
@@ -213,7 +226,7 @@ def _programs(jobs: Sequence[Job], load: cifar10.Load | None) -> list[Callable[[
     if options.deterministic:
         make_deterministic(options.backend)
     source = Source(dataset.source, dataset.fingerprint, tuple(dataset.notices))
-    size = len(data.labels["train"])
+    size, way_in = len(data.labels["train"]), Preprocessing(data.mean, data.scale, cifar10.CLASS_NAMES)
 
     def program(some: Sequence[Job], together: Together) -> Program:
         members: Sequence[Backend] = together.members
@@ -221,7 +234,7 @@ def _programs(jobs: Sequence[Job], load: cifar10.Load | None) -> list[Callable[[
             Run(job.experiment, member, size, source, job.folder, job.options)
             for job, member in zip(some, members, strict=True)
         ]
-        return Program(some, runs, together, dataset)
+        return Program(some, runs, together, dataset, way_in)
 
     def alone(job: Job) -> Program:
         return program([job], Alone(create(options.backend, job.experiment, data, options.device)))
@@ -243,7 +256,10 @@ def _enter(program: Program, locks: RunLocks, reporter: Reporter) -> list[Start 
         start = own or job.start
         if start is not None:
             check_data(start, run.source.fingerprint)
-        job.folder.create(job.config | {"data": run.source.record()}, locks, overwrite)
+        run.folder.create(job.config | {"data": run.source.record()}, locks, overwrite)
+        preprocessing.save(run.folder.preprocessing, program.preprocessing)
+        if not run.folder.command.exists():
+            run.folder.write(run.folder.command, config_file.text(job.options, job.experiment).encode())
         starts.append(start)
     return starts
 
@@ -319,7 +335,10 @@ def _conclude(program: Program, signal: int | None, reporter: Reporter) -> None:
 def _report(summary: dict[str, Any], folder: RunDirectory, reporter: Reporter) -> None:
     generated = summary["data"]["source"] == "generated"
     entry = None if generated else CATALOGUE.get(summary["experiment"])
-    reported = f" (the report's {summary['experiment']}: {entry.reported:g})" if entry else ""
+    reported = ""
+    if entry:
+        whose = "the assignment expects" if entry.by_assignment else f"the report's {summary['experiment']}:"
+        reported = f" ({whose} {entry.reported:g})"
     if summary["changed_settings"]:
         changed = ", ".join(summary["changed_settings"])
         reported = f" ({summary['experiment']} with another {changed})"

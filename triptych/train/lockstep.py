@@ -135,6 +135,7 @@ def _save(live: dict[int, Run]) -> dict[int, str]:
     for place, run in live.items():
         try:
             run.save()
+            run.draw()
         except NonFiniteError as error:
             failures[place] = str(error)
     return failures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -23,13 +24,26 @@ from triptych.show.progress import Stopwatch
 from triptych.show.reporting import SHARED_SECONDS, evaluation_line, train_records
 from triptych.show.tensorboard import BoardWriter
 from triptych.store import checkpoint
-from triptych.store.records import Record
+from triptych.store.records import Record, csv_of
 from triptych.store.run_dir import RunDirectory
 from triptych.train import diagnose, memory
 from triptych.train.options import RunOptions
 
 LONGEST_CALL = 2.5
 """Seconds that a call of the backend is to take at most, as far as single steps allow it."""
+
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that limit them."""
+
+
+def threads() -> str:
+    """How many threads products may take, on which the order of their sums depends."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cpus = len(affinity(0)) if affinity else os.cpu_count()
+    return " ".join(
+        [f"{cpus} CPUs", *(f"{name}={os.environ[name]}" for name in THREADS if name in os.environ)]
+    )
 
 
 @dataclass(frozen=True)
@@ -121,8 +135,11 @@ class Run:
         self.folder.restart_metrics(self.records)
         checkpoint.drop_after(self.folder.checkpoints, self.step)
         if not diagnose.finite(self.backend.export_state()):
+            dtype = self.experiment.training.dtype
             raise UserError(
-                f"init: the initial parameters are beyond {self.experiment.training.dtype}; lower --init-std"
+                f"init: the initial parameters are beyond {dtype}; lower --init-std"
+                if start is None
+                else f"resume: the checkpoint of step {self.step} is not finite in {dtype}; take another"
             )
         if not checkpoint.listing(self.folder.checkpoints):
             self.save()
@@ -142,13 +159,22 @@ class Run:
         evaluation = self._evaluated("test")
         buffer = io.BytesIO()
         np.save(buffer, evaluation.predictions)
-        checkpoint.write_atomically(self.folder.predictions, buffer.getvalue())
-        changed = changes(self.options.experiment, self.experiment)
-        what = self.options.experiment + (" with changed settings" if changed else "")
-        title = f"{what}, {self.backend.name}: test accuracy {final['test_accuracy']:.4f}"
-        checkpoint.write_atomically(self.folder.curves, plots.curves(self.records, title))
+        self.folder.write(self.folder.predictions, buffer.getvalue())
+        self.draw()
         self.summary = self._summary(final, best)
         self.folder.write_summary(self.summary)
+
+    def draw(self) -> None:
+        """Write curves and metrics.csv as far as the run came."""
+        changed = changes(self.options.experiment, self.experiment)
+        what = self.options.experiment + (" with changed settings" if changed else "")
+        evaluations = self._evaluations()
+        reached = (
+            f"test accuracy {evaluations[-1]['test_accuracy']:.4f}" if evaluations else "not evaluated yet"
+        )
+        title = f"{what}, {self.backend.name}, step {self.step}: {reached}"
+        self.folder.write(self.folder.curves, plots.curves(self.records, title))
+        self.folder.write(self.folder.metrics_csv, csv_of(self.records).encode())
 
     def _summary(self, final: Record, best: Record) -> dict[str, Any]:
         training = self.experiment.training
@@ -276,11 +302,13 @@ class Run:
             "backend": self.backend.name,
             "fingerprint": self.source.fingerprint,
             "metrics_sha256": self.folder.metrics_sha256(),
+            "config_sha256": self.folder.config_sha256(),
+            "threads": threads(),
             "timed_from": self.timed_from,
             "train_seconds": self.training.seconds,
             "compile_seconds": self.compiling.seconds,
         } | ({"together": self.together} if self.together > 1 else {})
-        checkpoint.save(self.folder.checkpoints, checkpoint.Checkpoint(self.step, state, info))
+        self.folder.save(checkpoint.Checkpoint(self.step, state, info))
         best = max(self._evaluations(), key=lambda record: record["test_accuracy"], default=None)
         keep = {best["step"]} if best else set()
         checkpoint.prune(self.folder.checkpoints, self.options.keep_checkpoints, keep)

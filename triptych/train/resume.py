@@ -8,12 +8,13 @@ from typing import Any
 from triptych.describe.catalogue import CATALOGUE
 from triptych.describe.layers import initial_statistics, parameter_shapes
 from triptych.describe.plain import from_dict
+from triptych.describe.schedule import learning_rates
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show.progress import Reporter
 from triptych.store import checkpoint, records
 from triptych.store.run_dir import RunDirectory
-from triptych.train.loop import Start
+from triptych.train.loop import Start, threads
 
 
 def settings_of(path: Path) -> tuple[str, Experiment]:
@@ -27,8 +28,30 @@ def settings_of(path: Path) -> tuple[str, Experiment]:
 
 
 def own_start(folder: RunDirectory, experiment: Experiment, reporter: Reporter) -> Start | None:
-    """A run's own last good checkpoint, or None where it has none yet."""
-    return _read(folder, experiment, reporter, "an older one serves, or a start anew")
+    """A run's own last good checkpoint, or None where it has none yet. Raises UserError where it has some,
+    and none is sound or this run's.
+    """
+    found = _read(folder, experiment, reporter)
+    if found is None and checkpoint.listing(folder.checkpoints):
+        raise UserError(
+            f"run_dir {folder.path}: none of its checkpoints is whole; put one back, or start anew with "
+            "--overwrite"
+        )
+    saved_for = found.checkpoint.info.get("config_sha256") if found else None
+    if saved_for is not None and saved_for != folder.config_sha256():
+        raise UserError(
+            f"run_dir {folder.path}: its checkpoint was saved by a run of other settings; put its own "
+            "back, or "
+            "start anew with --overwrite"
+        )
+    before = found.checkpoint.info.get("threads") if found else None
+    if before is not None and before != threads():
+        reporter.notice(
+            f"notice: the checkpoint was made with {before} threads, and this process has {threads()}: "
+            "sums may "
+            "round otherwise, so the run may differ in its last digits from one that was never interrupted"
+        )
+    return found
 
 
 def other_start(path: Path, experiment: Experiment, reporter: Reporter) -> tuple[Start, dict[str, Any]]:
@@ -37,7 +60,7 @@ def other_start(path: Path, experiment: Experiment, reporter: Reporter) -> tuple
     Raises UserError when there is none, or it has gone as far as is asked for.
     """
     folder = RunDirectory(path)
-    start = _read(folder, experiment, reporter, "an older one serves")
+    start = _read(folder, experiment, reporter)
     if start is None:
         raise UserError(f"resume {path}: no checkpoint that can be read in {folder.checkpoints}")
     found, steps = start.checkpoint, experiment.training.steps
@@ -50,8 +73,39 @@ def other_start(path: Path, experiment: Experiment, reporter: Reporter) -> tuple
         reporter.notice(
             f"notice: the checkpoint holds no state of {experiment.optimization.optimizer}; it starts fresh"
         )
+    before = from_dict(folder.read_config()["experiment"], str(folder.config))
+    for line in _departures(before, experiment, found.step):
+        reporter.notice(f"notice: {line}")
     digest = checkpoint.parameters_sha256(found.state)
     return start, {"backend": found.info["backend"], "step": found.step, "parameters_sha256": digest}
+
+
+def _departures(before: Experiment, after: Experiment, step: int) -> list[str]:
+    """What goes on otherwise than it was, where that is easily overlooked."""
+    lines = []
+    old, new = (float(learning_rates(one, step - 1, 1)[0]) for one in (before, after)) if step else (0.0, 0.0)
+    if old != new:
+        first = float(learning_rates(after, step, 1)[0])
+        lines.append(
+            f"the learning rate was {old:.3g} at step {step} and is {first:.3g} at step {step + 1}: "
+            f"the new settings give the schedule of all {after.training.steps} steps"
+        )
+    changed = [
+        f"{name} {a} -> {b}"
+        for name, a, b in (
+            ("batch size", before.data.batch_size, after.data.batch_size),
+            ("validation", before.data.validation, after.data.validation),
+            ("seed", before.training.seed, after.training.seed),
+        )
+        if a != b
+    ]
+    if changed and step:
+        lines.append(
+            f"{', '.join(changed)}: the order of images is that of a run with these settings from its start, "
+            f"so this epoch may show some again and leave others out (step {step + 1} begins at image "
+            f"{step * after.data.batch_size}, {step * before.data.batch_size} were seen)"
+        )
+    return lines
 
 
 def check_data(start: Start, fingerprint: str) -> None:
@@ -64,10 +118,10 @@ def check_data(start: Start, fingerprint: str) -> None:
         )
 
 
-def _read(folder: RunDirectory, experiment: Experiment, reporter: Reporter, then: str) -> Start | None:
+def _read(folder: RunDirectory, experiment: Experiment, reporter: Reporter) -> Start | None:
     found, damaged = checkpoint.load_latest(folder.checkpoints)
     for line in damaged:
-        reporter.notice(f"notice: {line}; {then}")
+        reporter.notice(f"notice: checkpoint {line}; an older one serves, if there is one")
     if found is None:
         return None
     _check_state(found, folder, experiment)

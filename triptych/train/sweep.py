@@ -13,8 +13,9 @@ from triptych.describe.grid import Point, grid
 from triptych.describe.plain import to_dict
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
-from triptych.show.progress import Terminal
-from triptych.store.checkpoint import write_atomically
+from triptych.show import runs, side_by_side
+from triptych.show.progress import Reporter, Terminal
+from triptych.store.files import write_atomically
 from triptych.store.run_dir import RunDirectory
 from triptych.store.sealed import read_json
 from triptych.train.launch import Job, Outcome, dry_run_all, launch_all
@@ -50,7 +51,17 @@ def sweep(options: RunOptions, base: Experiment) -> int:
     write_atomically(parent / "sweep.json", (json.dumps(identity | {"runs": rows}, indent=2) + "\n").encode())
     reporter.line(_table(list(identity["swept"]), rows))
     reporter.line(f"folder of the runs, and this table as sweep.json: {parent}")
+    _compare([job.folder.path for job in jobs if job.folder.summary.exists()], parent, reporter)
     return outcome.code
+
+
+def _compare(finished: Sequence[Path], parent: Path, reporter: Reporter) -> None:
+    """End with the finished runs side by side, as `triptych compare` has them."""
+    if len(finished) > 1:
+        comparison = runs.compare(finished)
+        reporter.line(f"\n{side_by_side.text(comparison)}")
+        page, _ = side_by_side.write(comparison, parent, "Made by train.py --sweep.")
+        reporter.line(f"\nthe runs side by side: {page}")
 
 
 def _swept(points: Sequence[Point]) -> dict[str, list[Any]]:

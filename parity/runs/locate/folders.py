@@ -48,10 +48,10 @@ def locate_runs(
 
     runs, notes = [left], list[str]()
     if isinstance(right, Recorded):
+        require_alike(left.experiment, right.experiment)
         runs, notes = [left, right], [*_losses(left, right), *_ends(left, right)]
     ours, *others = (side(str(run.path), run.backend, run.experiment) for run in runs)
     theirs = others[0] if isinstance(right, Recorded) else side(right, right, left.experiment)
-    require_alike(ours, theirs)
     last = min(run.experiment.training.steps for run in runs)
     if len({run.fingerprint for run in runs}) > 1:
         note = f"the runs trained on other data: {left.fingerprint} and {runs[1].fingerprint}"

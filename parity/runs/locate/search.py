@@ -50,7 +50,7 @@ def locate(
     Raises:
         UserError: The two networks' parameters do not have the same shapes.
     """
-    require_alike(left, right)
+    require_alike(left.experiment, right.experiment)
     last, search = first + steps, Search(left, right, every)
     begun = start if start is not None else begin(left)
     found = _begun(left, right, begun) if start is None else None

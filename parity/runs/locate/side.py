@@ -144,14 +144,18 @@ def differing_settings(left: Experiment, right: Experiment) -> tuple[str, ...]:
     return tuple(f"{key}: {a[key]!r}, {b[key]!r}" for key in a if a[key] != b[key])
 
 
-def require_alike(left: Side, right: Side) -> None:
-    """Raises UserError where the networks' parameters do not have the same shapes."""
-    ours, theirs = (parameter_shapes(side.experiment.layers()) for side in (left, right))
+def require_alike(left: Experiment, right: Experiment) -> None:
+    """Raises UserError, which names the settings that differ, where the networks' parameters do not have the
+    same shapes.
+    """
+    ours, theirs = (parameter_shapes(one.layers()) for one in (left, right))
     for name in ours | theirs:
         if ours.get(name) != theirs.get(name):
             raise UserError(
-                f"locate: the networks differ: {name} is {ours.get(name, 'missing')} in {left.name} and "
-                f"{theirs.get(name, 'missing')} in {right.name}; give two runs of one network"
+                f"locate: the networks differ: {name} is {ours.get(name, 'missing')} on the left and "
+                f"{theirs.get(name, 'missing')} on the right; the settings that differ (left's, right's): "
+                f"{'; '.join(differing_settings(left, right))}; give two runs of one network, or see such "
+                "runs side by side with triptych compare"
             )
 
 

@@ -40,11 +40,14 @@ class Numpy:
 
 @dataclass(frozen=True)
 class Jax:
-    """`function(*arrays) -> y`; compiled unless `jit` is False."""
+    """`function(*arrays) -> y`; compiled unless `jit` is False. Or a Flax NNX module, which is called with
+    the inputs alone, as in `Torch`: its parameters are found by name, and keep its own shapes.
+    """
 
     function: Callable[..., Any]
     jit: bool = True
     output: Pick = None
+    names: Mapping[str, str] = field(default_factory=dict)
     framework: ClassVar[Framework] = "jax"
 
 
@@ -87,6 +90,8 @@ class Implementation:
 
     main: str = "y"
     """The name of the output among the results."""
+    told: Callable[[Inputs, Place], list[str]] = lambda inputs, place: []
+    """What the framework does in silence with these inputs."""
 
     def whole(self, outputs: Outputs, expected: Mapping[str, Any]) -> bool:
         """Whether the output has the expected shape: of another one no gradient is taken."""
@@ -166,6 +171,17 @@ def one_array(name: str, found: Any, kind: type) -> Any:
             "itself"
         )
     return found
+
+
+def check_names(name: str, own: set[str], names: Mapping[str, str], signature: Signature) -> None:
+    """Raises UsageError unless the parameters that are given are those of a module."""
+    given = {names.get(key, key) for key in signature.parameters}
+    if given != own:
+        raise UsageError(
+            f"{name}: expected parameters {sorted(own)} of the module, got {sorted(given)}; give each one's "
+            'shape in parameters={...}, and other names by names={"ours": "its"} in Torch(...) or Jax(...); '
+            "where layouts differ, use verify_model"
+        )
 
 
 def picked(name: str, found: Any, pick: Pick) -> Any:

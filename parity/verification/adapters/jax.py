@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 
 from parity.bounds.rounding import Array
 from parity.errors import UsageError
@@ -19,12 +20,15 @@ from parity.verification.adapters import (
     Signature,
     as_float,
     called,
+    check_names,
+    is_framework,
     one_array,
     picked,
 )
 from parity.verification.place import Inputs, Outputs, Place
 
 Arrays = dict[str, jax.Array]
+OUT = "an index is out of range, and JAX takes the nearest element, or fills in, in silence"
 
 # Beside torch JAX must not take the whole of a GPU's memory. It is read when the first array is made.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -56,9 +60,11 @@ def _device(place: Place) -> jax.Device:
 
 def implementation(name: str, given: Jax, signature: Signature) -> Implementation:
     """Gradients by `jax.vjp`."""
+    is_module = is_framework(given.function, "flax.nnx", "Module")
+    function = _of_module(name, given, signature) if is_module else given.function
 
     def output(arrays: Arrays) -> jax.Array:
-        found = called(name, given.function, *(arrays[key] for key in signature.order))
+        found = called(name, function, *(arrays[key] for key in signature.order))
         array: jax.Array = one_array(name, picked(name, found, given.output), jax.Array)
         return array
 
@@ -67,7 +73,8 @@ def implementation(name: str, given: Jax, signature: Signature) -> Implementatio
         y, back = jax.vjp(lambda some: output(arrays | some), leaves)
         return (y, *back(dy.astype(y.dtype))) if y.shape == dy.shape else (y, {})
 
-    both = jax.jit(vjp) if given.jit else vjp
+    # A compiled function takes NumPy arrays, and faster than it gets them through device_put.
+    both, ready = (jax.jit(vjp), in_format) if given.jit else (vjp, put)
 
     def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
         with precision(place):
@@ -75,14 +82,69 @@ def implementation(name: str, given: Jax, signature: Signature) -> Implementatio
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
         with precision(place):
-            y, gradients = both(put(inputs, place), put(dy, place))
+            y, gradients = both(*ready((inputs, dy), place))
             return {"y": as_float(y), **{f"d{key}": as_float(g) for key, g in gradients.items()}}
 
-    return Implementation(name, given.framework, shape, pull)
+    def told(inputs: Inputs, place: Place) -> list[str]:
+        if len(signature.differentiated) == len(signature.order):
+            return []  # no integers, no index
+        with precision(place):
+            error, _ = _indexed(output)(put(inputs, place))
+        return [f"{name}: {OUT}: {str(error).splitlines()[0]}"] if error else []
+
+    return Implementation(name, given.framework, shape, pull, told=told)
+
+
+def _indexed(function: Callable[[Arrays], jax.Array]) -> Callable[[Arrays], tuple[str | None, Any]]:
+    """A function that returns what is wrong with the indices, too; nothing where that cannot be told."""
+
+    def call(arrays: Arrays) -> tuple[str | None, Any]:
+        try:
+            error, found = checkify.checkify(function, errors=checkify.index_checks)(arrays)
+        except Exception:
+            return None, None
+        return error.get(), found
+
+    return call
+
+
+def _of_module(name: str, given: Jax, signature: Signature) -> Callable[..., Any]:
+    """A function of inputs and parameters; every call begins with the module's own state."""
+    from flax import nnx
+
+    graph, *states = nnx.split(given.function, nnx.Param, ...)
+    parameters, others = states
+    paths = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(parameters)}
+    check_names(name, set(paths), given.names, signature)
+    shapes = {path: variable.shape for path, variable in nnx.to_flat_state(parameters)}
+
+    def function(*arrays: jax.Array) -> Any:
+        state = {}
+        for key, array in zip(signature.parameters, arrays[len(signature.inputs) :], strict=True):
+            path = paths[given.names.get(key, key)]
+            if array.shape != shapes[path]:
+                raise UsageError(
+                    f"{name}: expected {key} of shape {shapes[path]}, as the module has it, got "
+                    f"{array.shape}; where layouts differ, use verify_model"
+                )
+            state[path] = nnx.Param(array)
+        wide = next((a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)), None)
+        kept = jax.tree.map(
+            lambda a: a.astype(wide) if wide and jnp.issubdtype(a.dtype, jnp.floating) else a, others
+        )
+        module = nnx.merge(graph, nnx.from_flat_state(state), kept, copy=True)
+        return module(*arrays[: len(signature.inputs)])
+
+    return function
 
 
 def put(tree: Any, place: Place) -> Any:
     """Every array of a tree on the device, floating ones in the judged dtype."""
-    return jax.tree.map(
-        lambda a: jnp.asarray(a, place.number if np.asarray(a).dtype.kind == "f" else None), tree
-    )
+    return jax.device_put(in_format(tree, place))
+
+
+def in_format(tree: Any, place: Place) -> Any:
+    """Every array of a tree, floating ones in the judged dtype."""
+    dtype = jnp.dtype(place.number)
+    arrays = jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda a: a.astype(dtype, copy=False) if a.dtype.kind == "f" else a, arrays)

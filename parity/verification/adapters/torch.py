@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from parity.verification.adapters import (
     Signature,
     Torch,
     called,
+    check_names,
     one_array,
     picked,
 )
@@ -105,7 +106,8 @@ def implementation(name: str, given: Torch, signature: Signature) -> Implementat
 def _of_layer(name: str, given: Torch, signature: Signature) -> Run:
     function = given.function
     if isinstance(function, nn.Module):
-        _check_layer(name, function, given.names, signature)
+        refuse_dropout(name, function)
+        check_names(name, {key for key, _ in function.named_parameters()}, given.names, signature)
 
     def run(tensors: Tensors, place: Place) -> Tensor:
         if not isinstance(function, nn.Module):
@@ -125,17 +127,6 @@ def _applied(name: str, module: nn.Module, state: Tensors, signature: Signature,
         return torch.func.functional_call(module, state, inputs)
 
     return called(name, call, *(tensors[key] for key in signature.inputs))
-
-
-def _check_layer(name: str, module: nn.Module, names: Mapping[str, str], signature: Signature) -> None:
-    refuse_dropout(name, module)
-    given = {names.get(key, key) for key in signature.parameters}
-    own = {key for key, _ in module.named_parameters()}
-    if given != own:
-        raise UsageError(
-            f"{name}: expected parameters {sorted(own)} of the module, got {sorted(given)}; give each one's "
-            'shape in parameters={...}, and other names by Torch(module, {"ours": "its"})'
-        )
 
 
 def refuse_dropout(name: str, module: nn.Module) -> None:

@@ -168,10 +168,13 @@ def test_checkpoints_of_two_formats_differ_by_a_cast(runs: Path, capsys: Capture
         ("numpy {runs}/numpy/checkpoints/step-00000004.safetensors", "give its run folder"),
         ("{runs}/numpy {runs}", "config.json: no such file"),
         ("{runs}/numpy {runs}/wide", "give two runs of one network"),
+        ("{runs}/numpy {runs}/deep", "(left's, right's): hidden: [6], [7, 8]; batch_norm: 'manual', 'none';"),
         ("{runs}/numpy/config.json {runs}/numpy/config.json", "not a readable safetensors file"),
     ],
 )
 def test_mistakes(runs: Path, capsys: Capture, words: str, message: str) -> None:
     if "wide" in words:
         make(runs / "wide", hidden=(7,))
+    if "deep" in words:
+        make(runs / "deep", hidden=(7, 8), batch_norm="none")
     assert message in say(capsys, 2, *words.format(runs=runs).split())

@@ -314,7 +314,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "NumPy in the truth": ({"truth": lambda x: np.ones(3), "torch": torch.sin}, "do not carry limits"),
     "a format": (
         {"truth": gelu, "torch": nn.GELU(), "dtypes": ["float16"]},
-        "dtype: expected one of float64",
+        "dtypes: expected a list of some of float64",
     ),
     "a case": (
         {"truth": gelu, "torch": nn.GELU(), "without": ["zeros"]},

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from flax import nnx
 from torch import nn
 
 from parity import Jax, Report, Torch, verify, verify_model
@@ -100,8 +101,9 @@ def cut_rms(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return w * (h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
 
-def jax_rms(x: Any, w: Any) -> Any:
-    return x * jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6) * w
+def jax_rms(x: Any, w: Any, cast: Any = None) -> Any:
+    root = jax.lax.rsqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    return x * root.astype(cast or x.dtype).astype(x.dtype) * w
 
 
 def cosine(x: Any, z: Any) -> Any:
@@ -113,6 +115,11 @@ def group_norm(x: Any, w: Any, b: Any) -> Any:
     g = x.reshape(n, 2, 75)
     g = (g - g.mean(-1, keepdims=True)) * rsqrt(g.var(-1, keepdims=True) + 1e-5)
     return g.reshape(n, 6, 25) * w.reshape(1, 6, 1) + b.reshape(1, 6, 1)
+
+
+def layer_norm(x: Any, w: Any, b: Any, root: Any = sqrt) -> Any:
+    d = x - x.mean(-1, keepdims=True)
+    return d / root((d * d).mean(-1, keepdims=True) + 1e-5) * w + b
 
 
 X = {"x": (4, 6)}
@@ -204,6 +211,44 @@ LAYERS: dict[str, Row] = {
     "A6 without a formula": layer(
         "torch y: cut to float32", "y dx dw", inputs=X, parameters={"w": (6,)}, torch=cut_rms, jax=jax_rms
     ),
+    **{
+        f"A6 a cast to {cast.__name__}": layer(
+            "jax y: wrong in float64, by less than 1%: a cast to bfloat16 or float16",
+            "y dx dw",
+            inputs=X,
+            parameters={"w": (6,)},
+            truth=rms,
+            jax=lambda x, w, cast=cast: jax_rms(x, w, cast),
+        )
+        for cast in (jnp.bfloat16, jnp.float16)
+    },
+    "A10 a layer norm in bfloat16": layer(
+        inputs=X,
+        parameters={"w": (6,), "b": (6,)},
+        truth=layer_norm,
+        jax=lambda x, w, b: layer_norm(x, 1, 0, jnp.sqrt) * w + b,
+        torch=lambda x, w, b: F.layer_norm(x, (6,), w, b),
+        dtypes=("float64", "float32", "bfloat16"),
+    ),
+    "A10 the same without a formula": layer(
+        inputs=X,
+        jax=lambda x: layer_norm(x, 1, 0, jnp.sqrt),
+        torch=lambda x: F.layer_norm(x, (6,)),
+        dtypes=("float64", "float32", "bfloat16"),
+    ),
+    "A10 a root whose gradient underflows at 1e15": layer(
+        inputs=X,
+        truth=lambda x: layer_norm(x, 1, 0),
+        jax=lambda x: (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5),
+    ),
+    "A10 Flax's fast variance": layer(
+        "jax y: wrong only where the mean is large beside the deviation",
+        "y dx dscale",
+        inputs=X,
+        parameters={"scale": (6,), "bias": (6,)},
+        jax=nnx.BatchNorm(6, use_running_average=False, rngs=nnx.Rngs(0)),
+        torch=Torch(nn.BatchNorm1d(6), {"scale": "weight"}),
+    ),
     "A9 values of 1e-207": layer(
         inputs={"x": 1e-69 * RNG.normal(size=(3, 4))}, jax=lambda x: x**3, torch=lambda x: x * x * x
     ),
@@ -267,6 +312,22 @@ LAYERS: dict[str, Row] = {
         inputs={"x": RNG.normal(size=(4, 6))},
         jax=lambda x: x.sum(-1),
         also={"port": Torch(lambda x: (x.sum(-1), x), output=0)},
+    ),
+    "B7 an NNX module with state": layer(
+        inputs=X,
+        parameters={"weight": (6,), "bias": (6,)},
+        jax=Jax(
+            nnx.BatchNorm(6, use_running_average=False, use_fast_variance=False, rngs=nnx.Rngs(0)),
+            names={"weight": "scale"},
+        ),
+        torch=nn.BatchNorm1d(6),
+    ),
+    "B8 an index out of range": layer(
+        note="an index is out of range, and JAX takes the nearest element",
+        inputs={"i": np.array([0, 9, 2])},
+        parameters={"w": (5, 3)},
+        jax=lambda i, w: w[i],
+        also={"again": Jax(lambda i, w: 1.0 * w[i])},
     ),
     "B8 half precision": layer(
         "torch y: dtype float16", "y", inputs=X, jax=lambda x: 2 * x, torch=lambda x: 2 * x.half()

@@ -17,7 +17,7 @@ from tests.helpers import cifar_files as made
 from triptych.cifar10 import DataError, generated, load, pickles
 from triptych.cifar10.download import download
 from triptych.cifar10.official import CIFAR10
-from triptych.cifar10.sources import load_official
+from triptych.cifar10.sources import DATA_DIR_VARIABLE, load_official
 
 ARRAYS = made.tiny_arrays()
 FILES = made.batch_files(ARRAYS, "python")
@@ -183,8 +183,20 @@ def test_notices_are_reported(tmp_path):
     assert said == [f"notice: {data.notices[0]}"]
 
 
-def test_auto_without_data_or_network_is_loud(tmp_path, small_stand_in):
-    data, said = run("auto", tmp_path / "none", made.tiny_official())
+@pytest.mark.parametrize("named", ["none", "."])
+def test_a_folder_that_was_named_never_gives_way_to_generated_images(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"expected CIFAR-10 there .* --dataset generated"):
+        run("auto", Path(named), made.tiny_official())
+    monkeypatch.setenv(DATA_DIR_VARIABLE, named)
+    with pytest.raises(DataError, match="expected CIFAR-10 there"):
+        run("auto", None, made.tiny_official())
+
+
+def test_auto_without_data_or_network_is_loud(tmp_path, monkeypatch, small_stand_in):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(DATA_DIR_VARIABLE, raising=False)
+    data, said = run("auto", None, made.tiny_official())
     assert data.source == "generated"
     banner = said[-1]
     assert data.notices == (banner,)
@@ -194,7 +206,7 @@ def test_auto_without_data_or_network_is_loud(tmp_path, small_stand_in):
     assert lines[0] == lines[-1] == "!" * len(lines[0])
     assert "NOT CIFAR-10" in banner
     assert "refused" in banner
-    assert not (tmp_path / "none").exists()
+    assert not Path("data").exists()
 
 
 def test_cifar10_never_takes_the_stand_in(tmp_path):
@@ -226,10 +238,23 @@ def test_unknown_dataset_names_the_choices():
 
 def test_notices_go_to_stderr_by_default(tmp_path, monkeypatch, capsys, small_stand_in):
     monkeypatch.setattr("triptych.cifar10.sources.CIFAR10", made.tiny_official())
-    load("auto", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(DATA_DIR_VARIABLE, raising=False)
+    load("auto")
     out, err = capsys.readouterr()
     assert out == ""
     assert "THIS IS NOT CIFAR-10" in err
+
+
+def test_a_notice_is_given_once_for_each_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("triptych.cifar10.sources.CIFAR10", made.tiny_official())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = [made.write_folder(tmp_path / name, FILES) for name in ("a", "b")]
+    said = []
+    for folder in (folders[0], folders[0], folders[1]):
+        assert len(load("cifar10", folder).notices) == 1
+        said.append(capsys.readouterr().err.count("notice: an unofficial copy of CIFAR-10"))
+    assert said == [1, 0, 1]
 
 
 def test_unreadable_file_is_no_traceback(tmp_path):

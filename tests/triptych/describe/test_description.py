@@ -67,6 +67,17 @@ def test_initial_parameters_depend_on_the_seed_and_name_only():
     assert list(b) == list(parameter_shapes(deep.layers()))
 
 
+def test_batch_norm_begins_as_the_identity():
+    """gamma 1 and beta 0, whatever draws the weights."""
+    for init in ("framework", "he", "normal"):
+        model = Model(hidden=(5, 4), batch_norm="manual")
+        found = initial_parameters(Experiment(model=model, initialization=Initialization(init)))
+        gammas = {name: array.tolist() for name, array in found.items() if name.endswith("gamma")}
+        betas = {name: array.tolist() for name, array in found.items() if name.endswith("beta")}
+        assert list(gammas.values()) == [[1.0] * 5, [1.0] * 4]
+        assert list(betas.values()) == [[0.0] * 5, [0.0] * 4]
+
+
 # --- schedules: worked by hand ---
 
 
@@ -122,6 +133,8 @@ def test_no_image_is_dropped_or_doubled(size, batch, seed):
     count = -(-3 * size // batch)
     flat = order.table(0, count).reshape(-1)[: 3 * size].reshape(3, size)
     assert all(sorted(epoch) == list(range(size)) for epoch in flat.tolist())
+    if size >= 20:
+        assert len({tuple(epoch) for epoch in flat.tolist()}) == 3  # each epoch has an order of its own
 
 
 def test_batches_do_not_depend_on_how_they_are_asked_for():

@@ -26,12 +26,29 @@ def test_a_sentence_and_a_code(error, code, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_our_own_mistakes_are_not_hidden():
-    def body() -> NoReturn:
-        raise AssertionError("ours")
+def test_our_own_mistakes_have_a_code_of_their_own_and_are_kept(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    with pytest.raises(AssertionError, match="ours"):
-        command.run(body, "stopped")
+    def body() -> NoReturn:
+        raise AssertionError("ours\nin two lines")
+
+    assert command.run(body, "stopped") == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: AssertionError: ours. This is a mistake of the program")
+    (kept,) = tmp_path.iterdir()
+    assert line.endswith(str(kept))
+    assert "in body\n    raise AssertionError" in kept.read_text()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_output_is_no_error(closed):
+    program = (
+        "import sys; from triptych.show import command; "
+        "sys.exit(command.run(lambda: print('line') or print('more', file=sys.stderr) or 0, ''))"
+    )
+    line = f'"$0" -c "$1" {closed}'
+    done = subprocess.run(["sh", "-c", line, sys.executable, program], capture_output=True, check=False)
+    assert done.returncode == 0
 
 
 def test_a_reader_that_leaves_is_no_error():

@@ -19,7 +19,13 @@ def sent(number: signal.Signals) -> int:
 
 
 each = pytest.mark.parametrize(
-    ("number", "kind", "code"), [(signal.SIGINT, KeyboardInterrupt, 130), (signal.SIGTERM, Terminated, 143)]
+    ("number", "kind", "code"),
+    [
+        (signal.SIGINT, KeyboardInterrupt, 130),
+        (signal.SIGTERM, Terminated, 143),
+        (signal.SIGHUP, Terminated, 129),
+        (signal.SIGUSR1, Terminated, 138),
+    ],
 )
 
 
@@ -133,6 +139,35 @@ def test_an_ignored_sigint_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert command.run(lambda: sent(signal.SIGINT), "stopped") == 0
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_an_ignored_sighup_stays_ignored_in_training():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone_is_no_error():
+    """What is written to it fails with EIO; the program goes on, and ends with its own code."""
+    program = """
+import os, pty, sys
+from triptych.show.progress import Terminal
+above, below = pty.openpty()
+os.dup2(below, 1), os.dup2(below, 2), os.close(below), os.close(above)
+bar = Terminal()
+bar.begin(3, 0, "gone")
+for _ in range(3):
+    bar.line("gone")
+    bar.advance(1, 0.5, 0.5)
+bar.end()
+sys.exit(5)
+"""
+    assert tiny.python("-c", program).returncode == 5
 
 
 def test_outside_the_main_thread_signals_are_left_alone():

@@ -1,5 +1,6 @@
 """The command line: what it offers, where a setting comes from, what it prints and leaves behind."""
 
+import csv
 import dataclasses
 import errno
 import json
@@ -22,6 +23,11 @@ TRAIN = str(tiny.ROOT / "train.py")
 
 def test_list_shows_every_run_of_the_study_with_its_reported_accuracy(capsys):
     assert tiny.call("list") == 0
+    short = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in short if line.startswith("table1")] == ["table1-..."]
+    assert "0.3138-0.5448" in short[-1]
+    assert "40 runs" in short[-1]
+    assert tiny.call("list", "--all") == 0
     lines = {line.split()[0]: line.split()[1:3] for line in capsys.readouterr().out.splitlines()}
     known = {
         "fig1": ["0.4600", "1500"],
@@ -49,8 +55,20 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def test_help_names_every_option(capsys):
+@pytest.mark.parametrize("width", [60, 80])
+def test_help_is_within_the_width_and_shows_the_defaults_that_count(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for words, rate in (("--help",), "0.002"), (("--experiment", "fig3", "--help-all"), "0.0001"):
+        assert tiny.call(*words) == 0
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= width
+        assert f"Default: {rate}." in " ".join(text.split())
     assert tiny.call("--help") == 0
+    assert sum(line.startswith("  --") for line in capsys.readouterr().out.splitlines()) <= 24
+
+
+def test_help_names_every_option(capsys):
+    assert tiny.call("--help-all") == 0
     text = capsys.readouterr().out
     words = set(text.replace(",", " ").split())
     options = [field.name for field in dataclasses.fields(RunOptions)] + [name for _, name, _, _ in fields()]
@@ -95,6 +113,7 @@ def test_every_setting_has_its_plain_name(group, name, kind, default):
     assert value != default
     needs = NEEDS.get(name, {})
     beside = [word for key, other in needs.items() for word in (option(key), *as_words(other))]
+    beside += ["--init", "normal"] if name in ("hidden", "channels", "head_norm") else []
     settings = train.parse([option(name), *words, *beside]).settings
     expected = dataclasses.replace(getattr(Experiment(), group), **{name: value}, **needs)
     assert settings == dataclasses.replace(Experiment(), **{group: expected})
@@ -125,6 +144,104 @@ def test_an_experiment_gives_the_settings_and_options_override_them(words):
     settings = train.parse([*words, "--steps", "7", "--hidden"]).settings
     assert (settings.training.steps, settings.model.hidden) == (7, ())
     assert settings.optimization == CATALOGUE["fig3"].experiment.optimization
+
+
+def test_epochs_stand_for_steps(capsys):
+    for words, steps in (("--epochs", "2"), 500), (("--epochs=0.5", "--batch-size", "64"), 391):
+        assert train.parse(list(words)).settings.training.steps == steps
+    assert train.parse(["--epochs", "1", "--validation", "10000"]).settings.training.steps == 200
+    for line, said in ("1 --steps 3", "got both"), ("nan", "finite number > 0"), ("0", "> 0"):
+        assert tiny.call("--epochs", *line.split()) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_run_toml_repeats_a_run_and_what_is_typed_overrides_it(capsys):
+    words = tiny.arguments(channels=("4", "M"), random_flip=True, epsilon=1e-5, init="normal")
+    assert tiny.call("--backend", "numpy", *words, "--run-dir", "run") == 0
+    assert tiny.call("--config", "run/run.toml", "--run-dir", "again") == 0
+    assert tiny.results(Path("run")) == tiny.results(Path("again"))
+    configs = [RunDirectory(Path(name)).read_config() for name in ("run", "again")]
+    assert configs[0] == configs[1]
+    assert Path("run/run.toml").read_bytes() == Path("again/run.toml").read_bytes()
+    changed = train.parse(["--config", "run/run.toml", "--steps", "5", "--no-random-flip", "--channels"])
+    assert changed.settings.training.steps == 5
+    assert changed.settings.model.channels == ()
+    assert not changed.settings.data.random_flip
+    assert changed.settings.optimization.epsilon == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("learning_rat = 1", "unknown name 'learning_rat'; did you mean learning_rate?"),
+        ("xyzzy = 1", "unknown name 'xyzzy'; train.py --help-all lists all"),
+        ("[steps]\na = 1", "expected a plain value, got a table"),
+        ("steps = ", "expected a TOML file"),
+        ("steps = 0", "steps: expected a whole number of at least 1"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line(capsys, content, said):
+    Path("run.toml").write_text(content)
+    assert tiny.call("--config", "run.toml") == 2
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.count("\n") == 1
+
+
+def test_a_run_leaves_a_log_and_its_metrics_as_csv():
+    assert tiny.call("--backend", "numpy", *tiny.arguments(), "--run-dir", "run") == 0
+    rows = list(csv.DictReader(Path("run/metrics.csv").read_text().splitlines()))
+    records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [{key: value for key, value in row.items() if value} for row in rows] == [
+        {key: str(value) for key, value in record.items()} for record in records
+    ]
+    log = Path("run/log.txt").read_text()
+    assert "step      4  train loss" in log
+    assert f"test accuracy {tiny.summary(Path('run'))['test_accuracy']:.4f}" in log
+
+
+@pytest.mark.parametrize(
+    ("words", "init"),
+    [
+        (["--hidden", "600", "500"], "framework"),
+        (["--channels=64"], "framework"),
+        (["--experiment", "fig1", "--hidden", "9"], "framework"),
+        (["--hidden", "600", "500", "--init", "normal"], "normal"),
+        (["--hidden", "600", "500", "--init-std=1e-2"], "normal"),
+        (["--steps", "5"], "normal"),
+    ],
+)
+def test_a_network_of_one_s_own_starts_where_it_can_learn(words, init):
+    assert train.parse(words).settings.initialization.init == init
+
+
+def test_a_network_of_three_hidden_layers_leaves_ln_10_behind(monkeypatch):
+    """Its start decides: from `normal` the loss is ln 10 for ever."""
+    words = ["--backend", "numpy", "--dataset", "generated", "--hidden", "60", "50", "40", "--steps", "40"]
+    words += ["--batch-size", "20", "--run-dir"]
+    for name, more in (("own", []), ("normal", ["--init", "normal"])):
+        assert tiny.call(*words, name, *more) == 0
+    losses = [tiny.metrics(Path(name), "train")[-1]["loss"] for name in ("own", "normal")]
+    assert losses[0] < 2.2 < losses[1]
+
+
+def test_a_resume_that_changes_what_is_easily_overlooked_says_so(finished, capsys):
+    cosine = tiny.arguments(schedule="cosine", steps=4, learning_rate=1e-3)
+    assert tiny.call("--backend", "numpy", *cosine, "--run-dir", "cosine") == 0
+    capsys.readouterr()
+    more = ("--backend", "numpy", "--resume")
+    assert tiny.call(*more, "cosine", "--steps", "8", "--run-dir", "on") == 0
+    rates = [record["learning_rate"] for record in tiny.metrics(Path("on"), "train")]
+    said = capsys.readouterr().out
+    assert f"learning rate was {rates[3]:.3g} at step 4 and is {rates[4]:.3g} at step 5" in said
+    assert rates[3] < rates[4] / 3
+    assert tiny.call(*more, str(finished), "--steps", "14", "--batch-size", "10", "--run-dir", "b") == 0
+    said = capsys.readouterr().out
+    assert "batch size 20 -> 10" in said
+    assert "step 13 begins at image 120, 240 were seen" in said
+    assert "learning rate was" not in said
+    assert tiny.call(*more, str(finished), "--steps", "14", "--run-dir", "c") == 0
+    assert "notice" not in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -129,8 +129,8 @@ def test_killed_with_kill_9_twice_a_run_ends_as_if_never_interrupted(tmp_path, u
     assert tiny.newest(tmp_path).step == 4
     assert tiny.metrics(tmp_path)[-1]["step"] == 7, "metrics are ahead of the checkpoint"
 
-    # Resumed, the first rename is that of metrics.jsonl, the second the checkpoint of step 8.
-    assert command(tmp_path, backend, "SIGKILL:replace:2").returncode == -signal.SIGKILL
+    # Resumed, the first renames are those of the mean image and metrics.jsonl, the third the checkpoint's.
+    assert command(tmp_path, backend, "SIGKILL:replace:3").returncode == -signal.SIGKILL
     assert (tmp_path / "checkpoints" / "step-00000008.safetensors.tmp").exists()
     assert tiny.metrics(tmp_path)[-1] == expected[1][-6], "the evaluation at step 8 is in the metrics"
 
@@ -143,7 +143,9 @@ def test_killed_with_kill_9_twice_a_run_ends_as_if_never_interrupted(tmp_path, u
 SLOW = [pytest.param(backend, marks=pytest.mark.slow) for backend in ("jax", "torch")]
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138)]
+)
 @pytest.mark.parametrize("backend", ["numpy", *SLOW])
 def test_a_signal_stops_a_run_with_a_checkpoint(tmp_path, uninterrupted, backend, name, code):
     stopped = command(tmp_path, backend, f"{name}:plan:3")
@@ -151,6 +153,8 @@ def test_a_signal_stops_a_run_with_a_checkpoint(tmp_path, uninterrupted, backend
     assert f"stopped by {name} at step 7; checkpoint saved" in stopped.stdout
     assert "repeat the same command, without --overwrite, to resume" in stopped.stdout
     assert tiny.newest(tmp_path).step == 7
+    assert (tmp_path / "curves.png").exists()
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 7 + 1
     done = command(tmp_path, backend, "never")
     assert done.returncode == 0, done.stderr
     assert tiny.results(tmp_path) == tiny.results(uninterrupted(backend))

@@ -1,0 +1,1 @@
+"""Pages of the course that are made from code: the index of equations, the report's slips, a drawing."""

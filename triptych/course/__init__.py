@@ -1,0 +1,1 @@
+"""Exercises that grade themselves: `triptych exercise`. The sessions are in docs/course."""

@@ -1,0 +1,66 @@
+"""A run as a TOML file, `run.toml`: option names to values, read by --config and written by every run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from triptych.describe.plain import to_dict
+from triptych.describe.spec import Experiment
+from triptych.errors import UserError
+from triptych.train.options import RunOptions
+
+NAME = "run.toml"
+_HERE = ("run_dir", "overwrite", "dry_run", "sweep")
+"""Options of one command, not of the run."""
+
+
+def words(path: Path) -> list[str]:
+    """The file as a command line's words, to stand before those that are typed.
+
+    Raises UserError for a file that cannot be read, an unknown name, or a value that is no plain one.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"config {path}: expected a TOML file such as a run's {NAME}: {error}") from None
+    known = {field.name for kind in _kinds() for field in dataclasses.fields(kind)}
+    found: list[str] = []
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else "train.py --help-all lists all"
+            raise UserError(f"config {path}: unknown name {key!r}; {hint}")
+        if isinstance(value, dict):
+            raise UserError(f"config {path}: {key}: expected a plain value, got a table; write `{key} = ...`")
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            found += [option, *map(str, value if isinstance(value, list) else [value])]
+    return found
+
+
+def text(options: RunOptions, experiment: Experiment) -> str:
+    """The file that repeats a run exactly."""
+    lines = ["# python train.py --config run.toml repeats this run; options that are typed override it."]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in ("backend", "experiment") or (field.name not in _HERE and value != field.default):
+            lines.append(_line(field.name, str(value.resolve()) if isinstance(value, Path) else value))
+    for name, values in to_dict(experiment).items():
+        lines += [f"# {name}", *(_line(key, value) for key, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, value: Any) -> str:
+    return f"{name} = {json.dumps(value, ensure_ascii=False)}"  # of these kinds, JSON's spelling is TOML's
+
+
+def _kinds() -> list[type]:
+    return [RunOptions, *get_type_hints(Experiment).values()]

@@ -1,0 +1,1 @@
+"""What to do with a trained run: classify images, look at its mistakes, compare it, export it."""
