@@ -25,7 +25,7 @@ from triptych.describe.state import State
 
 if TYPE_CHECKING:
     import torch
-    from flax import nnx
+    from flax import linen, nnx
 
 Canonical = dict[str, Array]
 
@@ -70,14 +70,15 @@ def from_torch(source: torch.nn.Module | Mapping[str, torch.Tensor], **options: 
 
 
 def to_flax(
-    canonical: Arrays, target: nnx.Module | Mapping[str, Any], **options: Unpack[Options]
+    canonical: Arrays, target: nnx.Module | linen.Module | Mapping[str, Any], **options: Unpack[Options]
 ) -> dict[str, Any]:
     """Nested dicts of NumPy arrays, as the target has them.
 
     `target` is an NNX module of Linear, Conv and BatchNorm layers or its state (the result is for
-    `nnx.replace_by_pure_dict` or `nnx.update`), or linen's variables with `params` and perhaps `batch_stats`
-    (the result is for `module.apply`). Shapes alone will do, as `jax.eval_shape` gives. The arrays have the
-    source's dtype and are NumPy's, because JAX turns float64 into float32 unless x64 is on.
+    `nnx.replace_by_pure_dict` or `nnx.update`), or a linen module of images (B, 32, 32, 3) or its variables
+    with `params` and perhaps `batch_stats` (the result is for `module.apply`). Shapes alone will do, as
+    `jax.eval_shape` gives. The arrays have the source's dtype and are NumPy's, because JAX turns float64
+    into float32 unless x64 is on.
     """
     from parity.convert.plain_flax import nested, weights_of
 

@@ -72,7 +72,7 @@ def convert(
     options = Options(experiment=spec, explicit=_pairs(map), flatten=flatten)
     done = _converted(found, to, options, own)
     content = _content(done, target, spec)
-    _print_mapping(done, found.notes)
+    _print_mapping(done, found.notes, spec)
     passed = _check(done, spec, own) if check else True
     if passed:
         write_atomically(target, content)
@@ -256,14 +256,14 @@ def _require_same(before: Arrays, after: Arrays) -> None:
 # --- what is said of it ---
 
 
-def _print_mapping(done: Conversion, notes: tuple[str, ...]) -> None:
+def _print_mapping(done: Conversion, notes: tuple[str, ...], spec: Experiment | None) -> None:
     for side in done.sides:
         layout = "(B, 32, 32, 3)" if is_flax(side.plan.convention) else "(B, 3, 32, 32)"
         print(f"{'from' if side is done.came else 'to'} {side.plan.convention}:")
         print(tables.text(("theirs", "shape", "ours", ""), _rows(side)))
         print(f"images {layout}, (pixel - mean) * scale as in training; flattened {side.plan.flatten}")
         doubts = [f"{theirs.path} may be {theirs.doubt}" for _, theirs in side.plan.pairs if theirs.doubt]
-        if doubts:
+        if doubts and spec is None and side is done.came:
             notes = (*notes, f"by names and shapes alone {', '.join(doubts)}; --model would tell")
     dtypes = sorted({array.dtype.name for array in done.canonical.values()})
     print(f"dtype: {', '.join(dtypes)}, kept", *(f"note: {line}" for line in notes), sep="\n")

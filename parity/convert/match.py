@@ -152,7 +152,7 @@ def in_order(units: list[Unit], ordered: bool) -> tuple[list[Unit], bool]:
     same = all(places) and len({place[1] for place in places if place}) <= 1
     if same or _counted(units):
         return sorted(units, key=_natural), True
-    return (units, True) if ordered else canonical_order(units)
+    return (units, True) if ordered or len(units) == 1 else canonical_order(units)
 
 
 def _counted(units: list[Unit]) -> bool:
@@ -170,9 +170,14 @@ def named(theirs: Weights) -> dict[str, Shape]:
     if _counted(units):  # each kind has its own count
         units.sort(key=lambda unit: unit.kind)
         known = all(unit.kind != "norm" for unit in units)
-    doubts = [f"{unit.path} may also be {unit.doubt}" for unit in units if unit.doubt]
-    if doubts or not known:
-        why = f"{'; '.join(doubts[:4])}" or "its names do not tell the order of its layers"
+    first = units[0]
+    embeds = first.kind == "linear" and first.doubt  # behind another layer nothing is looked up
+    if embeds or not known:
+        why = (
+            f"{first.path} may also be {embeds}"
+            if embeds
+            else "its names do not tell the order of its layers"
+        )
         raise UserError(
             f"convert: the source's names and shapes alone do not say what network it is: {why} "
             f"({', '.join(unit.path for unit in units)}); say --experiment, or give the model (--model)"

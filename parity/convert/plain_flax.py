@@ -6,6 +6,7 @@ Flax sees images channels-last, as (B, 32, 32, 3).
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx, serialization, traverse_util
+from flax.errors import FlaxError
 from flax.nnx import Module
 
 from parity.convert.plain import FLAX, in_our_order
@@ -28,6 +30,7 @@ from parity.convert.units import (
     Weights,
     is_weight,
     left_out,
+    path_of,
 )  # fmt: skip
 from parity.verification.adapters.jax import precision
 from parity.verification.place import Place
@@ -161,7 +164,7 @@ def weights_of(source: Any) -> Weights:
         source, classes = _initial(source)
     elif isinstance(source, Module):
         classes = _kinds({"/".join(map(str, path)): part for path, part in nnx.iter_modules(source)})
-        source = nnx.state(source, nnx.Any(nnx.Param, nnx.BatchStat))
+        source = nnx.state(source)
     if isinstance(source, nnx.State):
         source = nnx.to_pure_dict(source)
     if not isinstance(source, Mapping):
@@ -178,7 +181,13 @@ def weights_of(source: Any) -> Weights:
     if not kept:
         raise UserError("flax: expected arrays of a model, found none")
     notes = left_out(sorted([*map(str, others), *(leaves.keys() - kept.keys())]))
+    if classes is not None:
+        owners = {path_of(name, convention)[0] for name in kept}
+        classes = {path: kind for path, kind in classes.items() if path in owners or _NORMS.fullmatch(kind)}
     return Weights(convention, kept, classes=classes, notes=notes)
+
+
+_NORMS = re.compile("norm|(Layer|RMS|Group|Instance)Norm")
 
 
 def _dtype(leaf: Any) -> str:
@@ -186,7 +195,7 @@ def _dtype(leaf: Any) -> str:
 
 
 def _kinds(parts: Mapping[str, Any]) -> dict[str, str]:
-    """Path to kind or class. What is inside a layer of Flax's own, such as a cell's gates, is that layer's."""
+    """Path to kind or class. What is inside a layer of Flax's own, as a cell's gates are, is that layer's."""
     found = {path: _kind(part) for path, part in parts.items()}
     containers = (nnx.Sequential, nnx.List, nnx.Dict, linen.Sequential)
     owners = {
@@ -202,11 +211,26 @@ def _kinds(parts: Mapping[str, Any]) -> dict[str, str]:
 def _kind(part: Any) -> str:
     """The kind of layer that a module is, or its class where it computes something else."""
     for base, kind in _KINDS.items():
-        if isinstance(part, base) and type(part).__call__ is base.__call__:
-            groups = getattr(part, "feature_group_count", 1)
-            return kind if groups == 1 else f"{type(part).__name__} of {groups} groups"
+        if isinstance(part, base):
+            settings = {key: getattr(part, key, None) for key in _USUAL}
+            other = [
+                f"{key}={value}" if np.size(value) < 4 else f"a {key}"
+                for key, value in settings.items()
+                if value is not None and not _USUAL[key].issuperset(np.ravel(value).tolist())
+            ]
+            if other:
+                return f"{type(part).__name__} with {', '.join(other)}"
+            if type(part).__call__ is base.__call__:
+                return kind
+            return f"{type(part).__module__}.{type(part).__qualname__}"  # may be called Linear, too
     return type(part).__name__
 
+
+_USUAL: dict[str, set[Any]] = {
+    "feature_group_count": {1}, "kernel_dilation": {1}, "input_dilation": {1}, "mask": set(), "axis": {-1},
+    "padding": {"SAME", "VALID", *range(99)},
+}  # fmt: skip
+"""Settings under which our networks have a layer of that class; its window and eps are the experiment's."""
 
 _KINDS: dict[type[Any], str] = {
     nnx.Linear: "linear", nnx.Conv: "conv", nnx.BatchNorm: "norm",
@@ -223,8 +247,14 @@ def _initial(model: linen.Module) -> tuple[Any, dict[str, str]]:
         return call(*args, **settings)
 
     images = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE[1:], IMAGE_SHAPE[0]), np.float32)
-    with linen.intercept_methods(noted):
-        return jax.eval_shape(model.init, jax.random.key(0), images), _kinds(parts)
+    try:
+        with linen.intercept_methods(noted):
+            return jax.eval_shape(model.init, jax.random.key(0), images), _kinds(parts)
+    except (FlaxError, TypeError, ValueError) as error:
+        raise UserError(
+            f"flax: {type(model).__name__} does not take images (1, 32, 32, 3) and nothing else "
+            f"({str(error).strip().splitlines()[0][:200]}); give its variables"
+        ) from None
 
 
 def read(weights: Weights) -> Weights:

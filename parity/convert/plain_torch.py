@@ -40,7 +40,7 @@ from parity.convert.units import (
 from torch_models import plain
 from triptych.errors import UserError
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "params")
 """Under which a training checkpoint may hold its state_dict."""
 MOST = 10**7
 """Values within values; a state_dict comes to a few dozen a tensor."""
@@ -56,7 +56,7 @@ MODULES = {"torch": Module}
 
 def state_of(source: Module | Mapping[str, Any]) -> dict[str, Any]:
     """Name to tensor; raises UserError where something is no tensor, or one has no shape yet."""
-    state = dict(source if isinstance(source, Mapping) else source.state_dict())
+    state = unwrapped(source)[0] if isinstance(source, Mapping) else source.state_dict()
     wrong = [
         f"{name} ({type(value).__name__})" for name, value in state.items() if not isinstance(value, Tensor)
     ]
@@ -75,19 +75,26 @@ def state_of(source: Module | Mapping[str, Any]) -> dict[str, Any]:
 
 def weights_of(source: Module | Mapping[str, Any]) -> Weights:
     """The weights of a module, whose layers are known by class, or of a state_dict, as tensors."""
+    if not isinstance(source, Module | Mapping):
+        raise UserError(f"torch: expected a module or its state_dict, got {type(source).__name__}")
     state = state_of(source)
     kept = {name: t for name, t in state.items() if is_weight(name, str(t.dtype).removeprefix("torch."))}
     notes = left_out(state.keys() - kept.keys())
     if not isinstance(source, Module):
-        return Weights("torch", kept, ordered=True, notes=notes)
-    owners: dict[Any, str] = {}
+        return Weights("torch", kept, ordered=True, notes=(*unwrapped(source)[1], *notes))
+    first: dict[Any, str] = {}
     for name, tensor in source.state_dict(keep_vars=True).items():
-        if owners.setdefault(id(tensor), name) != name:
+        if first.setdefault(id(tensor), name) != name:
             raise UserError(
-                f"torch: {owners[id(tensor)]} and {name} are one tensor; in this project's networks every "
+                f"torch: {first[id(tensor)]} and {name} are one tensor; in this project's networks every "
                 "layer has its own: untie them first"
             )
-    classes = {path: _kind(part) for path, part in source.named_modules(remove_duplicate=False)}
+    owners = {name.rpartition(".")[0] for name in kept}
+    classes = {
+        path: _kind(part)
+        for path, part in source.named_modules(remove_duplicate=False)
+        if path in owners or (type(part).__module__.startswith("torch.nn.") and "Norm" in type(part).__name__)
+    }
     return Weights("torch", kept, ordered=True, classes=classes, notes=notes)
 
 
@@ -95,11 +102,21 @@ def _kind(part: Module) -> str:
     """The kind of layer that a module is, or its class where it computes something else."""
     for base, kind in ((nn.Linear, "linear"), (nn.Conv2d, "conv"), (_BatchNorm, "norm")):
         if isinstance(part, base) and not hasattr(part, "parametrizations"):
-            if isinstance(part, nn.Conv2d) and part.groups != 1:
-                return f"Conv2d of {part.groups} groups"
+            other = [
+                f"{key}={getattr(part, key)}"
+                for key, usual in _USUAL.items()
+                if getattr(part, key, usual) != usual
+            ]
+            if other:
+                return f"{type(part).__name__} with {', '.join(other)}"
             if type(part).forward is base.forward or isinstance(part, nn.SyncBatchNorm):
                 return kind
+            return f"{type(part).__module__}.{type(part).__qualname__}"  # may be called Linear, too
     return type(part).__name__
+
+
+_USUAL = {"groups": 1, "dilation": (1, 1), "padding_mode": "zeros", "track_running_stats": True}
+"""Settings under which our networks have a layer of that class; its window and eps are the experiment's."""
 
 
 def read(weights: Weights) -> Weights:
@@ -193,10 +210,11 @@ def parse(content: bytes) -> Weights:
             f"not a state_dict that torch.load reads with weights_only=True ({reason[:200]}); save "
             "model.state_dict(), not the model, and nothing but tensors beside it"
         ) from None
-    state, notes = _unwrapped(loaded)
-    found = read_bounded(weights_of(state), 4 * len(content))
+    if not isinstance(loaded, Mapping):
+        raise UserError(f"expected a state_dict, found {type(loaded).__name__}; save model.state_dict()")
+    found = read_bounded(weights_of(loaded), 4 * len(content))
     arrays, more = stripped(found.arrays)
-    return replace(found, arrays=arrays, notes=(*notes, *found.notes, *more), what="torch state_dict")
+    return replace(found, arrays=arrays, notes=(*found.notes, *more), what="torch state_dict")
 
 
 def read_bounded(found: Weights, most: int) -> Weights:
@@ -209,15 +227,11 @@ def read_bounded(found: Weights, most: int) -> Weights:
     return read(found)
 
 
-def _unwrapped(loaded: Any) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
-    """The state_dict that a training checkpoint holds."""
+def unwrapped(loaded: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
+    """The state_dict that a training checkpoint holds, and a note of what else it holds."""
     notes: tuple[str, ...] = ()
     for _ in range(4):
-        if not isinstance(loaded, Mapping):
-            raise UserError(f"expected a state_dict, found {type(loaded).__name__}; save model.state_dict()")
-        inner = [
-            key for key, value in loaded.items() if isinstance(value, Mapping) and "optim" not in str(key)
-        ]
+        inner = [key for key, value in loaded.items() if "optim" not in str(key) and _holds_tensors(value)]
         known = [key for key in WRAPPERS if key in inner]
         if any(isinstance(value, Tensor) and value.dim() for value in loaded.values()) or not inner:
             break
@@ -233,6 +247,13 @@ def _unwrapped(loaded: Any) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
         )
         loaded = loaded[key]
     return loaded, notes
+
+
+def _holds_tensors(value: Any, depth: int = 4) -> bool:
+    """Whether a dictionary has tensors in it, or in those within."""
+    return isinstance(value, Mapping) and any(
+        isinstance(part, Tensor) or (depth > 0 and _holds_tensors(part, depth - 1)) for part in value.values()
+    )
 
 
 BOMB = "unpacks to many times its size, as no state_dict does; do not trust it"

@@ -1,9 +1,9 @@
 """Arrays grouped into layers, however a framework names them, with every shape in canonical layout.
 
 A unit is one layer that has parameters; its roles are the last parts of our canonical names. What kind of
-layer it is, its class says where a model is given. Names and shapes alone leave a choice: a 4-d weight may be
-a Conv2d's or a ConvTranspose2d's. Then the unit says what else it may be (`doubt`), and whoever has no
-experiment to settle it must refuse it.
+layer it is, its class says where a model is given. Names and shapes alone leave a choice: a square 4-d weight
+may be a Conv2d's or a ConvTranspose2d's. It is read as what our networks have, and the unit says what else it
+may be (`doubt`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Weights:
     ordered: bool = False
     """Whether they come in the network's order, as a torch module's do."""
     classes: Mapping[str, str] | None = None
-    """A layer's path to its kind, or to the name of its class where that is another; None: not known."""
+    """The path of each layer that has weights, and of each normalization, to its kind, or to the name of its
+    class where it is of none; None: not known."""
     notes: tuple[str, ...] = ()
     what: str = ""
     """For people: what was found."""
@@ -146,7 +147,7 @@ def is_weight(name: str, dtype: str) -> bool:
 
 def left_out(names: Collection[str]) -> tuple[str, ...]:
     """A note of arrays that are no weights."""
-    some = ", ".join([*names][:5]) + (", ..." if len(names) > 5 else "")
+    some = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
     return (f"left out, as no weights of a layer: {some}",) if names else ()
 
 
@@ -210,11 +211,15 @@ def group(side: Weights, ignored: Collection[str] = (), at: str | None = None) -
     Raises UserError, naming each, for what is no linear map, convolution or batch norm.
     """
     leaves: dict[str, dict[str, str]] = {}
+    mapped = {path_of(name, side.convention)[0] for name in ignored}
     for name in side.arrays:
         path, leaf = path_of(name, side.convention)
         if name not in ignored and at in (None, path):
             leaves.setdefault(path, {})[leaf] = name
     found, refused = [], []
+    for path, kind in (side.classes or {}).items():
+        if at is None and path not in mapped and path not in leaves:  # a normalization that has no weights
+            refused.append(f"{path or '(top)'}: {_article(kind)} {kind} without weights")
     for path, names in leaves.items():
         kind, doubt = _kind(path, names, side)
         roles = {_leaf(role, side.convention): role for role in KINDS.get(kind, ())}  # type: ignore[call-overload]
@@ -229,7 +234,11 @@ def group(side: Weights, ignored: Collection[str] = (), at: str | None = None) -
             sign = next(
                 (text for sign, text in _SIGNS.items() if re.search(sign, f"{kind} {path}/{listed}")), ""
             )
-            what = sign if kind in (*KINDS, "?") else f"a {kind}" + (f", {sign}" if ";" in sign else "")
+            what = (
+                sign
+                if kind in (*KINDS, "?")
+                else f"{_article(kind)} {kind}" + (f", {sign}" if ";" in sign else "")
+            )
             refused.append(f"{path or '(top)'} ({listed}){what and ': ' + what}")
     if refused:
         raise UserError(
@@ -238,6 +247,10 @@ def group(side: Weights, ignored: Collection[str] = (), at: str | None = None) -
             "with --map NAME=LAYER.PARAMETER which of ours it is"
         )
     return found
+
+
+def _article(noun: str) -> str:
+    return "an" if noun.startswith((*"AEIOU", "LSTM", "RMS", "RNN")) else "a"
 
 
 def unit_of(path: str, kind: Kind, names: dict[str, str], side: Weights, doubt: str = "") -> Unit:

@@ -246,7 +246,7 @@ def test_names_that_nothing_tells_are_taken_from_the_map() -> None:
 
     spec = replace(MLP, model=Model(hidden=()))
     canonical, odd = weights(spec), Odd()
-    with pytest.raises(UserError, match=r"expected a linear map's.*--map"):
+    with pytest.raises(UserError, match=r"an? .*Odd; .*--map"):
         to_torch(canonical, odd)
     state = to_torch(canonical, odd, explicit={"w": "linear1.weight", "b": "linear1.bias"})
     assert np.array_equal(state["w"], canonical["linear1.weight"])
@@ -255,7 +255,7 @@ def test_names_that_nothing_tells_are_taken_from_the_map() -> None:
 @pytest.mark.parametrize(
     ("explicit", "message"),
     [
-        ({"nope": "linear2"}, "their side has no layer 'nope'"),
+        ({"nope": "linear2"}, "their side has no 'nope'"),
         ({"one": "linear9"}, "our side has no 'linear9'"),
         ({"one.weight": "linear4.weight", "one.bias": "linear4.bias"}, r"map: one.weight is \(8, 8\)"),
         ({"one.bias": "linear2.bias"}, "expected linear2's weight among the mapped"),
@@ -293,11 +293,6 @@ def test_what_has_no_effect_may_be_missing_on_one_side_and_nothing_else_may() ->
     statistics = {name: array for name, array in canonical.items() if "running" not in name}
     with pytest.raises(UserError, match=r"1.running_mean: expected in the source"):
         to_torch(statistics, model)
-
-
-def test_layers_of_another_kind_are_refused() -> None:
-    with pytest.raises(UserError, match="expected a linear map's, a convolution's or a batch norm's"):
-        to_torch(weights(MLP), nn.Sequential(nn.Conv1d(3, 4, 3)))
 
 
 def test_a_network_known_by_its_parameters_alone_is_named_in_its_order_or_not_at_all() -> None:
