@@ -21,7 +21,7 @@ from typing import Any, get_args
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
 from triptych.describe import cost
-from triptych.describe.catalogue import CATALOGUE, changes
+from triptych.describe.catalogue import CATALOGUE, called, is_own, title
 from triptych.describe.grid import common
 from triptych.describe.protocol import (
     Backend,
@@ -63,8 +63,12 @@ class Job:
         return config_of(self.options, self.experiment, self.origin)
 
     @property
+    def called(self) -> str:
+        return called(self.options.experiment, self.experiment)
+
+    @property
     def folder(self) -> RunDirectory:
-        return RunDirectory(self.options.run_dir or run_dir.default_path(self.config))
+        return RunDirectory(self.options.run_dir or run_dir.default_path(self.config, self.called))
 
     def is_finished(self) -> bool:
         """Raises UserError where the folder holds another run."""
@@ -268,15 +272,20 @@ def _train(program: Program, locks: RunLocks, reporter: Reporter, outcome: Outco
     """Train a program of several jobs, or one of a sweep's; adds to the outcome."""
     starts, backend = _enter(program, locks, reporter), program.runs[0].backend
     paths = [job.folder.path for job in program.jobs]
-    what = _what(program.jobs[0])
+    what = title(program.jobs[0].options.experiment, program.jobs[0].experiment)
     if len(paths) > 1:
         reporter.line(f"{len(paths)} runs of {what} in one program on {backend.device}")
     else:
         reporter.line(f"{paths[0].name}: {what} alone, {backend.name} on {backend.device}")
-    for path, start in zip(paths, starts, strict=True):
+    for run, path, start in zip(program.runs, paths, starts, strict=True):
+        _announce(run, start, run.log)
         if start is not None:
             reporter.notice(f"{path.name}: resuming at step {start.checkpoint.step}")
-    ended = train(program.runs, starts, program.together, reporter)
+    lines = reporter if len(paths) > 1 else Logged(reporter, program.runs[0].folder.log)
+    ended = train(program.runs, starts, program.together, lines)
+    for run in program.runs:
+        if run.summary:
+            _report(run.summary, run.folder, run.log)
     if len(paths) == 1:
         for message in ended.failures.values():
             reporter.line(f"{paths[0].name}: {message}")
@@ -289,11 +298,13 @@ def _train(program: Program, locks: RunLocks, reporter: Reporter, outcome: Outco
 
 def _announce(run: Run, start: Start | None, reporter: Reporter) -> None:
     experiment, backend = run.experiment, run.backend
-    hidden = " ".join(map(str, experiment.model.hidden)) or "none"
+    model = experiment.model
+    parts = (("channels", model.channels), ("hidden", model.hidden))
+    sizes = "".join(f"{name} {' '.join(map(str, given))}, " for name, given in parts if given)
     reporter.line(
-        f"{run.options.experiment} | backend {backend.name} on {backend.device} | "
-        f"{experiment.training.dtype} | hidden {hidden} | {_optimizer(experiment)} "
-        f"learning rate {experiment.optimization.learning_rate:g} | batch {experiment.data.batch_size}"
+        f"{title(run.options.experiment, experiment)}: {backend.name} on {backend.device}, "
+        f"{experiment.training.dtype}, {sizes}{_optimizer(experiment)}, "
+        f"learning rate {experiment.optimization.learning_rate:g}, batch {experiment.data.batch_size}"
     )
     reporter.line(f"data: {run.source.source}, {run.source.fingerprint[:23]}...")
     if experiment.training.early_stopping and not experiment.data.validation:
@@ -304,11 +315,6 @@ def _announce(run: Run, start: Start | None, reporter: Reporter) -> None:
         found = start.checkpoint
         reporter.notice(f"resuming at step {found.step}, saved by {found.info['backend']}")
     reporter.line(f"run folder: {run.folder.path}")
-
-
-def _what(job: Job) -> str:
-    name = job.options.experiment
-    return name + (" with changed settings" if changes(name, job.experiment) else "")
 
 
 def _data(run: Run) -> str:
@@ -339,9 +345,9 @@ def _report(summary: dict[str, Any], folder: RunDirectory, reporter: Reporter) -
     if entry:
         whose = "the assignment expects" if entry.by_assignment else f"the report's {summary['experiment']}:"
         reported = f" ({whose} {entry.reported:g})"
-    if summary["changed_settings"]:
-        changed = ", ".join(summary["changed_settings"])
-        reported = f" ({summary['experiment']} with another {changed})"
+    if changed := summary["changed_settings"]:
+        other = f" ({summary['experiment']} with other {', '.join(changed)})"
+        reported = "" if is_own(changed) else other
     reporter.line(
         f"test accuracy {summary['test_accuracy']:.4f}{reported}, test loss {summary['test_loss']:.4f}, best "
         f"{summary['best_test_accuracy']:.4f} at step {summary['best_step']}"
@@ -356,6 +362,7 @@ def _report(summary: dict[str, Any], folder: RunDirectory, reporter: Reporter) -
         f"{summary['data']['source']}"
     )
     reporter.line(f"curves, metrics, summary and checkpoints: {folder.path}")
+    reporter.line(f"next, a page of its mistakes: python -m triptych look {folder.path}")
 
 
 def _dry_run(program: Program, reporter: Reporter) -> None:
