@@ -16,6 +16,7 @@ from triptych.describe.catalogue import changes, title
 from triptych.describe.cost import step_flops, steps_per_call
 from triptych.describe.init import initial_parameters
 from triptych.describe.layers import initial_statistics
+from triptych.describe.plain import to_dict
 from triptych.describe.protocol import Backend, Evaluation, Statistics, StepResults, Steps, plan_steps
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
@@ -25,7 +26,7 @@ from triptych.show.reporting import SHARED_SECONDS, train_records
 from triptych.show.tensorboard import BoardWriter
 from triptych.store import checkpoint
 from triptych.store.records import Record, csv_of
-from triptych.store.run_dir import RunDirectory
+from triptych.store.run_dir import RunDirectory, flat
 from triptych.train import diagnose, memory
 from triptych.train.options import RunOptions
 
@@ -148,12 +149,14 @@ class Run:
             )
         if not checkpoint.listing(self.folder.checkpoints):
             self.save()
-        self._board = BoardWriter(self.folder.tensorboard if self.options.tensorboard else None, self.records)
+        board = self.folder.tensorboard if self.options.tensorboard else None
+        settings = {"backend": self.backend.name} | flat(to_dict(self.experiment))
+        self._board = BoardWriter(board, self.records, settings)
 
     def close(self) -> None:
         """Close what `begin` opened."""
         if self._board is not None:
-            self._board.close()
+            self._board.close(finished=self.done)
 
     def finish(self) -> None:
         """Write predictions, curves and summary of a run that is done."""
