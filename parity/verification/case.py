@@ -146,8 +146,8 @@ def stays(given: Any) -> bool:
 
 def at_most_one(array: Array) -> Array:
     """The ones of an array between 0 and 1, such as targets: a larger number may be refused."""
-    with np.errstate(invalid="ignore"):
-        return (array == 1) & bool(((array >= 0) & (array <= 1)).all())
+    low, high = array.min(initial=0), array.max(initial=0)
+    return np.asarray(array == 1 if low >= 0 and high <= 1 else False)
 
 
 def _redrawn(key: str, movable: Sequence[str], given: Any) -> bool:

@@ -290,24 +290,26 @@ def in_range(array: Array, rounded: Array, r: Rounding) -> Array:
     """The number rounded to the format, in float64; what the format cannot hold stays as it is."""
     if array.dtype.kind != "f":
         return array
-    size = np.abs(array)
-    return np.where((size < r.tiny) | (size > r.largest), array, rounded.astype(np.float64))
+    found, size = rounded.astype(np.float64), np.abs(array)
+    np.copyto(found, array, where=(size < r.tiny) | (size > r.largest))
+    return found
 
 
-def _signs(key: str, k: int, shape: tuple[int, ...]) -> Array:
-    return 2.0 * generator("perturbed", key, str(k)).integers(0, 2, shape, np.int8) - 1
+def _ups(key: str, k: int, shape: tuple[int, ...]) -> Array:
+    """1 where a number is moved up, 0 where down."""
+    return generator("perturbed", key, str(k)).integers(0, 2, shape, np.int8)
 
 
-_kept_signs = lru_cache(maxsize=1024)(_signs)
+_kept_ups = lru_cache(maxsize=1024)(_ups)
 
 
 def moved(array: Array, r: Rounding, k: int, key: str) -> Array:
     """Each number's last digit changed up or down: by 2 u, which survives being rounded to the format."""
     if array.dtype.kind != "f":
         return array
-    signs = (_kept_signs if array.size < SMALL else _signs)(key, k, array.shape)
-    signs = np.where(at_most_one(array), 0.0, signs)
-    far = array * (1 + 2 * r.u * signs)
+    ups = (_kept_ups if array.size < SMALL else _ups)(key, k, array.shape)
+    far = np.asarray(array * np.where(ups, 1 + 2 * r.u, 1 - 2 * r.u))
+    np.copyto(far, array, where=at_most_one(array))
     return in_range(far, r.nearest(far), r)
 
 

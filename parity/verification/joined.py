@@ -40,7 +40,7 @@ class Joined:
     calls: Mapping[str, Array] = field(default_factory=dict)
     """The reference's."""
 
-    def state(self, state: Inputs) -> Arrays:
+    def state(self, state: Inputs) -> Inputs:
         """The port's, for one of the reference's. A port keeps what differs from the reference's."""
         if self.convert is not None:
             with self.port.within():
@@ -145,7 +145,7 @@ def _paths(calls: list[str]) -> list[str]:
     return list(dict.fromkeys(path_of(call) for call in calls))
 
 
-def _turn(found: Joined, state: Arrays, inputs: Inputs, channels_last: bool | None) -> list[str]:
+def _turn(found: Joined, state: Inputs, inputs: Inputs, channels_last: bool | None) -> list[str]:
     """Settles which inputs are images whose channels go last on one side; returns the port's calls."""
     images = frozenset(key for key, a in inputs.items() if a.ndim > 3 and a.dtype.kind == "f")
     differ = found.reference.channels_last != found.port.channels_last

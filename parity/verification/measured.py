@@ -7,6 +7,7 @@ already. The noise is kept from call to call: a second port of the same referenc
 
 from __future__ import annotations
 
+import ctypes
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from parity.verification.estimate import (
     spread,
     with_underflow,
 )
-from parity.verification.place import Device, Outputs, Place
+from parity.verification.place import Device, Lazy, Outputs, Place
 from parity.verification.side import Side, Trace, shown
 
 LARGE, FEW, SAMPLES = 1_000_000, 2, 16
@@ -49,7 +50,7 @@ class Point:
 
     def each(self, change: Callable[[str, Array], Array]) -> Point:
         return Point(
-            {key: change(key, array) for key, array in self.state.items()},
+            Lazy(self.state, change),
             {key: change(key, array) for key, array in self.inputs.items()},
             change("dy", self.dy),
         )
@@ -57,10 +58,6 @@ class Point:
     def in_format(self, dtype: str) -> Point:
         r = rounding(dtype)
         return self.each(lambda _, a: r.nearest(a) if a.dtype.kind == "f" else a)
-
-    @property
-    def size(self) -> int:
-        return sum(array.size for array in self.state.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +75,15 @@ class Measured:
 def evaluate(side: Side, point: Point, place: Place, read: Callable[[Trace], Outputs]) -> Outputs:
     inputs = {key: array.copy() for key, array in point.inputs.items()}
     with np.errstate(all="ignore"):
-        return read(side.run(point.state, inputs, point.dy, place))
+        found = read(side.run(point.state, inputs, point.dy, place))
+    give_back()
+    return found
+
+
+def give_back() -> None:
+    """Freed memory to the system, where glibc keeps it in pieces: twice a large model's size, and more."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def reading(trace: Trace) -> Outputs:
@@ -153,14 +158,14 @@ def _moved(r: Rounding, k: int, name: str, array: Array) -> Array:
 
 
 def _between(point: Point, there: Point) -> Point:
-    moved_to = {**there.state, **there.inputs, "dy": there.dy}
-    return point.each(lambda key, a: nearer(a, moved_to[key]))
+    rest = {**there.inputs, "dy": there.dy}
+    return point.each(lambda key, a: nearer(a, rest[key] if key in rest else there.state[key]))
 
 
 def fingerprint(side: Side, point: Point, dtype: str, device: Device) -> Any:
     """Equal where nothing that the noise depends on differs."""
-    arrays = {**point.state, **point.inputs, "dy": point.dy}
-    sums = [(key, array.shape, zlib.crc32(np.ascontiguousarray(array).data)) for key, array in arrays.items()]
+    arrays = (*point.state.items(), *point.inputs.items(), ("dy", point.dy))
+    sums = [(key, array.shape, zlib.crc32(np.ascontiguousarray(array).data)) for key, array in arrays]
     return side.told, side.framework, dtype, device, tuple(sums)
 
 

@@ -38,6 +38,7 @@ from parity.verification.measured import (
     Point,
     coarseness,
     evaluate,
+    give_back,
     limits,
     measure,
     reading,
@@ -147,7 +148,7 @@ class _Session:
         reference, state = self.pair.reference, self.pair.reference.state()
         inputs = {key: array for key, array in self.case.inputs.items() if key != "dy"}
         if case == MOVED:
-            state |= fresh.moved(state, reference.parameters, reference.rows_kept)
+            state = {**state, **fresh.moved(state, reference.parameters, reference.rows_kept)}
         return Point(state, inputs, self.case.inputs["dy"])
 
     def traced(self, place: Place, point: Point) -> Trace:
@@ -155,6 +156,14 @@ class _Session:
         state = self.pair.state(point.state)
         with np.errstate(all="ignore"):
             return self.pair.port.run(state, self.pair.inputs(point.inputs), point.dy, place)
+
+    def ported(self, point: Point, place: Place) -> tuple[Outputs, bool]:
+        """The port's results, by the reference's names, and whether it took gradients."""
+        trace = self.traced(place, point)
+        found = self.pair.read(trace), trace.whole
+        del trace
+        give_back()
+        return found
 
     @cached_property
     def samples(self) -> int:
@@ -185,8 +194,7 @@ class _Session:
         done = measure(self.pair.reference, point, centre, self.item.dtypes, self.device, self.samples)
         for dtype, measured in done.items():
             if dtype not in passes:
-                own = self.traced(Place(dtype, self.device), measured.point)
-                passes[dtype] = self.pair.read(own), own.whole
+                passes[dtype] = self.ported(measured.point, Place(dtype, self.device))
             other = self.blurred and evaluate(self.blurred, measured.point, place, reading)
             label = Label(self.item, replace(self.case, name=case), "port", Place(dtype, self.device))
             kept = replace(measured, point=Point({}, {}, point.dy), noise=copy.copy(measured.noise))
@@ -269,7 +277,7 @@ class _Session:
 
     def read_port(self, point: Point, place: Place) -> Outputs:
         """The port's, by the reference's names."""
-        return self.pair.read(self.traced(place, point.in_format(place.dtype)))
+        return self.ported(point.in_format(place.dtype), place)[0]
 
     def looked_into(self) -> tuple[frozenset[str], frozenset[str]]:
         """What either side cuts to float32. Raises UsageError for a model that is random."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from parity.bounds.rounding import SHIPPED, Array
 
@@ -13,6 +13,25 @@ Settings = Mapping[str, Any]
 Outputs = dict[str, Array]
 Device = Literal["auto", "cpu", "gpu", "tpu"]
 Dtype = Literal["float32", "float64", "bfloat16"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Lazy(Mapping[str, Array], Generic[T]):
+    """Arrays that are made whenever they are read, so that a large model's do not all lie in memory."""
+
+    source: Mapping[str, T]
+    make: Callable[[str, T], Array]
+
+    def __getitem__(self, key: str) -> Array:
+        return self.make(key, self.source[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.source)
+
+    def __len__(self) -> int:
+        return len(self.source)
 
 
 @dataclass(frozen=True)

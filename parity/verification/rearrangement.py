@@ -8,6 +8,7 @@ a batch norm into a convolution) it cannot be told, and these gradients are not 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,9 +16,10 @@ from functools import cached_property
 import numpy as np
 
 from parity.bounds.rounding import Array
+from parity.verification.place import Lazy
 
 Arrays = Mapping[str, Array]
-Convert = Callable[[dict[str, Array]], dict[str, Array]]
+Convert = Callable[[dict[str, Array]], Arrays]
 ONE_AT_A_TIME = 300
 """With more arrays than this, sums are not looked for."""
 
@@ -52,14 +54,11 @@ class Rearrangement:
     def used(self) -> set[str]:
         return {term.source for terms in self.terms.values() for term in terms}
 
-    def forward(self, state: Arrays, own: Arrays) -> dict[str, Array]:
+    def forward(self, state: Arrays, own: Arrays) -> Arrays:
         """The port's state for an original's; what comes from nowhere is the port's own."""
-        found = {}
-        for name, array in own.items():
+
+        def made(name: str, array: Array) -> Array:
             terms = self.terms.get(name, ())
-            if not terms:
-                found[name] = array
-                continue
             flat = np.array(array, dtype=array.dtype).reshape(-1)
             for term in terms:
                 flat[slice(None) if term.targets is None else term.targets] = 0
@@ -67,34 +66,42 @@ class Rearrangement:
                 flat[slice(None) if term.targets is None else term.targets] += _taken(
                     state[term.source], term.places
                 )
-            found[name] = flat.reshape(array.shape)
-        return found
+            return flat.reshape(array.shape)
+
+        return Lazy(own, made)
 
     def back(
         self, arrays: Arrays, shapes: Mapping[str, tuple[int, ...]], mean: bool = False
-    ) -> dict[str, Array]:
+    ) -> Mapping[str, Array]:
         """For gradients of the port's arrays, those of the originals: sums over the places of use. With
-        `mean`, for the arrays themselves: what stands in each place.
+        `mean`, for the arrays themselves: what stands in each place. Made when they are read.
         """
-        found: dict[str, Array] = {}
+        uses: dict[str, list[tuple[Array, Term]]] = {}
         for name, array in arrays.items():
             for term in self.terms.get(name, ()):
-                if term.source not in shapes or (mean and len(self.terms[name]) > 1 and term.targets is None):
-                    continue
-                shape, flat = shapes[term.source], array.reshape(-1)
-                part = flat if term.targets is None else flat[term.targets]
-                if term.places is None:
-                    placed = part.reshape(shape)
-                else:
-                    placed = np.zeros(int(np.prod(shape)), array.dtype)
-                    if mean or not term.repeats:
-                        placed[term.places] = part
-                    else:
-                        np.add.at(placed, term.places, part)
-                    placed = placed.reshape(shape)
-                seen = term.source in found and not mean
-                found[term.source] = found[term.source] + placed if seen else placed
-        return found
+                if term.source in shapes and not (
+                    mean and len(self.terms[name]) > 1 and term.targets is None
+                ):
+                    uses.setdefault(term.source, []).append((array, term))
+
+        def placed(source: str, used: list[tuple[Array, Term]]) -> Array:
+            found = [_placed(array, term, shapes[source], mean) for array, term in used]
+            return found[-1] if mean else functools.reduce(np.add, found)
+
+        return Lazy(uses, placed)
+
+
+def _placed(array: Array, term: Term, shape: tuple[int, ...], mean: bool) -> Array:
+    flat = array.reshape(-1)
+    part = flat if term.targets is None else flat[term.targets]
+    if term.places is None:
+        return part.reshape(shape)
+    placed = np.zeros(int(np.prod(shape)), array.dtype)
+    if mean or not term.repeats:
+        placed[term.places] = part
+    else:
+        np.add.at(placed, term.places, part)
+    return placed.reshape(shape)
 
 
 def _taken(array: Array, places: Array | None) -> Array:

@@ -60,7 +60,7 @@ class Side:
 
     name: str
     framework: str
-    state: Callable[[], Arrays]
+    state: Callable[[], Inputs]
     """Made anew by each call, so that a large model's is not kept."""
     parameters: tuple[str, ...]
     run: Run
@@ -93,23 +93,21 @@ class Side:
 class Recorder:
     """Names what layers give, as they give it."""
 
-    def __init__(self, each: Callable[[str, Any], Any]) -> None:
-        self.each, self.calls, self.entered = each, dict[str, int](), dict[str, int]()
+    def __init__(self) -> None:
+        self.calls, self.entered = dict[str, int](), dict[str, int]()
 
-    def enter(self, path: str, leaves: list[Any]) -> None:
+    def enter(self, path: str, leaves: list[Any], each: Callable[[str, Any], Any]) -> None:
         """Shows the first of a layer's inputs."""
         number = self.entered.get(path, 0)
         self.entered[path] = number + 1
         for leaf in leaves[:1]:
-            self.each(f">{path}[{number}]", leaf)
+            each(f">{path}[{number}]", leaf)
 
-    def take(self, path: str, leaves: list[Any]) -> list[Any]:
+    def take(self, path: str, leaves: list[Any], each: Callable[[str, Any], Any]) -> list[Any]:
         """What goes on in place of a layer's outputs."""
         number = self.calls.get(path, 0)
         self.calls[path] = number + 1
-        return [
-            self.each(f"{path}[{number}]" + (f":{i}" if i else ""), leaf) for i, leaf in enumerate(leaves)
-        ]
+        return [each(f"{path}[{number}]" + (f":{i}" if i else ""), leaf) for i, leaf in enumerate(leaves)]
 
 
 def path_of(call: str) -> str:

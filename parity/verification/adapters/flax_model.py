@@ -16,7 +16,7 @@ from flax.nnx import tracers
 from parity.errors import UsageError
 from parity.verification.adapters import Pick, called
 from parity.verification.adapters.jax_model import Each, Tensors, picked_array, side_of, wide
-from parity.verification.place import Place
+from parity.verification.place import Inputs, Place
 from parity.verification.side import Arrays, Recorder, Side
 
 CALL = "__call__"
@@ -67,7 +67,7 @@ def _nnx(name: str, given: nnx.Module, output: Pick, keywords: tuple[str, ...], 
         }
         return picked_array(name, found, output), buffers, {}
 
-    def state() -> Arrays:
+    def state() -> Inputs:
         return wide({key: one.get_value() for key, (_, one) in own.items()})
 
     def flatten(found: Any) -> Arrays:
@@ -87,7 +87,7 @@ def _recorded(model: nnx.Module, each: Each) -> Iterator[None]:
     paths: dict[int, str] = {}
     for path, part in nnx.iter_modules(model):
         paths.setdefault(id(part), _dotted(path))
-    recorder, outside, active = Recorder(each), tracers.TraceState(), set[int]()
+    recorder, outside, active = Recorder(), tracers.TraceState(), set[int]()
     kinds = {type(part) for _, part in nnx.iter_modules(model)}
     before = {kind: vars(kind).get("__call__") for kind in kinds if hasattr(kind, CALL)}
 
@@ -97,13 +97,13 @@ def _recorded(model: nnx.Module, each: Each) -> Iterator[None]:
             path = paths.get(id(self), "")
             if not path or id(self) in active or not outside.is_valid():
                 return original(self, *arguments, **named)
-            recorder.enter(path, [a for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array)])
+            recorder.enter(path, [a for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array)], each)
             active.add(id(self))
             try:
                 found = original(self, *arguments, **named)
             finally:
                 active.discard(id(self))
-            return _taken(recorder, path, found)
+            return _taken(recorder, path, found, each)
 
         return call
 
@@ -119,9 +119,9 @@ def _recorded(model: nnx.Module, each: Each) -> Iterator[None]:
                 setattr(kind, CALL, original)
 
 
-def _taken(recorder: Recorder, path: str, found: Any) -> Any:
+def _taken(recorder: Recorder, path: str, found: Any, each: Each) -> Any:
     leaves, tree = jax.tree.flatten(found)
-    taken = iter(recorder.take(path, [leaf for leaf in leaves if isinstance(leaf, jax.Array)]))
+    taken = iter(recorder.take(path, [leaf for leaf in leaves if isinstance(leaf, jax.Array)], each))
     return jax.tree.unflatten(tree, [next(taken) if isinstance(leaf, jax.Array) else leaf for leaf in leaves])
 
 
@@ -132,15 +132,15 @@ def _linen(name: str, given: tuple[Any, ...], output: Pick, keywords: tuple[str,
     others = [key for key in kept if key != "params"]
 
     def apply(state: Tensors, inputs: Tensors, each: Each, place: Place) -> Any:
-        recorder, outside = Recorder(each), tracers.TraceState()
+        recorder, outside = Recorder(), tracers.TraceState()
 
         def intercept(function: Any, arguments: Any, named: Any, context: Any) -> Any:
             path = _dotted(context.module.path)
             if context.method_name != "__call__" or not path or not outside.is_valid():
                 return function(*arguments, **named)
-            recorder.enter(path, [a for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array)])
+            recorder.enter(path, [a for a in jax.tree.leaves(arguments) if isinstance(a, jax.Array)], each)
             found = function(*arguments, **named)
-            return _taken(recorder, path, found)
+            return _taken(recorder, path, found, each)
 
         nested: dict[str, Any] = {}
         for key, path in own.items():
@@ -153,7 +153,7 @@ def _linen(name: str, given: tuple[Any, ...], output: Pick, keywords: tuple[str,
         buffers = {key: _get(after, path) for key, path in own.items() if path[0] in after}
         return picked_array(name, y, output), buffers, {}
 
-    def state() -> Arrays:
+    def state() -> Inputs:
         return wide({key: _get(variables, path) for key, path in own.items()})
 
     def flatten(found: Any) -> Arrays:
@@ -200,7 +200,7 @@ def _dotted(path: Any) -> str:
     return ".".join(map(str, path))
 
 
-def _checked(name: str, found: Arrays, wanted: Mapping[str, Any], state: Callable[[], Arrays]) -> Arrays:
+def _checked(name: str, found: Arrays, wanted: Mapping[str, Any], state: Callable[[], Inputs]) -> Arrays:
     """What `convert` gave; variables that it leaves out keep their values."""
     unknown = sorted(set(found) - set(wanted))
     if unknown:

@@ -14,7 +14,7 @@ from parity.bounds.rounding import Array
 from parity.errors import UsageError
 from parity.verification.adapters import Pick, as_float, called, one_array, picked
 from parity.verification.adapters.jax import precision, put
-from parity.verification.place import Inputs, Place
+from parity.verification.place import Inputs, Lazy, Place
 from parity.verification.side import Arrays, Forced, Side, Trace, outputs_of
 
 Tensors = dict[str, jax.Array]
@@ -47,7 +47,7 @@ def side(name: str, given: Any, output: Pick, keywords: tuple[str, ...], trainin
         seen = {key: one_array(f"{name} {key}", value, jax.Array) for key, value in outputs_of(found)}
         return picked_array(name, found["output"], None), {}, seen
 
-    start = {} if own is None else wide(flatten(own))
+    start = dict({} if own is None else wide(flatten(own)))
     floating = tuple(key for key, array in start.items() if array.dtype.kind == "f")
     return side_of(name, "jax", lambda: dict(start), floating, apply, flatten, traced=False)
 
@@ -57,19 +57,20 @@ def picked_array(name: str, found: Any, output: Pick) -> jax.Array:
     return array
 
 
-def wide(arrays: Mapping[str, Any]) -> Arrays:
+def wide(arrays: Mapping[str, Any]) -> Inputs:
     """Floating arrays in float64."""
-    held = {key: np.asarray(array) for key, array in arrays.items()}
-    return {
-        key: a.astype(np.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a.copy()
-        for key, a in held.items()
-    }
+
+    def made(_: str, array: Any) -> Array:
+        held = np.asarray(array)
+        return held.astype(np.float64) if jnp.issubdtype(held.dtype, jnp.floating) else held.copy()
+
+    return Lazy(arrays, made)
 
 
 def side_of(
     name: str,
     framework: str,
-    state: Callable[[], Arrays],
+    state: Callable[[], Inputs],
     parameters: tuple[str, ...],
     apply: Apply,
     flatten: Callable[[Any], Arrays],
@@ -127,7 +128,8 @@ def side_of(
         state: Inputs, inputs: Inputs, dy: Array | None, place: Place, forced: Forced | None = None
     ) -> Trace:
         with precision(place):
-            held, given = put(dict(state), place), put(dict(inputs), place)
+            held = {key: put(array, place) for key, array in state.items()}
+            given = put(dict(inputs), place)
             upstream = None if dy is None else put(dy, place)
             if forced is None:
                 y, seen, buffers, found = compiled[0](place, held, given, upstream)
@@ -144,7 +146,8 @@ def side_of(
     def order(state: Inputs, inputs: Inputs) -> list[str]:
         place = Place("float32")
         with precision(place):
-            held, given = put(dict(state), place), put(dict(inputs), place)
+            held = {key: put(array, place) for key, array in state.items()}
+            given = put(dict(inputs), place)
             calls: list[str] = []  # a dictionary would come back sorted
 
             def noted(state: Tensors, inputs: Tensors) -> Any:

@@ -73,11 +73,11 @@ def implementation(name: str, given: Torch, signature: Signature) -> Implementat
         return {key: put(inputs[key], place) for key in signature.order}
 
     def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
-        with recording(inputs), precision(place):
+        with recording(size(inputs)), precision(place):
             return tuple(run(tensors_of(inputs, place), place).shape)
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
-        with recording(inputs), precision(place):
+        with recording(size(inputs)), precision(place):
             tensors = tensors_of(inputs, place)
             leaves = {key: tensors[key].requires_grad_() for key in signature.differentiated}
             y = run(tensors, place)
@@ -154,18 +154,22 @@ def moved(module: nn.Module, place: Place, state: Tensors | None = None) -> nn.M
 
 
 @contextmanager
-def recording(inputs: Inputs) -> Iterator[None]:
-    """Gradients are recorded, whatever holds around the call. Small arrays need one thread only, and wait
+def recording(numbers: int) -> Iterator[None]:
+    """Gradients are recorded, whatever holds around the call. So few numbers need one thread only, and wait
     long for a second on a busy machine.
     """
     threads = torch.get_num_threads()
-    small = sum(np.size(array) for array in inputs.values()) < SMALL
     try:
-        torch.set_num_threads(1 if small else threads)
+        torch.set_num_threads(1 if numbers < SMALL else threads)
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+def size(arrays: Inputs) -> int:
+    """How many numbers these are."""
+    return sum(np.size(array) for array in arrays.values())
 
 
 def put(array: Array, place: Place) -> Tensor:
@@ -174,11 +178,11 @@ def put(array: Array, place: Place) -> Tensor:
     return tensor.to(getattr(torch, place.number)) if tensor.is_floating_point() else tensor
 
 
-def to_numpy(tensor: Tensor) -> Array:
-    """A copy, bfloat16 as float32."""
+def to_numpy(tensor: Tensor, copy: bool = True) -> Array:
+    """bfloat16 as float32; a copy, where the tensor may be written to later."""
     tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
-    found: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy().copy()
-    return found
+    found: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+    return found.copy() if copy else found
 
 
 def _device(place: Place) -> str:

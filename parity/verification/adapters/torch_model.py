@@ -21,9 +21,10 @@ from parity.verification.adapters.torch import (
     put,
     recording,
     refuse_dropout,
+    size,
     to_numpy,
 )
-from parity.verification.place import Inputs, Place
+from parity.verification.place import Inputs, Lazy, Place
 from parity.verification.side import Arrays, Forced, Recorder, Side, Trace
 
 Tensors = dict[str, Tensor]
@@ -36,11 +37,12 @@ def side(name: str, given: nn.Module, output: Pick, keywords: tuple[str, ...], t
     refuse_dropout(name, model)
     again = tied(model)
     parameters = tuple(key for key, p in model.named_parameters() if p.is_floating_point())
+    weight = sum(tensor.numel() for tensor in model.parameters())
 
     def run(
         state: Inputs, inputs: Inputs, dy: Array | None, place: Place, forced: Forced | None = None
     ) -> Trace:
-        with recording({**inputs, **state}), precision(place):
+        with recording(size(inputs) + weight), precision(place):
             return _pass(name, model, output, keywords, state, inputs, dy, place, forced)
 
     def flatten(found: Any) -> Arrays:
@@ -114,7 +116,7 @@ class _Hooks:
         self.entries: dict[str, list[Array]] = {}
         self.own: Tensors = {}
         self.leaves: Tensors = {}
-        self.recorder = Recorder(self._each)
+        self.recorder = Recorder()
         self.given: tuple[Any, ...] = ()
 
     def of(self, path: str) -> Any:
@@ -123,7 +125,7 @@ class _Hooks:
             where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
             tensors = [leaves[i] for i in where]
             self.given = inputs
-            taken = iter(self.recorder.take(path, tensors))
+            taken = iter(self.recorder.take(path, tensors, self._each))
             self.given = ()  # the graph holds these hooks: what they held would never be freed
             return pytree.tree_unflatten(
                 [next(taken) if one in where else leaf for one, leaf in enumerate(leaves)], tree
@@ -173,7 +175,10 @@ def _gradients(
         found = torch.autograd.grad(
             [*outputs.values()], wanted, [upstreams[key] for key in outputs], allow_unused=True
         )
-    named = [to_numpy(torch.zeros_like(t) if g is None else g) for t, g in zip(wanted, found, strict=True)]
+    named = [
+        to_numpy(torch.zeros_like(t) if g is None else g, copy=False)
+        for t, g in zip(wanted, found, strict=True)
+    ]
     a, b = len(leaves), len(leaves) + len(weights)
     trace.inputs = dict(zip(leaves, named[:a], strict=True))
     trace.parameters = dict(zip(weights, named[a:b], strict=True))
@@ -182,14 +187,14 @@ def _gradients(
         raise UsageError(f"no gradient: the output does not depend on the inputs by operations that {WHY}")
 
 
-def _state(module: nn.Module, again: Mapping[str, str]) -> Arrays:
+def _state(module: nn.Module, again: Mapping[str, str]) -> Inputs:
     """Parameters and buffers as float64 (integers as they are), tied ones under their first name."""
     found = {
         key: tensor.detach().cpu()
         for key, tensor in module.state_dict().items()
         if isinstance(tensor, Tensor) and key not in again
     }
-    return {key: (t.double() if t.is_floating_point() else t).numpy().copy() for key, t in found.items()}
+    return Lazy(found, lambda _, t: (t.double() if t.is_floating_point() else t).numpy().copy())
 
 
 def tied(module: nn.Module) -> dict[str, str]:

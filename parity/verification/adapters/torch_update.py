@@ -36,7 +36,7 @@ def updater(name: str, given: Any) -> Updater:
 
 @contextmanager
 def _within(place: Place) -> Iterator[None]:
-    with recording({}), precision(place):  # one thread: elementwise steps gain nothing by a second
+    with recording(0), precision(place):  # one thread: elementwise steps gain nothing by a second
         yield
 
 

@@ -130,8 +130,8 @@ def _trained(
     dy = generator(item.name, "dy").normal(size=(steps, *first.output.shape))
     theirs = Subject(
         steps, updaters[1], ported, pair.state, pair.inputs,
-        lambda arrays: pair.map.back(arrays, pair.shapes, mean=True),
-        lambda arrays: pair.map.back(arrays, pair.shapes),
+        lambda arrays: dict(pair.map.back(arrays, pair.shapes, mean=True)),
+        lambda arrays: dict(pair.map.back(arrays, pair.shapes)),
     )  # fmt: skip
     points = {"training": Point(start, stacked, dy)}
     return Session(

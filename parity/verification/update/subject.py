@@ -28,7 +28,7 @@ class Subject:
     steps: int
     updater: Updater | None
     model: Side | None = None
-    begin: Callable[[Inputs], Arrays] = dict
+    begin: Callable[[Inputs], Inputs] = dict
     """The reference's state to the own one."""
     enter: Callable[[Inputs], Arrays] = dict
     """A step's inputs to the model's own."""
