@@ -35,8 +35,8 @@ from triptych.store import checkpoint
 from triptych.store.checkpoint import Checkpoint
 from triptych.store.run_dir import RunDirectory
 from triptych.train import command as train
-from triptych.train.launch import _report
 from triptych.train.resume import other_start, own_start, settings_of
+from triptych.train.said import report
 
 Read = Callable[[bytes], bool]
 """Reads an input; whether what came out is what the unspoilt input gives. Raises UserError to refuse."""
@@ -190,7 +190,7 @@ def _run_files(run: Path, folder: Path) -> list[Target]:
 
     def read_summary() -> bool:
         with contextlib.redirect_stdout(io.StringIO()):
-            _report(directory.read_summary(), directory, Terminal())
+            report(directory.read_summary(), directory, Terminal())
         return directory.read_summary() == summary
 
     def text(path: Path, name: str, share: float, read: Callable[[], bool]) -> Target:

@@ -116,6 +116,7 @@ def _banner(reason: str, root: Path) -> str:
         f"Reason: {reason}",
         "To use the real data: --data-dir FOLDER. To say that you want this: --dataset generated.",
     ]
-    rule = "!" * (BANNER_WIDTH + 6)
-    wrapped = [part for line in lines for part in textwrap.wrap(line, BANNER_WIDTH)]
-    return "\n".join(["", rule, *(f"!! {part:<{BANNER_WIDTH}} !!" for part in wrapped), rule, ""])
+    width = min(BANNER_WIDTH, max(20, shutil.get_terminal_size().columns - 7))
+    rule = "!" * (width + 6)
+    wrapped = [part for line in lines for part in textwrap.wrap(line, width)]
+    return "\n".join(["", rule, *(f"!! {part:<{width}} !!" for part in wrapped), rule, ""])

@@ -5,6 +5,7 @@ Where the report leaves a setting open, the note says which value stands in for 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from triptych.describe.network import Model
@@ -152,6 +153,35 @@ def changes(name: str, experiment: Experiment) -> list[str]:
         for field, value in values.items()
         if value != there[group].get(field) and field not in _FREE
     ]
+
+
+_NETWORK = {"hidden", "channels", "batch_norm", "head_norm", "optimizer"}
+"""Settings that make a run one's own: with another of these it is no run of the study any more."""
+MOST_SIZES = 6
+
+
+def is_own(changed: Iterable[str]) -> bool:
+    """Whether these `changes` make it a network of one's own."""
+    return not _NETWORK.isdisjoint(changed)
+
+
+def called(name: str, experiment: Experiment) -> str:
+    """The catalogue's name, or of a network of one's own what it is, such as mlp-600-500-275-adam."""
+    if not is_own(changes(name, experiment)):
+        return name
+    model = experiment.model
+    sizes = [*model.channels, *map(str, model.hidden)]
+    if len(sizes) > MOST_SIZES:
+        sizes = [f"{len(sizes)}", "layers"]
+    kind = "cnn" if model.channels else "mlp" if model.hidden else "linear"
+    norm = ["bn"] if model.batch_norm != "none" else []
+    return "-".join([kind, *sizes, *norm, experiment.optimization.optimizer])
+
+
+def title(name: str, experiment: Experiment) -> str:
+    """What it is called, and whether the study's run has other settings."""
+    changed = changes(name, experiment)
+    return called(name, experiment) + (" with changed settings" if changed and not is_own(changed) else "")
 
 
 def listing(everything: bool = True) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

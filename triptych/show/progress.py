@@ -72,15 +72,14 @@ class Terminal:
             sys.stdout.flush()
 
     def begin(self, steps: int, done: int, title: str) -> None:
-        narrow = shutil.get_terminal_size().columns < 100  # the usual bar would be cut within a number
         self._bar = tqdm(
             total=steps,
             initial=done,
             desc=title,
-            unit="step",
+            unit=" step",
             disable=None,
             dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}" if narrow else None,
+            bar_format=_bar(shutil.get_terminal_size().columns),
         )
 
     def advance(self, steps: int, loss: float, accuracy: float) -> None:
@@ -94,6 +93,26 @@ class Terminal:
             with _if_still_there():
                 self._bar.close()
             self._bar = None
+
+
+def _bar(width: int) -> str:
+    """What tqdm shows, as much as there is room for: no number is cut."""
+    numbers = "{n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}"
+    return numbers if width < 76 else f"{'{desc} ' * (width >= 110)}{{percentage:3.0f}}%|{{bar}}| {numbers}"
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def line(self, text: str) -> None: ...
+
+    def notice(self, text: str) -> None: ...
+
+    def begin(self, steps: int, done: int, title: str) -> None: ...
+
+    def advance(self, steps: int, loss: float, accuracy: float) -> None: ...
+
+    def end(self) -> None: ...
 
 
 class Logged:
@@ -119,11 +138,24 @@ class Logged:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
 
+SEPARATOR = "  |  "
+"""Between parts of a line that are broken apart before any part is broken."""
+
+
 def wrapped(text: str, width: int) -> str:
-    """Each line broken between words, so that no number is cut in two; what follows is indented."""
+    """Each line broken between its parts, else between words, so that no number is cut in two; what follows
+    is indented.
+    """
+    lines: list[str] = []
+    for line in text.split("\n"):
+        first, *parts = line.split(SEPARATOR)
+        lines.append(first)
+        for part in parts:
+            joined = f"{lines[-1]}{SEPARATOR}{part}"
+            lines[-1:] = [joined] if len(joined) < width else [lines[-1], f"  {part}"]
     return "\n".join(
         textwrap.fill(line, width - 1, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        for line in text.split("\n")
+        for line in lines
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from triptych.describe.protocol import StepResults, Steps
+from triptych.show.progress import SEPARATOR
 from triptych.store.records import Record
 
 SHARED_SECONDS = (
@@ -26,10 +27,18 @@ def train_records(steps: Steps, results: StepResults) -> list[Record]:
 def evaluation_line(record: Record) -> str:
     """An evaluation for a terminal."""
     line = (
-        f"step {record['step']:>6}"
-        f"  train loss {record['train_loss']:.4f}  accuracy {record['train_accuracy']:.4f}"
-        f"  |  test loss {record['test_loss']:.4f}  accuracy {record['test_accuracy']:.4f}"
+        f"step {record['step']:>6}  train loss {record['train_loss']:.4f} acc {record['train_accuracy']:.4f}"
+        f"{SEPARATOR}{_test(record)}"
     )
     if "validation_accuracy" in record:
-        line += f"  |  validation accuracy {record['validation_accuracy']:.4f}"
+        line += f"{SEPARATOR}validation acc {record['validation_accuracy']:.4f}"
     return line
+
+
+def named_line(record: Record, name: str) -> str:
+    """One of several runs' evaluation: what tells them apart."""
+    return f"step {record['step']:>6}  {_test(record)}{SEPARATOR}{name}"
+
+
+def _test(record: Record) -> str:
+    return f"test loss {record['test_loss']:.4f} acc {record['test_accuracy']:.4f}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Okabe & Ito's palette, each colour with dashes of its own.
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":")
-HEADER = ("", "seeds", "test accuracy", "95% interval", "by", "best")
+HEADER = ("", "seeds", "accuracy", "95% interval", "by", "best")
 MOST_LISTED = 8
 """Groups up to which a terminal's table of settings is wide enough."""
 
@@ -27,10 +27,8 @@ MOST_LISTED = 8
 def text(comparison: Comparison) -> str:
     """Accuracies, and the settings that differ, for a terminal."""
     parts = [f"notice: {line}" for line in comparison.notices]
-    rows = [
-        [*row, _where(group)] for row, group in zip(accuracies(comparison), comparison.groups, strict=True)
-    ]
-    parts.append(tables.text([*HEADER, "run"], rows))
+    parts.append(tables.text(HEADER, accuracies(comparison)))
+    parts.append("\n".join(f"{group.name}  {_where(group)}" for group in comparison.groups))
     names = [group.name for group in comparison.groups]
     if not comparison.differing:
         parts.append(

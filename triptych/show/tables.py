@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-NUMBER = re.compile(r"[-+]?\d[-+\d.,:/%e ±]*[x%]?|-?(inf|nan)|[-\N{EN DASH}]?")
-"""What a cell of a column of numbers may hold: numbers, a share, a factor, a dash or nothing."""
+NUMBER = re.compile(r"[-+]?\d[-+\d.,:/%e ±]*( to [-+\d.]+)?[x%]?|-?(inf|nan)|[-\N{EN DASH}]?")
+"""What a cell of a column of numbers may hold: numbers, a range, a share, a factor, a dash or nothing."""
 GAP = 2
 """Spaces between columns."""
 
@@ -39,7 +39,7 @@ def text(header: Sequence[str], rows: Iterable[Sequence[str]], width: int | None
     for row in body:
         table.add_row(*map(Text, row))
     if width is None:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+        width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else sys.maxsize
     out = io.StringIO()
     Console(file=out, width=max(width, least), color_system=None).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())

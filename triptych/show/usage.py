@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ USUAL = (
     *("data_dir", "run_dir", "resume", "sweep", "tensorboard", "dry_run"),
 )
 """What people set; the rest is in --help-all."""
+SENTENCE = re.compile(r"(?<=\.) ")
 MARGIN, WIDEST = 6, 100
 
 
@@ -34,7 +36,8 @@ def text(groups: list[Any], description: str, everything: bool, more: dict[str, 
             if everything or field.name in USUAL:
                 hint, said = hints[field.name], docs[field.name]
                 if not everything and get_origin(hint) is not Literal:
-                    said = said.partition(". ")[0].rstrip(".") + "."
+                    first, *others = SENTENCE.split(said)
+                    said = " ".join([first, *(one for one in others if one.startswith("Default:"))])
                 option = f"--{field.name.replace('_', '-')}{_values(hint)}"
                 lines += _wrapped(option, width, indent=2)
                 lines += _wrapped(said + _default(getattr(group, field.name)), width)

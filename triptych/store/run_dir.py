@@ -203,11 +203,14 @@ class RunDirectory:
         return self._digest.hexdigest()
 
 
-def default_path(config: dict[str, Any], root: Path = Path("runs")) -> Path:
-    """runs/<experiment>-<backend>-<digest of the settings>: one folder for each command."""
+def default_path(config: dict[str, Any], called: str, root: Path = Path("runs")) -> Path:
+    """runs/<called>-<backend>-<digest of the settings>: one folder for each command.
+
+    An earlier version may have called the same run otherwise: a folder with its backend and digest is taken.
+    """
     text = json.dumps({key: config[key] for key in _IDENTITY}, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return root / f"{config['name']}-{config['backend']}-{digest}"
+    end = f"{config['backend']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return next(root.glob(f"*-{end}"), root / f"{called}-{end}")
 
 
 _IDENTITY = ("name", "experiment", "backend", "resumed_from")

@@ -16,16 +16,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from triptych import cifar10
 from triptych.cifar10.preprocess import prepare
 from triptych.describe import cost
-from triptych.describe.catalogue import CATALOGUE, changes
+from triptych.describe.catalogue import called, title
 from triptych.describe.grid import common
 from triptych.describe.protocol import (
     Backend,
-    Statistics,
     Together,
     create,
     create_together,
@@ -39,7 +38,7 @@ from triptych.store import preprocessing, run_dir
 from triptych.store.preprocessing import Preprocessing
 from triptych.store.run_dir import RunDirectory
 from triptych.store.run_lock import RunLocks
-from triptych.train import config_file, memory
+from triptych.train import config_file, memory, said
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.lockstep import Alone, train
 from triptych.train.loop import Run, Source, Start
@@ -63,8 +62,12 @@ class Job:
         return config_of(self.options, self.experiment, self.origin)
 
     @property
+    def called(self) -> str:
+        return called(self.options.experiment, self.experiment)
+
+    @property
     def folder(self) -> RunDirectory:
-        return RunDirectory(self.options.run_dir or run_dir.default_path(self.config))
+        return RunDirectory(self.options.run_dir or run_dir.default_path(self.config, self.called))
 
     def is_finished(self) -> bool:
         """Raises UserError where the folder holds another run."""
@@ -123,7 +126,7 @@ def launch(
             _dry_run(build(), reporter)
             return 0
         if job.is_finished():
-            _report(job.folder.read_summary(), job.folder, reporter)
+            said.report(job.folder.read_summary(), job.folder, reporter)
             reporter.line("already finished, nothing to do; --overwrite starts it anew")
             return 0
         locks.take(job.folder.path)
@@ -131,7 +134,7 @@ def launch(
         program = build()
         starts = _enter(program, locks, reporter)
         reporter = Logged(reporter, job.folder.log)
-        _announce(program.runs[0], starts[0], reporter)
+        said.announce(program.runs[0], starts[0], reporter)
         ended = train(program.runs, starts, program.together, reporter)
         for message in ended.failures.values():
             raise NonFiniteError(message)
@@ -176,7 +179,7 @@ def dry_run_all(jobs: Sequence[Job], reporter: Reporter, load: cifar10.Load | No
     for number, build in enumerate(builds):
         program = build()
         if number == 0:
-            reporter.line(_data(program.runs[0]))
+            reporter.line(said.data(program.runs[0]))
         for job, run in zip(program.jobs, program.runs, strict=True):
             run.place(None)
             first, second = run.backend.train(run.plan(0, 2)).losses
@@ -268,15 +271,20 @@ def _train(program: Program, locks: RunLocks, reporter: Reporter, outcome: Outco
     """Train a program of several jobs, or one of a sweep's; adds to the outcome."""
     starts, backend = _enter(program, locks, reporter), program.runs[0].backend
     paths = [job.folder.path for job in program.jobs]
-    what = _what(program.jobs[0])
+    what = title(program.jobs[0].options.experiment, program.jobs[0].experiment)
     if len(paths) > 1:
         reporter.line(f"{len(paths)} runs of {what} in one program on {backend.device}")
     else:
         reporter.line(f"{paths[0].name}: {what} alone, {backend.name} on {backend.device}")
-    for path, start in zip(paths, starts, strict=True):
+    for run, path, start in zip(program.runs, paths, starts, strict=True):
+        said.announce(run, start, run.log)
         if start is not None:
             reporter.notice(f"{path.name}: resuming at step {start.checkpoint.step}")
-    ended = train(program.runs, starts, program.together, reporter)
+    lines = reporter if len(paths) > 1 else Logged(reporter, program.runs[0].folder.log)
+    ended = train(program.runs, starts, program.together, lines)
+    for run in program.runs:
+        if run.summary:
+            said.report(run.summary, run.folder, run.log)
     if len(paths) == 1:
         for message in ended.failures.values():
             reporter.line(f"{paths[0].name}: {message}")
@@ -284,78 +292,16 @@ def _train(program: Program, locks: RunLocks, reporter: Reporter, outcome: Outco
     outcome.failures |= {paths[place]: message for place, message in ended.failures.items()}
 
 
-# --- what a single run says ---
-
-
-def _announce(run: Run, start: Start | None, reporter: Reporter) -> None:
-    experiment, backend = run.experiment, run.backend
-    hidden = " ".join(map(str, experiment.model.hidden)) or "none"
-    reporter.line(
-        f"{run.options.experiment} | backend {backend.name} on {backend.device} | "
-        f"{experiment.training.dtype} | hidden {hidden} | {_optimizer(experiment)} "
-        f"learning rate {experiment.optimization.learning_rate:g} | batch {experiment.data.batch_size}"
-    )
-    reporter.line(f"data: {run.source.source}, {run.source.fingerprint[:23]}...")
-    if experiment.training.early_stopping and not experiment.data.validation:
-        reporter.notice(
-            "notice: early stopping watches the test set; --validation 5000 holds out images for it"
-        )
-    if start is not None:
-        found = start.checkpoint
-        reporter.notice(f"resuming at step {found.step}, saved by {found.info['backend']}")
-    reporter.line(f"run folder: {run.folder.path}")
-
-
-def _what(job: Job) -> str:
-    name = job.options.experiment
-    return name + (" with changed settings" if changes(name, job.experiment) else "")
-
-
-def _data(run: Run) -> str:
-    return f"data: {run.source.source}, {run.source.fingerprint[:23]}..., {run.order.size} training images"
-
-
-def _optimizer(experiment: Experiment) -> str:
-    """Its name, as people say it."""
-    return experiment.optimization.optimizer + (" (AMSGrad)" if experiment.optimization.amsgrad else "")
-
-
 def _conclude(program: Program, signal: int | None, reporter: Reporter) -> None:
     (run,) = program.runs
     if signal is not None:
         reporter.line(f"repeat the same command, without --overwrite, to resume in {run.folder.path}")
     else:
-        _report(run.summary, run.folder, reporter)
-        if program.dataset.source == "generated":
+        said.report(run.summary, run.folder, reporter)
+        if program.dataset.source == "generated" and program.dataset.notices:
             reporter.line("\n".join(program.dataset.notices))
     if run.training.first_stop is not None:
         reporter.line(f"first steps done {run.training.first_stop:.1f} s after the program's start")
-
-
-def _report(summary: dict[str, Any], folder: RunDirectory, reporter: Reporter) -> None:
-    generated = summary["data"]["source"] == "generated"
-    entry = None if generated else CATALOGUE.get(summary["experiment"])
-    reported = ""
-    if entry:
-        whose = "the assignment expects" if entry.by_assignment else f"the report's {summary['experiment']}:"
-        reported = f" ({whose} {entry.reported:g})"
-    if summary["changed_settings"]:
-        changed = ", ".join(summary["changed_settings"])
-        reported = f" ({summary['experiment']} with another {changed})"
-    reporter.line(
-        f"test accuracy {summary['test_accuracy']:.4f}{reported}, test loss {summary['test_loss']:.4f}, best "
-        f"{summary['best_test_accuracy']:.4f} at step {summary['best_step']}"
-    )
-    for kind in get_args(Statistics):
-        if f"test_accuracy_{kind}_statistics" in summary:
-            accuracy = summary[f"test_accuracy_{kind}_statistics"]
-            reporter.line(f"test accuracy by {kind} statistics: {accuracy:.4f}")
-    reporter.line(
-        f"{summary['steps']} steps in {summary['train_seconds']:.1f} s ({summary['steps_per_second']:.0f} "
-        f"steps/s), compiling {summary['compile_seconds']:.1f} s, on {summary['device']}; data: "
-        f"{summary['data']['source']}"
-    )
-    reporter.line(f"curves, metrics, summary and checkpoints: {folder.path}")
 
 
 def _dry_run(program: Program, reporter: Reporter) -> None:
@@ -363,7 +309,7 @@ def _dry_run(program: Program, reporter: Reporter) -> None:
     if job.start is not None:
         check_data(job.start, run.source.fingerprint)
     reporter.line(cost.describe(run.experiment))
-    reporter.line(_data(run))
+    reporter.line(said.data(run))
     run.place(job.start)
     with memory.stage("training"):
         results = run.backend.train(run.plan(run.step, 2))

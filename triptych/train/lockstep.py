@@ -12,10 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from triptych.describe.catalogue import called
 from triptych.describe.protocol import Backend, StepResults, Steps, Together
 from triptych.describe.schedule import learning_rates
 from triptych.show.progress import Reporter
+from triptych.show.reporting import evaluation_line, named_line
 from triptych.show.signals import StopRequest
+from triptych.store.records import Record
 from triptych.train import memory
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.loop import Run, Start
@@ -52,17 +55,22 @@ class Alone:
 
 
 @dataclass
-class _Named:
-    """One run's lines under its own name; the bar counts the steps of all."""
+class _Evaluations:
+    """One run's lines, of several under its own name; the bar counts the steps of all."""
 
     reporter: Reporter
-    name: str
+    run: Run
+    several: bool
 
     def advance(self, steps: int, loss: float, accuracy: float) -> None:
         self.reporter.advance(steps, loss, accuracy)
 
-    def line(self, text: str) -> None:
-        self.reporter.line(f"{self.name}: {text}")
+    def evaluated(self, record: Record) -> None:
+        line = evaluation_line(record)
+        if self.several:
+            self.run.log.line(line)
+            line = named_line(record, self.run.folder.path.name)
+        self.reporter.line(line)
 
 
 def train(
@@ -80,7 +88,8 @@ def train(
             run.together = len(runs)
         run.begin(start)
     total = sum(run.experiment.training.steps for run in runs)
-    title = f"{len(runs)} runs" if several else f"{runs[0].options.experiment} {runs[0].backend.name}"
+    one = called(runs[0].options.experiment, runs[0].experiment)
+    title = f"{len(runs)} runs" if several else f"{one} {runs[0].backend.name}"
     reporter.begin(total, sum(run.step for run in runs), title)
     live, resting = dict(enumerate(runs)), dict[int, Run]()
     drawn: dict[int, Steps] = {}
@@ -98,12 +107,16 @@ def train(
                     ended.failures |= _save(live)
                     ended.signal = int(stop.signal)
                     reporter.line(_stopped(stop.signal.name, runs))
+                    for run in live.values() if several else ():
+                        run.log.line(_stopped(stop.signal.name, [run]))
                     break
                 for place, message in _advance(live, together, reporter, drawn).items():
+                    run = live.pop(place)
                     ended.failures[place] = message
+                    run.draw()
+                    run.log.line(message)
                     if several:
-                        reporter.line(f"{live[place].folder.path.name}: {message}")
-                    del live[place]
+                        reporter.line(f"{run.folder.path.name}: {message}")
     finally:
         reporter.end()
         for run in runs:
@@ -159,9 +172,10 @@ def _advance(
     for place, run in behind.items():
         if isinstance(together, Alone):
             run.pace(len(plans[place]), seconds)
-        named = reporter if isinstance(together, Alone) else _Named(reporter, run.folder.path.name)
         try:
-            run.take(plans[place], results[place], named)
+            run.take(
+                plans[place], results[place], _Evaluations(reporter, run, not isinstance(together, Alone))
+            )
         except NonFiniteError as error:
             failures[place] = str(error)
     return failures

@@ -12,20 +12,21 @@ from typing import Any, NoReturn, Protocol, get_args
 import numpy as np
 
 from triptych.cifar10.batches import BatchOrder
-from triptych.describe.catalogue import changes
+from triptych.describe.catalogue import changes, title
 from triptych.describe.cost import step_flops, steps_per_call
 from triptych.describe.init import initial_parameters
 from triptych.describe.layers import initial_statistics
+from triptych.describe.plain import to_dict
 from triptych.describe.protocol import Backend, Evaluation, Statistics, StepResults, Steps, plan_steps
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import plots
-from triptych.show.progress import Stopwatch
-from triptych.show.reporting import SHARED_SECONDS, evaluation_line, train_records
+from triptych.show.progress import Logged, Reporter, Silent, Stopwatch
+from triptych.show.reporting import SHARED_SECONDS, train_records
 from triptych.show.tensorboard import BoardWriter
 from triptych.store import checkpoint
 from triptych.store.records import Record, csv_of
-from triptych.store.run_dir import RunDirectory
+from triptych.store.run_dir import RunDirectory, flat
 from triptych.train import diagnose, memory
 from triptych.train.options import RunOptions
 
@@ -72,7 +73,7 @@ class Progress(Protocol):
 
     def advance(self, steps: int, loss: float, accuracy: float) -> None: ...
 
-    def line(self, text: str) -> None: ...
+    def evaluated(self, record: Record) -> None: ...
 
 
 class Run:
@@ -102,6 +103,11 @@ class Run:
         self.summary: dict[str, Any] = {}
         """Of a run that has finished."""
         self._board: BoardWriter | None = None
+
+    @property
+    def log(self) -> Reporter:
+        """Its log.txt, and nothing on the terminal."""
+        return Logged(Silent(), self.folder.log)
 
     def pace(self, steps: int, seconds: float) -> None:
         """How many steps the next call may take: progress and signals wait for its end."""
@@ -143,12 +149,14 @@ class Run:
             )
         if not checkpoint.listing(self.folder.checkpoints):
             self.save()
-        self._board = BoardWriter(self.folder.tensorboard if self.options.tensorboard else None, self.records)
+        board = self.folder.tensorboard if self.options.tensorboard else None
+        settings = {"backend": self.backend.name} | flat(to_dict(self.experiment))
+        self._board = BoardWriter(board, self.records, settings)
 
     def close(self) -> None:
         """Close what `begin` opened."""
         if self._board is not None:
-            self._board.close()
+            self._board.close(finished=self.done)
 
     def finish(self) -> None:
         """Write predictions, curves and summary of a run that is done."""
@@ -166,14 +174,13 @@ class Run:
 
     def draw(self) -> None:
         """Write curves and metrics.csv as far as the run came."""
-        changed = changes(self.options.experiment, self.experiment)
-        what = self.options.experiment + (" with changed settings" if changed else "")
+        what = title(self.options.experiment, self.experiment)
         evaluations = self._evaluations()
         reached = (
             f"test accuracy {evaluations[-1]['test_accuracy']:.4f}" if evaluations else "not evaluated yet"
         )
-        title = f"{what}, {self.backend.name}, step {self.step}: {reached}"
-        self.folder.write(self.folder.curves, plots.curves(self.records, title))
+        above = f"{what}, {self.backend.name}, step {self.step}: {reached}"
+        self.folder.write(self.folder.curves, plots.curves(self.records, above))
         self.folder.write(self.folder.metrics_csv, csv_of(self.records).encode())
 
     def _summary(self, final: Record, best: Record) -> dict[str, Any]:
@@ -230,7 +237,7 @@ class Run:
         self._note(records)
         if self._due(self.experiment.training.eval_every):
             records = [self._evaluate()]
-            progress.line(evaluation_line(records[-1]))
+            progress.evaluated(records[-1])
             self._note(records)
         if records[-1]["kind"] == "eval" or self._due(self.options.checkpoint_every):
             self.save()

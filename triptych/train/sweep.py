@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from triptych.describe.catalogue import called
 from triptych.describe.grid import Point, grid
 from triptych.describe.plain import to_dict
 from triptych.describe.spec import Experiment
@@ -39,7 +40,7 @@ def sweep(options: RunOptions, base: Experiment) -> int:
         "experiment": to_dict(base),
         "swept": _swept(points),
     }
-    parent = options.run_dir or _default_path(identity)
+    parent = options.run_dir or _default_path(identity, called(options.experiment, base))
     jobs = [Job(replace(options, run_dir=parent / point.name), point.experiment) for point in points]
     reporter = Terminal()
     _check(parent, identity, options.overwrite)
@@ -68,9 +69,9 @@ def _swept(points: Sequence[Point]) -> dict[str, list[Any]]:
     return {name: list(dict.fromkeys(p.values[name] for p in points)) for name in points[0].values}
 
 
-def _default_path(identity: dict[str, Any]) -> Path:
+def _default_path(identity: dict[str, Any], called: str) -> Path:
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return Path("runs") / f"sweep-{identity['name']}-{identity['backend']}-{digest}"
+    return Path("runs") / f"sweep-{called}-{identity['backend']}-{digest}"
 
 
 def _check(parent: Path, identity: dict[str, Any], overwrite: bool) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 from triptych.cifar10 import generated
-from triptych.describe.catalogue import changes
+from triptych.describe.catalogue import title
 from triptych.describe.spec import BackendName, Device
 from triptych.errors import UserError
 from triptych.show import command
@@ -144,6 +144,5 @@ def _tried(
 
 
 def _title(model: Trained) -> str:
-    name, backend = str(model.config["name"]), model.config["backend"]
-    what = name + (" with changed settings" if changes(name, model.experiment) else "")
+    what, backend = title(str(model.config["name"]), model.experiment), model.config["backend"]
     return f"Trained by Triptych: {what}, by {backend}, {model.checkpoint.step} steps (run {model.name})."

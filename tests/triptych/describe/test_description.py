@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from triptych.cifar10.batches import BatchOrder
 from triptych.cifar10.preprocess import fit, prepare
 from triptych.describe import cost, streams
-from triptych.describe.catalogue import CATALOGUE, TABLE_1, changes, find
+from triptych.describe.catalogue import CATALOGUE, TABLE_1, called, changes, find, title
 from triptych.describe.init import initial_parameters
 from triptych.describe.layers import Conv2d, parameter_shapes
 from triptych.describe.network import Model
@@ -20,6 +20,7 @@ from triptych.describe.plain import from_dict, to_dict
 from triptych.describe.schedule import learning_rates
 from triptych.describe.spec import Data, Experiment, Initialization, Optimization, Schedule, Training
 from triptych.errors import UserError
+from triptych.train.command import parse
 
 
 def weights(init: str, **fields: object) -> dict[str, np.ndarray]:
@@ -236,6 +237,26 @@ def test_catalogue_holds_the_studys_runs():
     assert find("table1-size11-lr1e-4-wd5e-4").reported == 0.5448
     with pytest.raises(UserError, match=r"no 'fig99'.*fig1"):
         find("fig99")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("fig1", [], "fig1"),
+        ("fig1", ["--seed", "3"], "fig1"),
+        ("fig1", ["--steps", "3"], "fig1 with changed settings"),
+        ("fig1", ["--hidden", "600", "500", "275", "--optimizer", "adam"], "mlp-600-500-275-adam"),
+        ("size7", ["--steps", "3"], "size7 with changed settings"),
+        ("fig5", ["--optimizer", "sgd"], "mlp-600-500-388-275-163-bn-sgd"),
+        ("fig1", ["--channels", "32", "M", "64", "--hidden", "128"], "cnn-32-M-64-128-sgd"),
+        ("fig7", ["--optimizer", "adamw"], "cnn-13-layers-bn-adamw"),
+        ("fig1", ["--hidden"], "linear-sgd"),
+    ],
+)
+def test_a_network_of_one_s_own_is_called_by_what_it_is(name, words, said):
+    experiment = parse(["--experiment", name, *words]).settings
+    assert title(name, experiment) == said
+    assert called(name, experiment) == said.removesuffix(" with changed settings")
 
 
 def test_changes_name_what_departs_from_the_report():

@@ -249,12 +249,20 @@ def test_metrics_hold_no_nan(tmp_path):
 
 
 def test_the_same_settings_have_the_same_folder():
-    path = default_path(config())
+    path = default_path(config(), "fig1")
     assert re.fullmatch(r"fig1-numpy-[0-9a-f]{8}", path.name)
     assert path.parent == Path("runs")
-    assert default_path(json.loads(json.dumps(config()))) == path
+    assert default_path(json.loads(json.dumps(config())), "fig1") == path
     reordered = {key: config()[key] for key in reversed(config())}
-    assert default_path(reordered) == path
+    assert default_path(reordered, "fig1") == path
+
+
+def test_a_run_keeps_the_folder_that_an_earlier_version_named_otherwise(tmp_path):
+    before = default_path(config(), "fig1", tmp_path)
+    assert default_path(config(), "mlp-6-sgd", tmp_path).name == before.name.replace("fig1", "mlp-6-sgd")
+    before.mkdir()
+    assert default_path(config(), "mlp-6-sgd", tmp_path) == before
+    assert default_path(config(seed=1), "mlp-6-sgd", tmp_path).name.startswith("mlp-6-sgd-numpy-")
 
 
 def test_a_setting_that_came_later_changes_no_run_without_it(tmp_path):
@@ -267,7 +275,7 @@ def test_a_setting_that_came_later_changes_no_run_without_it(tmp_path):
     assert folder.differences(modern) == ["amsgrad: False there, True here"]
     assert modern["experiment"]["optimization"]["amsgrad"] is True
     assert from_dict(modern["experiment"], "there").optimization.amsgrad is True
-    assert default_path(modern) != default_path(config(optimizer="adam"))
+    assert default_path(modern, "fig1") != default_path(config(optimizer="adam"), "fig1")
     assert changes("adam", replace(CATALOGUE["adam"].experiment, optimization=replace(
         CATALOGUE["adam"].experiment.optimization, amsgrad=True))) == ["amsgrad"]  # fmt: skip
 
@@ -282,4 +290,4 @@ def test_other_settings_have_another_folder():
         config() | {"name": "fig2"},
         config() | {"resumed_from": {"backend": "jax", "step": 4, "parameters_sha256": "0"}},
     ]
-    assert len({default_path(other) for other in others}) == len(others)
+    assert len({default_path(other, "fig1") for other in others}) == len(others)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+from tensorboardX.proto.summary_pb2 import Summary
 
 from numpy_ref.backend import NumpyBackend
 from tests.helpers import small, tiny
+from triptych.describe.plain import to_dict
 from triptych.describe.protocol import Evaluation
 from triptych.show import plots
 from triptych.store import checkpoint
+from triptych.store.run_dir import flat
 
 PLAIN = tiny.settings(eval_every=5)
 """Three evaluations: after steps 5 and 10, and after the last, 12."""
@@ -110,7 +115,7 @@ def test_checkpoints_are_kept_for_the_last_two_evaluations_and_the_best(finished
 
 def test_tensorboard_files_hold_the_metrics(tmp_path):
     tiny.launch(tmp_path, PLAIN, tensorboard=True)
-    scalars = {(tag, step): value for tag, step, value in board_scalars(tmp_path / "tensorboard")}
+    scalars = board_scalars(tmp_path / "tensorboard")
     for record in tiny.metrics(tmp_path, "train"):
         assert scalars.pop(("batch/loss", record["step"])) == np.float32(record["loss"])
         assert scalars.pop(("batch/accuracy", record["step"])) == np.float32(record["accuracy"])
@@ -121,14 +126,47 @@ def test_tensorboard_files_hold_the_metrics(tmp_path):
     assert scalars == {}
 
 
-def board_scalars(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """The scalars in TensorBoard's event files: records of length, checksum, protobuf, checksum."""
+def test_tensorboard_sees_an_evaluation_at_once(tmp_path):
+    """A run killed before it saves its second evaluation has it on the disk."""
+    words = ("--backend", "numpy", *tiny.arguments(), "--tensorboard", "--run-dir", str(tmp_path / "run"))
+    assert tiny.run("SIGKILL:save:3", *words).returncode == -signal.SIGKILL
+    tags = {("test_accuracy", 4), ("test_accuracy", 8), ("batch/loss", 8)}
+    assert tags <= set(board_scalars(tmp_path / "run/tensorboard"))
+
+
+def test_tensorboard_knows_the_settings(tmp_path):
+    def session(value: Summary.Value) -> HParamsPluginData:
+        return HParamsPluginData.FromString(value.metadata.plugin_data.content)
+
+    tiny.launch(tmp_path, tiny.settings(hidden=(6, 5)), tensorboard=True)
+    values = {value.tag: value for _, value in board_values(tmp_path / "tensorboard")}
+    start = session(values["_hparams_/session_start_info"]).session_start_info.hparams
+    assert start["hidden"].string_value == "6 5"
+    assert start["learning_rate"].number_value == 1e-5
+    assert start["backend"].string_value == "numpy"
+    assert set(start) == {"backend", *flat(to_dict(tiny.settings()))}
+    experiment = session(values["_hparams_/experiment"]).experiment
+    assert "test_accuracy" in {info.name.tag for info in experiment.metric_infos}
+    assert session(values["_hparams_/session_end_info"]).HasField("session_end_info")
+
+
+def board_scalars(folder: Path) -> dict[tuple[str, int], float]:
+    """The scalars in TensorBoard's event files, by tag and step."""
+    return {
+        (value.tag, step): value.simple_value
+        for step, value in board_values(folder)
+        if not value.HasField("metadata")
+    }
+
+
+def board_values(folder: Path) -> Iterator[tuple[int, Summary.Value]]:
+    """What is in TensorBoard's event files: records of length, checksum, protobuf, checksum."""
     for path in folder.iterdir():
         content = path.read_bytes()
         while content:
             (length,) = struct.unpack("<Q", content[:8])
             event = Event.FromString(content[12 : 12 + length])
-            yield from ((value.tag, event.step, value.simple_value) for value in event.summary.value)
+            yield from ((event.step, value) for value in event.summary.value)
             content = content[16 + length :]
 
 

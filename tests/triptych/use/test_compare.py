@@ -13,6 +13,7 @@ from tests.helpers.page import Page
 from triptych.__main__ import main
 from triptych.show import runs, side_by_side
 from triptych.show.intervals import student, wilson
+from triptych.show.progress import wrapped
 
 Capture = pytest.CaptureFixture[str]
 
@@ -25,6 +26,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny.finished(root / f"low-{seed}", tiny.settings(seed=seed, learning_rate=1e-4))
     tiny.finished(root / "high", tiny.settings(learning_rate=1e-3, hidden=(5, 4)))
     return root
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_text_fits_a_narrow_terminal(made, width, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.chdir(made.parent)
+    comparison = runs.compare([Path(made.name)])
+    text = side_by_side.text(comparison)
+    assert wrapped(text, width) == text
+    assert max(map(len, text.splitlines())) < width
+    for group in comparison.groups:
+        assert group.interval is not None
+        assert "{:.4f} to {:.4f}".format(*group.interval) in text
 
 
 def compare(capsys: Capture, *words: object) -> str:
