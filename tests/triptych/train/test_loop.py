@@ -21,6 +21,7 @@ from triptych.describe.protocol import Evaluation
 from triptych.show import plots
 from triptych.show.plots import curves
 from triptych.store import checkpoint
+from triptych.store.records import Record
 from triptych.store.run_dir import flat
 
 PLAIN = tiny.settings(eval_every=5)
@@ -105,14 +106,15 @@ def test_the_curves_are_a_picture(finished):
 
 
 def test_the_curves_of_a_short_and_of_an_unevaluated_run_show_what_there_is():
-    train = [
+    train: list[Record] = [
         {"kind": "train", "step": step, "loss": 2.3 - step / 9, "accuracy": 0.1 * step, "learning_rate": 1e-3}
         for step in (1, 2, 3)
     ]
-    evaluation = {"kind": "eval", "step": 1, "train_loss": 2.2, "train_accuracy": 0.2}
+    evaluation: Record = {"kind": "eval", "step": 1, "train_loss": 2.2, "train_accuracy": 0.2}
     evaluation |= {"test_loss": 2.1, "test_accuracy": 0.3}
     empty = blue(curves([], "nothing"))
-    for records in (train, train[:1], [train[0], evaluation]):
+    some: list[list[Record]] = [train, train[:1], [train[0], evaluation]]
+    for records in some:
         drawn = blue(curves(records, "some"))
         assert min(drawn[0] - empty[0], drawn[1] - empty[1]) > 10
 
