@@ -13,7 +13,7 @@ from parity.bounds.rounding import Array, rounding
 from parity.errors import UsageError
 from parity.verification.adapters import CallFailed, Implementation
 from parity.verification.case import Case, generator
-from parity.verification.casts import CUT
+from parity.verification.casts import Cuts
 from parity.verification.estimate import COARSER
 from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Device, Outputs, Place
@@ -21,7 +21,7 @@ from parity.verification.place import Device, Outputs, Place
 Expected = Callable[[Implementation, Case, str], Mapping[str, Bounded] | None]
 """Of an implementation, a case and a format: true values with their limits, or None: not to be compared. An
 element whose limit is not finite is not judged."""
-Cuts = Callable[[Implementation], frozenset[str]]
+CutsOf = Callable[[Implementation], Cuts]
 
 
 @dataclass
@@ -76,7 +76,7 @@ def compare(
     table: Sequence[Case],
     expected: Expected,
     device: Device = "cpu",
-    cuts: Cuts | None = None,
+    cuts: CutsOf | None = None,
     coarser: Expected | None = None,
 ) -> Comparison:
     """The results of each implementation in each of the item's formats. A case that was made from the shapes
@@ -102,10 +102,15 @@ def compare(
                     if not case.optional:
                         raise error.where(case.name) from None
                     made.notes.append(left_out(case, error))
-            if dtype == "float64" and cuts is not None:
-                label = Label(item, table[0], one.name, Place(dtype, device))
-                made.results += [label.failure(key, CUT) for key in sorted(cuts(one))]
+            failed = {r.quantity for r in made.results if r.backend == one.name and not r.passed}
+            if dtype == "float64" and cuts is not None and failed:
+                made.results += cut_results(cuts(one), Label(item, table[0], one.name, Place(dtype, device)))
     return made
+
+
+def cut_results(cuts: Cuts, label: Label) -> list[Result]:
+    """A failure for each quantity that is cut."""
+    return [label.failure(key, cut.told()) for key, cut in sorted(cuts.items())]
 
 
 @contextmanager

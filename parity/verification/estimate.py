@@ -57,6 +57,7 @@ from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
 from parity.verification.adapters import Implementation
 from parity.verification.case import Case, at_most_one, generator
+from parity.verification.casts import UNCUT, Cut, Cuts
 from parity.verification.place import Inputs, Outputs, Place
 
 SAMPLES = 16
@@ -207,12 +208,12 @@ def limits(
     inputs: Inputs,
     units: Mapping[str, float],
     r: Rounding,
-    cut: frozenset[str] = frozenset(),
+    cut: Cuts = UNCUT,
     only_finite: bool = False,
     by_format: frozenset[str] = frozenset(),
 ) -> dict[str, Bounded]:
     """The reference's values, each with the limit that its noise in `units` sets; of those that it `cut` to
-    float32, float32's. What it has not finite in this format must come out the same. With
+    a narrower format, that one's. What it has not finite in this format must come out the same. With
     `only_finite` any finite number will do for another. What has a formula `by_format` is the reference's in
     the format itself.
     """
@@ -220,22 +221,24 @@ def limits(
     own = values if r.name == "float64" else _run(reference, inputs, r.name)
     found = {}
     for key, value in values.items():
-        narrow = key in cut
         alone = key in by_format and r.name != "float64"
         value = own[key].astype(np.float64) if alone else value
-        u = max(r.u, rounding("float32").u) if narrow else r.u
         size = np.abs(value).astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            limit = (STUDENT * u * units[key] + u * size) * (
-                1 if wider and not narrow and not alone else 2
-            ) + r.tiny
-        limit = with_underflow(limit, size, r)
+        limit = with_underflow(width(size, units[key], r, cut.get(key), wider and not alone), size, r)
         finite = np.isfinite(own[key])
         if only_finite:
             limit = np.full(size.shape, r.largest)
         limit = np.where(finite, np.where(np.isfinite(limit) & np.isfinite(value), limit, np.inf), 0.0)
         found[key] = Bounded(np.where(finite, value, own[key]).astype(r.truth), limit, r)
     return found
+
+
+def width(size: Array, units: float, r: Rounding, cut: Cut | None, exact: bool) -> Array:
+    """Of a limit: the noise and one rounding, twice where the true values have errors, too."""
+    u = max(r.u, cut.u) if cut and not cut.noise else r.u
+    noise = u * units + (cut.noise * largest(size) if cut and cut.noise else 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray((STUDENT * noise + u * size) * (1 if exact and cut is None else 2) + r.tiny)
 
 
 def with_underflow(limit: Array, size: Array, r: Rounding) -> Array:
@@ -250,7 +253,7 @@ def chosen(
     table: Sequence[Case],
     dtype: str,
     noise: Callable[[Implementation, Case, str], Noise],
-    cuts: Callable[[Implementation], frozenset[str]],
+    cuts: Callable[[Implementation], Cuts],
 ) -> Implementation:
     """Whose values stand for the true ones: whatever the order in which they are given."""
     r, first = rounding(dtype), table[0]

@@ -31,7 +31,7 @@ from parity.errors import UsageError
 from parity.verification import estimate
 from parity.verification.adapters import CallFailed, Implementation, Jax, Numpy, Signature, Torch, built
 from parity.verification.case import FAR, OFFSET, Case, Given, generated
-from parity.verification.casts import cut_quantities
+from parity.verification.casts import Cuts, U, beyond, cut_quantities
 from parity.verification.compare import check_repeats, compare, left_out, naming, shape_of, with_upstream
 from parity.verification.judge import Item, Truth
 from parity.verification.judge import truth as true_values
@@ -102,7 +102,7 @@ def verify(
         with naming(table[0]):
             check_repeats(one, table[0], place)
         notes += one.told(table[0].arrays(rounding(place.dtype)), place)
-    cuts = cache(lambda one: cut_quantities(one, table[0], device))
+    cuts = cache(lambda one: cut_quantities(one, table[0], [*inputs], device))
     if formulas:
         compared = compare(item, found, table, partial(_proved, item, device), device, cuts)
         return report_of(item, compared, notes=notes)
@@ -159,7 +159,7 @@ def _by_one_another(
     found: list[Implementation],
     table: list[Case],
     device: Device,
-    cuts: Callable[[Implementation], frozenset[str]],
+    cuts: Callable[[Implementation], Cuts],
     notes: list[str],
 ) -> Report:
     """Each against the values of one, `estimate.chosen`, its limit set by the noise of all but itself."""
@@ -179,6 +179,7 @@ def _by_one_another(
             noise(other, case, estimate.measured_in(dtype))
             for other in fitting
             if other is not one and other.formats([dtype]) and not broken(other, case, dtype)
+            if not any(one.noise for one in beyond(cuts(other), cut).values())  # by float32
         ]
         wider = dtype != "float64" or estimate.reference_values(reference, case.arrays(r), r)[1]
         if not others or (one is reference and not wider):
@@ -195,17 +196,18 @@ def _by_one_another(
         """Whether it has results that are not finite where the reference's are: nothing to measure by."""
         return one is not reference and estimate.breaks(one, reference, case, dtype)
 
-    def beyond_reference(one: Implementation) -> frozenset[str]:
-        return cuts(one) - cut if one is not reference else frozenset()
+    def beyond_reference(one: Implementation) -> Cuts:
+        return beyond(cuts(one), cut) if one is not reference else {}
 
     coarser = partial(expected, coarser=True)
     compared = compare(item, found, table, expected, device, beyond_reference, coarser)
     if cut:
         notes = [
-            f"The reference, {reference.name}, cuts {', '.join(sorted(cut))} to float32 on the way: judged "
-            "by float32's limits",
-            *notes,
-        ]
+            f"The reference, {reference.name}, cuts {', '.join(keys)} to {to} on the way: judged by "
+            f"{to}'s limits"
+            for to in U
+            if (keys := [key for key in sorted(cut) if cut[key].to == to])
+        ] + notes
     notes = list(dict.fromkeys(notes))
     limits = ESTIMATED.format(n=estimate.SAMPLES, reference=reference.name)
     return report_of(item, compared, limits, notes, reference.name)

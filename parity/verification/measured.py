@@ -20,6 +20,7 @@ import numpy as np
 from parity.bounds.bounded import Bounded
 from parity.bounds.rounding import Array, Rounding, rounding
 from parity.verification.adapters import thinned
+from parity.verification.casts import UNCUT, Cuts
 from parity.verification.estimate import (
     STUDENT,
     Noise,
@@ -29,6 +30,7 @@ from parity.verification.estimate import (
     moved,
     nearer,
     spread,
+    width,
     with_underflow,
 )
 from parity.verification.place import Device, Lazy, Outputs, Place
@@ -170,23 +172,21 @@ def fingerprint(side: Side, point: Point, dtype: str, device: Device) -> Any:
 
 
 def limits(
-    measured: Measured, dtype: str, cut: frozenset[str] = frozenset(), blurred: Outputs | None = None
+    measured: Measured, dtype: str, cut: Cuts = UNCUT, blurred: Outputs | None = None
 ) -> dict[str, Bounded]:
     """As `estimate.limits`, of values that are there already."""
     r, found = rounding(dtype), {}
     for key, value in measured.values.items():
-        narrow = key in cut
         alone = key in measured.noise.by_format and dtype != "float64"
         value = measured.own[key].astype(np.float64) if alone else value
-        u = max(r.u, rounding("float32").u) if narrow else r.u
-        with np.errstate(invalid="ignore", over="ignore"):
-            limit = STUDENT * u * measured.noise[key] + u * np.abs(value).astype(np.float64)
-            limit = limit * (1 if measured.wider and not narrow and not alone else 2) + r.tiny
-            if blurred is not None:
+        size = np.abs(value).astype(np.float64)
+        limit = width(size, measured.noise[key], r, cut.get(key), measured.wider and not alone)
+        if blurred is not None:
+            with np.errstate(invalid="ignore", over="ignore"):
                 apart = np.abs(blurred[key] - value).astype(np.float64)
                 spread = np.mean(np.square(apart[np.isfinite(apart)])) if apart.size else 0.0
                 limit = limit + STUDENT * float(np.sqrt(spread))
-        limit = with_underflow(limit, np.abs(value).astype(np.float64), r)
+        limit = with_underflow(limit, size, r)
         finite = np.isfinite(measured.own[key])
         limit = np.where(finite, np.where(np.isfinite(limit) & np.isfinite(value), limit, np.inf), 0.0)
         found[key] = Bounded(np.where(finite, value, measured.own[key]).astype(r.truth), limit, r)

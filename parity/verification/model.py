@@ -25,8 +25,16 @@ from parity.verification import fresh
 from parity.verification.adapters import Implementation, Pick
 from parity.verification.blame import Blame, blamed
 from parity.verification.case import Case, Given, drawn
-from parity.verification.casts import CUT, cut_quantities
-from parity.verification.compare import Comparison, check_repeats, naming, slight, weighed, with_upstream
+from parity.verification.casts import UNCUT, Cuts, beyond, cut_quantities
+from parity.verification.compare import (
+    Comparison,
+    check_repeats,
+    cut_results,
+    naming,
+    slight,
+    weighed,
+    with_upstream,
+)
 from parity.verification.estimate import COARSER
 from parity.verification.joined import Convert, Joined, joined
 from parity.verification.judge import Item, Label
@@ -201,8 +209,8 @@ class _Session:
             found.append(Judged(label, kept, *passes[dtype], other or None))
         return found
 
-    def compare(self, judged: Sequence[Judged], cut: frozenset[str], cut_port: frozenset[str]) -> Comparison:
-        """Every comparison, with limits that know what the reference cuts to float32."""
+    def compare(self, judged: Sequence[Judged], cut: Cuts, cut_port: Cuts) -> Comparison:
+        """Every comparison, with limits that know what the reference cuts to a narrower format."""
         made = Comparison()
         for dtype in self.item.dtypes:
             for one in judged:
@@ -215,19 +223,19 @@ class _Session:
                 if one.measured.noise.by_format:
                     made.notes.append(FOLLOWS.format(", ".join(sorted(one.measured.noise.by_format))))
             if dtype == "float64":
-                made.results += [judged[0].label.failure(key, CUT) for key in sorted(cut_port - cut)]
+                made.results += cut_results(beyond(cut_port, cut), judged[0].label)
         return made
 
     def report(self) -> Report:
         moves = self.pair.convert is not None or bool(self.pair.map.terms) or not self.pair.port.state()
         judged = [one for case in ((AS_GIVEN, MOVED) if moves else (AS_GIVEN,)) for one in self.judged(case)]
-        made, cut, blames = self.compare(judged, frozenset(), frozenset()), frozenset[str](), list[Blame]()
+        made, cut, blames = self.compare(judged, UNCUT, UNCUT), UNCUT, list[Blame]()
         if any(not result.passed and result.dtype == "float64" for result in made.results):
             cut, cut_port = self.looked_into()
-            made = self.compare(judged, cut, cut_port) if cut | cut_port else made
+            made = self.compare(judged, cut, cut_port) if cut or cut_port else made
         coarse = self.coarser(judged, made)
         if coarse:
-            made = self.compare(judged, cut, frozenset())
+            made = self.compare(judged, cut, UNCUT)
         failed = [result for result in made.results if not result.passed]
         if failed:
             where = failed[0].case, failed[0].dtype
@@ -279,8 +287,8 @@ class _Session:
         """The port's, by the reference's names."""
         return self.ported(point.in_format(place.dtype), place)[0]
 
-    def looked_into(self) -> tuple[frozenset[str], frozenset[str]]:
-        """What either side cuts to float32. Raises UsageError for a model that is random."""
+    def looked_into(self) -> tuple[Cuts, Cuts]:
+        """What either side cuts to a narrower format. Raises UsageError for a model that is random."""
         point = self.point(AS_GIVEN)
         case = replace(self.case, inputs={**point.state, **point.inputs, "dy": point.dy})
 
@@ -301,10 +309,11 @@ class _Session:
 
             one = Implementation(name, "torch", lambda inputs, place: (), pull)
             check_repeats(one, case, Place("float64", self.device))
-            found.append(cut_quantities(one, case, self.device) & set(self.compared))
+            cut = cut_quantities(one, case, [*point.inputs], self.device)
+            found.append({key: one for key, one in cut.items() if key in self.compared})
         return found[0], found[1]
 
-    def blames(self, wrong: Judged, cut: frozenset[str]) -> list[Blame]:
+    def blames(self, wrong: Judged, cut: Cuts) -> list[Blame]:
         """The layers that are wrong by their own doing, in the case and format of the first failure."""
         if not (self.pair.reference.traced and self.pair.port.traced and wrong.whole):
             return []
@@ -312,20 +321,22 @@ class _Session:
         point = self.point(case)
         wide = Place("float64", self.device)
         with np.errstate(all="ignore"):
-            ours = self.pair.reference.run(point.state, point.inputs, point.dy, wide, {})
+            ours, entered = (
+                self.pair.reference.run(point.state, point.inputs, point.dy, wide, forced)
+                for forced in (None, dict[str, Any]())
+            )
+        ours.entries = entered.entries  # only a forced pass tells what goes into a layer
         state = self.pair.state(point.state)
         noise = {key: bound.error for key, bound in limits(wrong.measured, place.dtype, cut).items()}
         return blamed(self.pair, ours, state, point, place, noise, self.compared)
 
-    def notes(
-        self, made: Comparison, cut: frozenset[str], moves: bool, judged: Sequence[Judged]
-    ) -> list[str]:
+    def notes(self, made: Comparison, cut: Cuts, moves: bool, judged: Sequence[Judged]) -> list[str]:
         notes = [TABLES] if self.blurred else []
         if cut:
-            notes.append(
-                f"The reference is cut to float32 at {next(k for k in made.quantities if k in cut)}: "
-                "judged by float32's limits from there on"
-            )
+            narrowest = max(cut.values(), key=lambda one: one.u).to
+            first = next(key for key in made.quantities if key in cut and cut[key].to == narrowest)
+            limits = f"{narrowest}'s limits"
+            notes.append(f"The reference is cut to {narrowest} at {first}: judged by {limits} from there on")
         if not moves:
             notes.append(
                 "The port's parameters were not moved off their values; give convert= to compare with "

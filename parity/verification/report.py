@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from parity.verification.case import AT_KINKS, FAR, OFFSET
-from parity.verification.casts import CUT
+from parity.verification.casts import CUT, Cut, U
 from parity.verification.compare import Comparison
 from parity.verification.judge import Item, Result
 from parity.verification.table import explain as explain_one
@@ -127,10 +127,11 @@ class Report:
     def _meaning(self, backend: str, failed: Sequence[Result]) -> str:
         notes = list(dict.fromkeys(r.note for r in failed if r.note))
         numbers = [r for r in failed if not r.note]
-        if CUT in notes:
+        if cut := [note for note in notes if note.startswith(CUT)]:
             near = [r.share for r in numbers if r.dtype == "float64" and r.case not in FAR]
-            more = near and max(near) > FLOAT32 * SLIGHT
-            return CUT + ("; and wrong beyond that" if more else "")
+            steps = max(U[to] for to in U if any(note == Cut(to).told() for note in cut)) / U["float32"]
+            more = near and max(near) > FLOAT32 * steps * SLIGHT
+            return "; ".join(cut) + ("; and wrong beyond that" if more else "")
         return "; ".join(notes + ([self._of_numbers(numbers)] if numbers else []))
 
     def _of_numbers(self, failed: Sequence[Result]) -> str:

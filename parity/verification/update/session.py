@@ -13,8 +13,8 @@ from parity.bounds.rounding import Array, rounding
 from parity.errors import UsageError
 from parity.verification.adapters import Implementation, thinned
 from parity.verification.case import Case
-from parity.verification.casts import CUT, cut_quantities
-from parity.verification.compare import Comparison, weighed
+from parity.verification.casts import UNCUT, Cuts, beyond, cut_quantities
+from parity.verification.compare import Comparison, cut_results, weighed
 from parity.verification.estimate import FACTOR, STUDENT
 from parity.verification.judge import Item, Label, Result
 from parity.verification.measured import FEW, SAMPLES, Measured, Point, limits, measure
@@ -104,9 +104,7 @@ class Session:
                 found.append((label, measured, self.read(self.ported(measured.point, label.place), dtype)))
         return found
 
-    def compare(
-        self, judged: Sequence[Judged], cut: frozenset[str], cut_port: frozenset[str], constants: float
-    ) -> Comparison:
+    def compare(self, judged: Sequence[Judged], cut: Cuts, cut_port: Cuts, constants: float) -> Comparison:
         made = Comparison()
         for label, measured, outputs in judged:
             dtype = label.place.dtype
@@ -117,7 +115,7 @@ class Session:
                 made.notes.append(FOLLOWS.format(", ".join(sorted(measured.noise.by_format))))
         label = next(label for label, _, _ in judged if label.place.dtype == self.item.dtypes[0])
         if "float64" in self.item.dtypes:
-            made.results += [label.failure(key, CUT) for key in sorted(cut_port - cut)]
+            made.results += cut_results(beyond(cut_port, cut), label)
         return self.structure(made, label)
 
     def blurred(self, measured: Measured, by: float) -> Outputs:
@@ -174,15 +172,15 @@ class Session:
 
     def report(self) -> Report:
         judged = self.judged()
-        made = self.compare(judged, frozenset(), frozenset(), 0.0)
+        made = self.compare(judged, UNCUT, UNCUT, 0.0)
         failed = {result.dtype for result in made.results if not result.passed}
         told: list[str] = []
         if failed:
             ours = self.rule(self.reference.updater, 0, None)
             if "float64" not in failed and ours is not None and ours.off <= fit.EXACT:
-                made = self.compare(judged, frozenset(), frozenset(), _constants(ours, rounding("float32").u))
-            cut, cut_port = self.cuts() if "float64" in failed else (frozenset[str](), frozenset[str]())
-            if cut | cut_port:
+                made = self.compare(judged, UNCUT, UNCUT, _constants(ours, rounding("float32").u))
+            cut, cut_port = self.cuts() if "float64" in failed else (UNCUT, UNCUT)
+            if cut or cut_port:
                 made = self.compare(judged, cut, cut_port, 0.0)
             told = self.terms(made, ours)
         report = report_of(self.item, made, LIMITS.format(n=self.samples), self.notes(), "reference")
@@ -214,8 +212,8 @@ class Session:
         ours, theirs = (side.others["gradients"][key][0] for side in self.firsts)
         return bool(np.abs(ours - theirs).max() > 1e-9 * np.abs(ours).max())
 
-    def cuts(self) -> tuple[frozenset[str], frozenset[str]]:
-        """What either side cuts to float32."""
+    def cuts(self) -> tuple[Cuts, Cuts]:
+        """What either side cuts to a narrower format."""
         point, found = next(iter(self.points.values())), []
         case = Case(self.item.name, "ordinary", {**point.state, **point.inputs, "dy": point.dy})
         for name, run in (("reference", self.own), ("port", self.ported)):
@@ -226,7 +224,8 @@ class Session:
                 return self.read(history, "float64") if run == self.ported else _thin(quantities(history))
 
             one = Implementation(name, "numpy", lambda inputs, place: (), pull)
-            found.append(cut_quantities(one, case, self.device) & set(self.wanted))
+            cut = cut_quantities(one, case, [*point.inputs], self.device)
+            found.append({key: one for key, one in cut.items() if key in self.wanted})
         return found[0], found[1]
 
     def notes(self) -> list[str]:
