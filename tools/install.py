@@ -24,6 +24,8 @@ REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 BUILT = "promise"
 """Has no wheel, so its own setup.py runs."""
 BUILD_TOOL = "setuptools"
+NO_INDEX = re.compile(r"satisfies the requirement (\S+?)[=<>~!;].*from versions: none")
+"""How pip says that it knows no version at all of a package that the lock has."""
 HINT = "to install without the lock, and unchecked: make environment LOCK="
 
 Lock = dict[str, tuple[list[str], list[str]]]
@@ -48,9 +50,19 @@ def read(text: str) -> Lock:
 
 
 def pip(*options: str) -> None:
-    """`pip install`, quiet but for errors; raises CalledProcessError when it fails, having said why."""
+    """`pip install`, quiet but for errors.
+
+    Raises LookupError where no index answers, CalledProcessError when it fails otherwise, having said why.
+    """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq", "install", *options]
-    subprocess.run(command, check=True)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    if found := NO_INDEX.search(done.stderr):
+        raise LookupError(
+            f"no package index answers: pip finds no {found[1]}. Connect to a network, or name an index with "
+            "PIP_INDEX_URL, or a folder of wheels with PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER"
+        )
+    sys.stderr.write(done.stderr)
+    done.check_returncode()
 
 
 def choose(*options: str) -> list[dict[str, Any]]:
@@ -84,7 +96,9 @@ def install(lock: Lock, extra: list[str]) -> None:
         for item in choose("-r", str(REQUIREMENTS), "-c", str(pins), *extra):
             name, version = canonical(item["metadata"]["name"]), item["metadata"]["version"]
             if name not in lock:
-                raise LookupError(f"pip needs {name} {version} here, which the lock does not have: make lock")
+                raise LookupError(
+                    f"pip needs {name} {version} here, which the lock does not have: make lock; {HINT}"
+                )
             chosen.append((name, f"{name}=={version}"))
         if chosen:
             held(chosen, "--only-binary", ":all:")
@@ -121,7 +135,7 @@ def main() -> int:
         print(f"error: pip failed, as it says above; {HINT}", file=sys.stderr)
         return error.returncode
     except LookupError as error:
-        print(f"error: {error}; {HINT}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -155,6 +155,14 @@ def test_pip_takes_the_pinned_version_and_no_altered_file(index, capfd):
     assert (index / "installed" / "madeup-1.0.dist-info").exists()
 
 
+@pytest.mark.usefixtures("index")
+def test_without_an_index_one_line_says_so(monkeypatch, tmp_path, capfd):
+    lock = "".join(f"{one} \\\n    --hash={A}\n" for one in ("promise==2.3", "setuptools==80"))
+    assert command(monkeypatch, tmp_path, lock=lock) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: no package index answers: pip finds no setuptools. Connect to a network")
+
+
 def test_no_setup_py_runs_before_its_hash_was_checked(index, monkeypatch):
     trace, pip = index / "trace", install.pip
     sha256 = source(index, trace)

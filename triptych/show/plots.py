@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Okabe & Ito's palette: told apart by colour-blind readers and in grey.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+UNITS = {"loss": "loss (mean over images)", "accuracy": "accuracy (share of images)"}
 
 
 def curves(records: list[Record], title: str) -> bytes:
@@ -22,38 +23,23 @@ def curves(records: list[Record], title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    train = [record for record in records if record["kind"] == "train"]
-    evaluations = [record for record in records if record["kind"] == "eval"]
+    kinds = {kind: [one for one in records if one["kind"] == kind] for kind in ("train", "eval")}
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
     figure.suptitle(title)
-
-    steps = [record["step"] for record in train]
-    left.plot(
-        steps, [record["loss"] for record in train], color=BLUE, alpha=0.35, lw=0.8, label="train, each batch"
-    )
-    at = [record["step"] for record in evaluations]
-    left.plot(at, [record["train_loss"] for record in evaluations], color=BLUE, lw=1.8, label="train, mean")
-    left.plot(at, [record["test_loss"] for record in evaluations], "o--", color=ORANGE, ms=3.5, label="test")
-    left.set(xlabel="step", ylabel="loss (mean over images)", title="loss")
-    bound(left, [record["loss"] for record in train] + [record["test_loss"] for record in evaluations])
-
-    right.plot(
-        at,
-        [record["train_accuracy"] for record in evaluations],
-        color=BLUE,
-        lw=1.8,
-        label="train, mean of batches",
-    )
-    right.plot(
-        at, [record["test_accuracy"] for record in evaluations], "o--", color=ORANGE, ms=3.5, label="test"
-    )
-    if any("validation_accuracy" in record for record in evaluations):
-        values = [record.get("validation_accuracy", np.nan) for record in evaluations]
-        right.plot(at, values, "s:", color=GREEN, ms=3.5, label="validation")
-    right.set(xlabel="step", ylabel="accuracy", title="accuracy")
-    for axes in (left, right):
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for kind, key, label, look in _lines(quantity):
+            points = [(one["step"], one[key]) for one in kinds[kind] if key in one]
+            if points:
+                # A line of one point is none.
+                marker = {"marker": "o", "ms": 3.5} if len(points) == 1 else {}
+                axes.plot(*zip(*points, strict=True), label=label, **marker | look)
+        if quantity == "loss":
+            bound(axes, [one["loss"] for one in kinds["train"]] + [one["test_loss"] for one in kinds["eval"]])
+        axes.set(xlabel="step", ylabel=UNITS[quantity], title=quantity)
+        axes.set_xlim(left=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.ticklabel_format(useOffset=False)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
@@ -62,15 +48,30 @@ def curves(records: list[Record], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def bound(axes: Axes, values: list[float], typical_percent: float = 98) -> bool:
+def _lines(quantity: str) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Kind of record, name in it, label and look of each line."""
+    return [
+        ("train", quantity, "train, each batch", {"color": BLUE, "alpha": 0.35, "lw": 0.8}),
+        ("eval", f"train_{quantity}", "train, mean of batches", {"color": BLUE, "lw": 1.8}),
+        ("eval", f"test_{quantity}", "test", {"color": ORANGE, "ls": "--", "marker": "o", "ms": 3.5}),
+        (
+            "eval",
+            f"validation_{quantity}",
+            "validation",
+            {"color": GREEN, "ls": ":", "marker": "s", "ms": 3.5},
+        ),
+    ]
+
+
+def bound(axes: Axes, values: list[float]) -> bool:
     """Keep a few huge first losses (raw pixels, default initialization) from flattening the rest.
 
-    The axis is cut a little above that percentile of the values where the largest is over twice as much;
+    The axis is cut a little above the 90th percentile of the values where the largest is over twice as much;
     returns whether it was.
     """
     if not values:
         return False
-    low, typical, top = np.percentile(values, [0, typical_percent, 100])
+    low, typical, top = np.percentile(values, [0, 90, 100])
     if top <= 2 * typical:
         return False
     axes.set_ylim(max(low - 0.05 * (typical - low), 0), typical * 1.1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triptych.show import tables
-from triptych.show.plots import BLUE, GREEN, ORANGE, bound
+from triptych.show.plots import BLUE, GREEN, ORANGE, UNITS, bound
 from triptych.show.runs import Comparison, Group
 from triptych.store.files import write_atomically
 
@@ -129,10 +129,12 @@ def _draw(axes: Axes, groups: Sequence[Group], quantity: str) -> None:
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.15, lw=0)
         drawn += [*test.flat, *train.flat]
     if quantity == "loss":
-        bound(axes, drawn, typical_percent=90)
-    unit = "loss (mean over images)" if quantity == "loss" else "accuracy (share of images)"
+        bound(axes, drawn)
     axes.set(
-        xlabel="training steps", ylabel=unit, title=f"{quantity}: test thick, train thin", facecolor="none"
+        xlabel="training steps",
+        ylabel=UNITS[quantity],
+        title=f"{quantity}: test thick, train thin",
+        facecolor="none",
     )
     axes.grid(alpha=0.3)
     if len(groups) <= 12:

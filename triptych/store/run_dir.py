@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tomllib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from triptych.store.records import Record
 from triptych.store.run_lock import RunLocks
 from triptych.store.sealed import read_json, sealed, unsealed
 
+MOST_TOML = 2**20
 MOST_BYTES = 2**31
 """Of metrics.jsonl: millions of steps."""
 _BEFORE_CONFIG = ("config.json.tmp", run_lock.NAME)
@@ -131,6 +133,15 @@ class RunDirectory:
             raise UserError(f"{self.summary}: expected a run's summary with {', '.join(SUMMARY_FIELDS)}")
         records.check_summary(summary, self.summary)
         return unsealed(summary, self.summary)
+
+    def data_dir(self) -> Path | None:
+        """The --data-dir of the run's command, as run.toml has it; None where it had none or that is gone."""
+        try:
+            named = tomllib.loads(read_bytes(self.command, MOST_TOML).decode()).get("data_dir")
+        except (FileNotFoundError, UserError, ValueError):  # no TOML, or no text
+            return None
+        found = Path(named) if isinstance(named, str) and "\0" not in named else None
+        return found if found is not None and (found.is_dir() or found.is_file()) else None
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json whole or not at all: with it the run is finished."""

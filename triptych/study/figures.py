@@ -49,7 +49,7 @@ def panels(planned: Planned, results: Sequence[Result]) -> list[Figure]:
 def _loss(axes: Axes, results: Sequence[Result]) -> None:
     values = _lines(axes, results, "loss")
     # An early interval's mean may be huge; of the ten or more evaluations of a run that is one in twenty.
-    if bound(axes, values, typical_percent=90):
+    if bound(axes, values):
         note = f"first values, up to {max(values):.3g}, lie above"
         axes.annotate(note, (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=8)
     axes.set(xlabel="training steps", ylabel="loss (nats, mean over images)", title="loss")

@@ -13,7 +13,7 @@ torch.func's gradient) would pay on a CPU is open: measured once, on a busy mach
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,8 @@ def launch(
     """
     reporter = reporter or Terminal()
     with RunLocks() as locks, memory.explained(experiment, options.backend):
+        if options.resume and options.data_dir is None:
+            options = replace(options, data_dir=RunDirectory(options.resume).data_dir())
         start, origin = other_start(options.resume, experiment, reporter) if options.resume else (None, None)
         job = Job(options, experiment, start, origin)
         if origin and options.overwrite and _same(options.resume, job.folder.path):

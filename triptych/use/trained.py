@@ -151,11 +151,14 @@ def _check(folder: RunDirectory, experiment: Experiment, found: checkpoint.Check
 def dataset_of(
     path: Path, config: dict[str, Any], experiment: Experiment, fingerprint: str, data_dir: Path | None
 ) -> cifar10.Dataset:
-    """The data that a run was trained on; raises UserError where other data is found."""
+    """The data that a run was trained on, from `data_dir` or where its command found it; raises UserError
+    where other data is found.
+    """
     data = config.get("data")
     generated = isinstance(data, dict) and data.get("source") == "generated"
     kind = "generated" if generated else experiment.data.dataset
-    dataset = cifar10.load("cifar10" if kind == "auto" else kind, data_dir, report=_report)
+    where = data_dir or RunDirectory(path).data_dir()
+    dataset = cifar10.load("cifar10" if kind == "auto" else kind, where, report=_report)
     if dataset.fingerprint != fingerprint:
         raise UserError(
             f"{path} was trained on data {fingerprint[:19]}..., found {dataset.fingerprint[:19]}... "
@@ -183,7 +186,7 @@ def _make_preprocessing(
     found: checkpoint.Checkpoint,
     data_dir: Path | None,
 ) -> None:
-    if data_dir is None:
+    if data_dir is None and folder.data_dir() is None:
         raise UserError(
             f"{folder.path}: trained before runs kept their mean image, so name the folder of its data once, "
             "with --data-dir: the mean image is worked out again and kept"

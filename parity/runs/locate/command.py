@@ -24,6 +24,7 @@ from triptych.describe.protocol import TrainingData, create
 from triptych.describe.spec import Device, Dtype, Experiment
 from triptych.errors import UserError
 from triptych.store import checkpoint
+from triptych.store.run_dir import RunDirectory
 
 STEPS = 100
 """Searched between two backends where nothing else is asked for."""
@@ -64,15 +65,17 @@ def locate(
     """
     _require_least(("steps", steps, 1), ("from_step", from_step, 0), ("every", every, 1))
 
+    kinds = _kind(left), _kind(right)
+    run, other = (left, right) if kinds[0] == "run" else (right, left)
+    root = data_dir or (RunDirectory(Path(run)).data_dir() if "run" in kinds else None)
+
     def load(spec: Experiment) -> tuple[TrainingData, str]:
-        found = cifar10.load(dataset or spec.data.dataset, data_dir)
+        found = cifar10.load(dataset or spec.data.dataset, root)
         return prepare(found, spec.data.preprocess, spec.data.validation), found.fingerprint
 
-    kinds = _kind(left), _kind(right)
     if "file" in kinds:
         report = compare_files(_file(left, right), _file(right, left))
     elif "run" in kinds:
-        run, other = (left, right) if kinds[0] == "run" else (right, left)
         held = read(Path(other)) if kinds == ("run", "run") else other
         report = locate_runs(read(Path(run)), held, load, device, steps, from_step, every)  # type: ignore[arg-type]
     else:

@@ -27,6 +27,8 @@ def broken_down(folder: Path, what: Any, backend: str = "numpy", **options: Any)
     assert diagnose.finite(last.state)
     assert f"the last good checkpoint is step {last.step} in {folder / 'checkpoints'}" in str(caught.value)
     assert not (folder / "summary.json").exists()
+    assert (folder / "curves.png").exists()
+    assert str(caught.value) in (folder / "log.txt").read_text()
     return str(caught.value)
 
 

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from parity.__main__ import main as parity_main
 from parity.bounds.bounded import Bounded
 from parity.convert.verify import fast, true_logits
 from tests.helpers import tiny
+from triptych import cifar10
 from triptych.__main__ import main
+from triptych.cifar10 import Dataset
 from triptych.errors import UserError
 from triptych.store import checkpoint, preprocessing
 from triptych.use import images
@@ -169,6 +172,35 @@ def test_an_older_run_gets_its_mean_image_from_its_data(run, tmp_path, capsys):
     assert ours.scale is not None
     assert (ours.scale == theirs.scale).all()
     assert ours.classes == theirs.classes
+
+
+def test_the_data_is_looked_for_where_the_run_found_it(tmp_path, capsys, monkeypatch):
+    """By predict, look, locate and --resume; until --data-dir names another place, or that one is gone."""
+    asked: list[Path | None] = []
+
+    def load(dataset: str, data_dir: Path | None, **_: object) -> Dataset:
+        asked.append(data_dir)
+        return tiny.dataset()
+
+    there = tmp_path / "there"
+    there.mkdir()
+    made, on = tiny.finished(tmp_path / "run", tiny.settings(), data_dir=there), str(tmp_path / "on")
+    monkeypatch.setattr(cifar10, "load", load)
+    for command in ("predict {} test:0", "look {}"):
+        assert main(command.format(made).split()) == 0
+    assert parity_main(["locate", str(made), "numpy"]) == 0
+    assert tiny.call("--resume", str(made), "--backend", "numpy", "--steps", "16", "--run-dir", on) == 0
+    assert len(asked) >= 4
+    assert set(asked) == {there}
+    asked.clear()
+    assert main(["predict", str(made), "test:0", "--data-dir", "here"]) == 0
+    there.rmdir()
+    assert main(["predict", str(made), "test:0"]) == 0
+    assert asked == [Path("here"), None]
+    for value in (b"3", b"'/dev/null'", b"[", b"\xff", b"'a\0b'", b'"a\\u0000b"'):
+        (made / "run.toml").write_bytes(b"data_dir = " + value)
+        assert main(["predict", str(made), "test:0"]) == 0
+    assert asked[2:] == [None] * 6
 
 
 def test_batch_norm_takes_running_statistics_whatever_comes_along(tmp_path, capsys):
