@@ -55,8 +55,8 @@ def main() -> int:
         for found in pool.map(judged, chosen):
             rows += found
             for row in found:
-                if row["fault"]:
-                    print(f"!! {row['layer']}: {row['form']} ({row['name']}): {row['fault']}", flush=True)
+                for fault in row["faults"]:
+                    print(f"!! {row['form']}: {fault}", flush=True)
     results = {
         "versions": {
             "python": platform.python_version(),
@@ -71,11 +71,11 @@ def main() -> int:
         again = sorted({*before.get("again", ()), *options.layers})
         results |= {"seconds": before["seconds"], "rows": kept + rows, "again": again}
     if options.json:
-        write_atomically(options.json, (json.dumps(results, indent=0) + "\n").encode())
+        write_atomically(options.json, (json.dumps(results, indent=1) + "\n").encode())
     if options.page:
         write_atomically(options.page, page(results).encode())
     print(summary(results))
-    return min(1, sum(bool(row["fault"]) for row in rows))
+    return min(1, sum(len(row["faults"]) for row in rows))
 
 
 if __name__ == "__main__":

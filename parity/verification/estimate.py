@@ -84,7 +84,9 @@ FOLLOWS = 1000
 """Times u: a difference between formats that stays the same when the last digits change is no rounding."""
 
 
-def reference_values(reference: Implementation, inputs: Inputs, r: Rounding) -> tuple[Outputs, bool]:
+def reference_values(
+    reference: Implementation, inputs: Inputs, r: Rounding, eager: bool = False
+) -> tuple[Outputs, bool]:
     """The reference's outputs on inputs in the judged format, in a wider one; and whether it is wider."""
     if r.name != "float64":
         return _run(reference, _cast(inputs, np.float64), "float64"), True
@@ -92,7 +94,7 @@ def reference_values(reference: Implementation, inputs: Inputs, r: Rounding) -> 
         wide = _run(reference, _cast(inputs, np.longdouble), "longdouble")
         if all(array.dtype == np.longdouble for array in wide.values()):
             return wide, True
-    return _run(reference, inputs, "float64"), False
+    return _run(reference, inputs, "float64", eager), False
 
 
 def measured_in(dtype: str) -> str:
@@ -213,13 +215,14 @@ def limits(
     cut: Cuts = UNCUT,
     only_finite: bool = False,
     by_format: frozenset[str] = frozenset(),
+    eager: bool = False,
 ) -> dict[str, Bounded]:
     """The reference's values, each with the limit that its noise in `units` sets; of those that it `cut` to
     a narrower format, that one's. What it has not finite in this format must come out the same. With
     `only_finite` any finite number will do for another. What has a formula `by_format` is the reference's in
     the format itself.
     """
-    values, wider = reference_values(reference, inputs, r)
+    values, wider = reference_values(reference, inputs, r, eager)
     own = values if r.name == "float64" else _run(reference, inputs, r.name)
     found = {}
     for key, value in values.items():
@@ -327,7 +330,7 @@ def _own(array: Array) -> Array:
     return array.copy() if array.size < SMALL else array
 
 
-def _run(implementation: Implementation, inputs: Inputs, dtype: str) -> Outputs:
+def _run(implementation: Implementation, inputs: Inputs, dtype: str, eager: bool = False) -> Outputs:
     with np.errstate(all="ignore"):
         given = {key: _own(array) for key, array in inputs.items() if key != "dy"}
-        return implementation.pull(given, inputs["dy"].copy(), Place(dtype))
+        return implementation.pull(given, inputs["dy"].copy(), Place(dtype, eager=eager))

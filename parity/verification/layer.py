@@ -189,7 +189,10 @@ def _by_one_another(
             notes.append(FOLLOWS.format(", ".join(sorted(by_format))))
         own = noise(one, case, estimate.measured_in(dtype)) if coarser and one in fitting else None
         units = estimate.together(others, own, dtype)
-        return estimate.limits(reference, case.arrays(r), units, r, cut, case.name in FAR, by_format)
+        far = case.name in FAR
+        return estimate.limits(
+            reference, case.arrays(r), units, r, cut, far, by_format, eager=far and coarser
+        )
 
     @cache
     def broken(one: Implementation, case: Case, dtype: str) -> bool:

@@ -73,16 +73,18 @@ def implementation(name: str, given: Jax, signature: Signature) -> Implementatio
         y, back = jax.vjp(lambda some: output(arrays | some), leaves)
         return (y, *back(dy.astype(y.dtype))) if y.shape == dy.shape else (y, {})
 
-    # A compiled function takes NumPy arrays, and faster than it gets them through device_put.
-    both, ready = (jax.jit(vjp), in_format) if given.jit else (vjp, put)
+    compiled = jax.jit(vjp)
 
     def shape(inputs: Inputs, place: Place) -> tuple[int, ...]:
         with precision(place):
             return jax.eval_shape(output, put(inputs, place)).shape
 
     def pull(inputs: Inputs, dy: Array, place: Place) -> Outputs:
-        with precision(place):
-            y, gradients = both(*ready((inputs, dy), place))
+        with precision(place), jax.disable_jit() if place.eager else nullcontext():
+            if given.jit and not place.eager:
+                y, gradients = compiled(*in_format((inputs, dy), place))  # faster than through device_put
+            else:
+                y, gradients = vjp(*put((inputs, dy), place))
             return {"y": as_float(y), **{f"d{key}": as_float(g) for key, g in gradients.items()}}
 
     def told(inputs: Inputs, place: Place) -> list[str]:
