@@ -6,13 +6,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from evidence.course import drawing, equations, notebook, slips
+from evidence.course import drawing, equations, graphs, notebook, slips
 
 COURSE = Path(__file__).resolve().parents[2] / "docs" / "course"
 
 FILES: dict[Path, Callable[[], str]] = {
     COURSE / "equations.md": equations.page,
     COURSE / "batch_norm_paths.svg": drawing.svg,
+    COURSE / "batch_norm.html": graphs.batch_norm,
+    COURSE / "two_layers.html": graphs.two_layers,
     COURSE / "report_errors.md": slips.page,
     COURSE / "session1.ipynb": partial(notebook.page, COURSE / "session_1.md"),
     COURSE / "session3.ipynb": partial(notebook.page, COURSE / "session_3.md"),
