@@ -107,6 +107,7 @@ LEAKY_RELU = Exercise(
         "right but at exactly 0: there the derivative is the slope, not 1": _one_at_zero,
         "right but at exactly 0: there the derivative is the slope, not 0": _none_at_zero,
         "x in the place of the derivative": lambda arrays, dy: {"dx": arrays["x"] * dy},
+        "y in the place of the derivative": lambda arrays, dy: {"dx": _leaky(arrays, dy)["y"] * dy},
     },
     probes={"ties": _ties},
     factors={"slope": SLOPE, "B": B},

@@ -78,6 +78,7 @@ CONVOLUTION = Exercise(
         "assigned, not added: a pixel collects from every window that holds it": _overwritten,
         "of the first image alone: sum over the batch": _first,
         "turned by 180 degrees": _turned_dw,
+        "the kernel is left out: every place collects dy": _conv(back=np.ones_like),
     },
     factors={"B": B, "places": ROWS * COLUMNS, "kernel": KERNEL * KERNEL},
 )
@@ -148,6 +149,9 @@ MAX_POOL = Exercise(
         "the largest in size, not in value": _pool(lambda four: np.abs(four).max(axis=0), _winner),
         "the top left of the window": _pool(
             lambda four: four[0], lambda four: np.arange(4)[:, None, None, None] == 0 * four
+        ),
+        "the window's places are taken by columns, not by rows": _pool(
+            _maximum, lambda four: _winner(four)[[0, 2, 1, 3]]
         ),
         "right but at ties: each of the equal ones gets the gradient": _pool(_maximum, _tied),
         "right but at ties: the gradient is shared": _pool(

@@ -57,6 +57,17 @@ def _probability(arrays: Arrays, dy: Array) -> Arrays:
     return {"y": -(p * t).sum(axis=1).mean(), "ds": dy * (s - t) / len(s)}
 
 
+def _sum_of(arrays: Arrays) -> Array:
+    _, p, t = _parts(arrays)
+    return p + t
+
+
+def _without_logarithm(arrays: Arrays, dy: Array) -> Arrays:
+    s, _, t = _parts(arrays)
+    shifted = s - s.max(axis=1, keepdims=True)
+    return {"y": (np.exp(shifted).sum(axis=1) - (t * shifted).sum(axis=1)).mean()}
+
+
 CROSS_ENTROPY = Exercise(
     name="cross_entropy",
     session=1,
@@ -75,6 +86,8 @@ CROSS_ENTROPY = Exercise(
         "the label is not used: the most probable class, or a target of 0": _untargeted,
         "only the diagonal of the softmax's derivative: every logit moves every probability": _diagonal,
         "logarithm and exponential are missing: the probability, or the logit, itself": _probability,
+        "the target is added, not subtracted": lambda arrays, dy: {"ds": dy * _sum_of(arrays) / B},
+        "the logarithm of the sum is missing": _without_logarithm,
     },
     probes={"large": lambda arrays: {**arrays, "s": 1000 * arrays["s"]}},
     large="right for ordinary logits, not for large ones: subtract each row's maximum before exp",

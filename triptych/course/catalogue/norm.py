@@ -51,7 +51,7 @@ def _without_gamma(arrays: Arrays, dy: Array) -> Arrays:
     return _dx()({**arrays, "gamma": np.ones(C)}, dy)
 
 
-def _by(variance: Any, axis: int = 0) -> Any:
+def _by(variance: Any, axis: int | None = 0) -> Any:
     """y from another 1 / sqrt(sigma^2 + eps)."""
 
     def quantities(arrays: Arrays, dy: Array) -> Arrays:
@@ -91,6 +91,18 @@ BATCH_NORM = Exercise(
         "divided by the variance, not by its root": _dx(power=2),
         "sums over features, not over samples, as the report prints (63)": _dx(axis=1),
         "gamma is missing: g = gamma dy": _without_gamma,
+        "the variance's path is divided by n twice": _dx(variance=1 / N),
+        "the mean's path is divided by n twice": _dx(mean=1 / N),
+        "gamma does not belong here: beta is added behind it": lambda arrays, dy: {
+            "dbeta": _pieces(arrays, dy)[2].sum(axis=0)
+        },
+        "a product of two sums, not the sum of the products": lambda arrays, dy: {
+            "dgamma": np.broadcast_to(dy, (N, C)).sum(axis=0) * _pieces(arrays, dy)[0].sum(axis=0)
+        },
+        "eps is subtracted": _by(lambda x: 1 / np.sqrt(x.var(axis=0) - EPS)),
+        "one mean for all features": _by(
+            lambda x: 1 / np.sqrt(np.square(x - x.mean()).mean(axis=0) + EPS), axis=None
+        ),
         "x in the place of xhat": lambda arrays, dy: {"dgamma": (arrays["x"] * dy).sum(axis=0)},
         "the unbiased variance, 1/(n - 1)": _by(lambda x: 1 / np.sqrt(x.var(axis=0, ddof=1) + EPS)),
         "eps outside the root": _by(lambda x: 1 / (np.sqrt(x.var(axis=0)) + EPS)),

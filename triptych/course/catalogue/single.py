@@ -16,7 +16,9 @@ SHAPE = (4, 3)
 def _truth(theta: Any, g: Any, m: Any, root: Any) -> Any:
     m = BETA1 * m + (1 - BETA1) * g
     v = BETA2 * (root * root) + (1 - BETA2) * (g * g)
-    return theta - ETA * (m / (1 - BETA1**T)) / (sqrt(v / (1 - BETA2**T)) + EPSILON)
+    theta = theta - ETA * (m / (1 - BETA1**T)) / (sqrt(v / (1 - BETA2**T)) + EPSILON)
+    layers = np.eye(3).reshape(3, 3, *[1] * len(theta.shape))  # one array of the three
+    return sum(one.reshape(1, *theta.shape) * layer for one, layer in zip((theta, m, v), layers, strict=True))
 
 
 def _adam(
@@ -28,15 +30,22 @@ def _adam(
     weights: tuple[float, float] | None = None,
     square: Any = np.square,
     denominator: Any = lambda v: np.sqrt(v) + EPSILON,
+    plus: float = 0.0,
 ) -> Any:
     def quantities(arrays: Arrays, dy: Array) -> Arrays:
         g = arrays["g"]
         one, two = weights or (1 - beta1, 1 - beta2)
         m = beta1 * arrays["m"] + one * g
         v = beta2 * np.square(arrays["root"]) + two * square(g)
-        return {"m": m, "v": v, "theta": arrays["theta"] - sign * ETA * (m / first) / denominator(v / second)}
+        step = ETA * ((m / first) / denominator(v / second) + plus)
+        return {"m": m, "v": v, "theta": arrays["theta"] - sign * step}
 
     return quantities
+
+
+def _returned(arrays: Arrays, dy: Array) -> Arrays:
+    right = _adam()(arrays, dy)
+    return {"m": right["m"] / (1 - BETA1**T), "v": right["v"] / (1 - BETA2**T)}
 
 
 def _three(found: Any) -> Arrays:
@@ -53,7 +62,7 @@ class _Adam(OutputOnly):
         return super().answer({"step": _with_v(functions["step"])}, arrays, dy)
 
     def for_verify(self, functions: Any) -> Any:
-        """theta of one step."""
+        """theta, m and v of one step, in one array."""
         return super().for_verify({"step": _with_v(functions["step"])})
 
 
@@ -92,9 +101,15 @@ def step(theta, g, m, v, t):
         "the new gradient lacks its factor 1 - beta": _adam(weights=(1, 1)),
         "g is not squared": _adam(square=lambda g: g),
         "beta and 1 - beta are exchanged": _adam(beta1=1 - BETA1, beta2=1 - BETA2),
+        "the corrected moment is returned: it is for the step alone, the next one needs m and v": _returned,
+        "epsilon is outside the division": _adam(plus=EPSILON, denominator=np.sqrt),
+        "beta1 in both corrections": _adam(second=1 - BETA1**T),
+        "1 - beta to the power t in the correction, not 1 - beta^t": _adam(
+            (1 - BETA1) ** T, (1 - BETA2) ** T
+        ),
     },
     split=_three,
-    joined=lambda found: np.asarray(found[0]),
+    joined=lambda found: np.stack([np.asarray(one) for one in found]),
 )
 
 N = 10
@@ -134,6 +149,17 @@ def standard_error(values):
         "the mean itself": _spread(lambda a: a.mean()),
         "a half-width of 95%: 1.96 standard errors": _spread(lambda a: 1.96 * a.std(ddof=1) / np.sqrt(N)),
         "the mean distance from the mean": _spread(lambda a: np.abs(a - a.mean()).mean()),
+        "the mean distance from the mean, over the root of n": _spread(
+            lambda a: np.abs(a - a.mean()).mean() / np.sqrt(N)
+        ),
+        "over the root of n - 1: with the spread by n - 1 it is n": _spread(
+            lambda a: a.std(ddof=1) / np.sqrt(N - 1)
+        ),
+        "times the root of n: a mean of more runs is surer, not less": _spread(
+            lambda a: a.std(ddof=1) * np.sqrt(N)
+        ),
+        "the variance over the root of n": _spread(lambda a: a.var(ddof=1) / np.sqrt(N)),
+        "the range over the root of n": _spread(lambda a: np.ptp(a) / np.sqrt(N)),
     },
     without=("one sample",),
 )
