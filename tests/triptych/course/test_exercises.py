@@ -51,7 +51,7 @@ WRONG: dict[int, list[tuple[str, str, str]]] = {
         ("np.where(x > 0, x, 0.1 * x)", "np.where(x > 0, 0.1 * x, x)", "the two sides are exchanged"),
         ("np.where(x > 0, x, 0.1 * x)", "np.where(x > 0, x, 0.01 * x)", "0.01, not 0.1"),
         ("np.where(x > 0, x, 0.1 * x)", "np.where(x > 0, x, -0.1 * x)", "the sign below 0 is turned"),
-        ("    x = cache\n", "    x = cache\n    dy = dy * x\n", UNKNOWN),
+        ("    x = cache\n", "    x = cache\n    dy = dy * x\n", "y in the place of the derivative"),
     ],
     4: [
         ("- g.sum(axis=0) ", "", "dx: equal to the answer without the mean's path"),
