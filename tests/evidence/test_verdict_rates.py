@@ -22,7 +22,11 @@ def test_right_forms_pass_and_mistakes_fail(task):
     [
         ("log-softmax", "minus logsumexp", 28),  # rounds away log(1 + 1e-13) beside logits of 1e4
         ("squeeze and excite", "einsum", 6),  # rounds away a gradient of 6e-36
-        ("logsumexp", "jax", 5),  # torch's exp(x - y) beside a y of 7000, and a softmax that is nearly one-hot
+        (
+            "logsumexp",
+            "jax",
+            5,
+        ),  # torch's exp(x - y) beside a y of 7000, nearly one-hot
         ("attention", "jax", 1),  # XLA's fused softmax overflows at 1e30; and one form's exact 0
     ],
 )
