@@ -10,7 +10,8 @@ a kink, stays the same at a jump or tie, and stays at float64's rounding where i
 float32 alone leave it about the same from coarse to middle, and nothing at fine.
 
 Steps of bfloat16 and float16 are so long that a tiny move, of everything, of the inputs or of dy, changes not
-one bit of most of the numbers that a long move changes.
+one bit of most of the numbers that a long move changes. Where smooth parts are added, D falls no faster than
+the root of h.
 """
 
 from __future__ import annotations
@@ -48,10 +49,13 @@ class Cut(NamedTuple):
 Cuts = Mapping[str, Cut]
 """Of a quantity."""
 UNCUT: Cuts = MappingProxyType({})
-U = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+EITHER = "bfloat16 or float16"
+U = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, EITHER: 2.0**-8}
 COARSE, MIDDLE, FINE = 2.0**-17, 2.0**-23, 2.0**-40
-LONG, SHORT, TINY = 2.0**-6, 2.0**-9, 2.0**-30
-"""Two of bfloat16's steps; a quarter of one, which is two of float16's; and nothing beside one."""
+LONG, SHORT, SHORTER, TINY = 2.0**-6, 2.0**-9, 2.0**-12, 2.0**-30
+"""Two of bfloat16's steps; a quarter of one, which is two of float16's; little; and nothing beside one."""
+MUCH = 2.0**-17
+"""No part of a step of float32."""
 NAMING = 4
 """Draws that tell bfloat16 from float16."""
 DRAWS = 2
@@ -93,6 +97,12 @@ def cut_quantities(one: Implementation, case: Case, inputs: Sequence[str], devic
                 moved = [_moves(centre[key], one[key]) for one in moves]
                 if to := _of_16_bits(moved, [one[key] for one in bends]):
                     found[key] = Cut(to, _noise(centre[key], [one[key] for one in bends]))
+    forward = {key for key in judged - set(found) if not key.startswith("d")}
+    short, shorter = ([bend(h, draw) for draw in range(NAMING)] for h in (SHORT, SHORTER))
+    if any(_mixed(centre[k], [one[k] for one in short], [one[k] for one in shorter]) for k in forward):
+        for key in judged:
+            if key in found or _size(short[0][key]) > MUCH * _size(centre[key]):
+                found[key] = Cut(EITHER, _noise(centre[key], [one[key] for one in short]))
     single = judged - set(found)
     noise = 2.0**-45 * max((_size(a) for a in (arrays["dy"], *centre.values())), default=0.0)
     for draw in range(DRAWS):
@@ -101,6 +111,17 @@ def cut_quantities(one: Implementation, case: Case, inputs: Sequence[str], devic
         coarse, middle, fine = (bend(h, draw) for h in (COARSE, MIDDLE, FINE))
         single = {k for k in single if _has_steps(centre[k], coarse[k], middle[k], fine[k], noise)}
     return found | dict.fromkeys(single, Cut("float32"))
+
+
+def _mixed(centre: Array, short: Sequence[Array], shorter: Sequence[Array]) -> bool:
+    """Whether steps of 16 bits bend much of a value, beside smooth parts of it: an 8th of the move bends it by
+    no less than a 16th as much. Gradients have other jumps, at kinks.
+    """
+    something, size = centre != 0, _size(centre)
+    bent = np.median([((one > MUCH * size) & something).sum() for one in short])
+    if bent < max(1, something.sum() / 4):
+        return False
+    return bool(np.sqrt(np.nanmean(np.square(shorter)) / np.nanmean(np.square(short))) > 1 / 16)
 
 
 def _has_long_steps(centre: Array, tiny: Array, far: Array) -> bool:

@@ -38,8 +38,9 @@ these leave (see `casts`).
 
 An equal form may be coarser (`E[x^2] - E[x]^2` for a variance). So where one is off by at most COARSER
 limits, its own noise is measured too, and takes the place of the others', up to COARSER times theirs. No cut
-to a narrower format is so close: 16 bits are off by 2^13 times as much as float32. In float64 no wrong formula is, so there it is let pass by that alone: what
-rounding takes away altogether, as in x - logsumexp(x) at 1e4, no change of last digits shows.
+to a narrower format is so close: 16 bits are off by 2^13 times as much as float32. In float64 no wrong
+formula is, so there it is let pass by that alone: what rounding takes away altogether, as in x - logsumexp(x)
+at 1e4, no change of last digits shows.
 
 float64 has no wider format to measure R in. To first order an error is u times something that does not
 depend on u, so S and R are those of float32 times 2^-29. The truth is the reference in long double where it
@@ -66,6 +67,7 @@ FACTOR = 8
 COARSER = {"float64": 256, "float32": 64, "bfloat16": 8}
 TAIL = 6
 """Errors beyond so many root mean squares are not those of one normal distribution."""
+DEEP = 2.0**20
 STUDENT = 12.61
 """P(|t| > T) = 10^-9 for 16 degrees of freedom."""
 SMALL = 2**16
@@ -195,14 +197,15 @@ def _together(conditions: list[float], roundings: list[float], something: bool) 
 
 def together(others: Sequence[Noise], own: Noise | None, dtype: str) -> dict[str, float]:
     """The noise that judges one: that of the most uncertain of the others, or its own up to COARSER times
-    that; in float64 all of that. Where the others are exactly 0 and show no noise, as a saturated softmax's
-    gradient, its own is all that there is to go by.
+    that; in float64 all of that. Where the others are 0, or as good as, and show no noise in the format, as
+    a saturated softmax's gradient, its own is all that there is to go by.
     """
     found = {key: max(one[key] for one in others) for key in others[0]}
     if own is None:
         return found
     most = {key: COARSER[dtype] * units for key, units in found.items()}
-    free = {key: own.get(key, 0.0) for key, units in found.items() if not units}
+    r = rounding(measured_in(dtype))
+    free = {key: max(units, own.get(key, 0.0)) for key, units in found.items() if units < r.tiny / r.u}
     if dtype == "float64":
         return most | free
     return {key: max(units, min(own.get(key, 0.0), most[key])) for key, units in found.items()} | free
@@ -249,8 +252,12 @@ def width(size: Array, units: float, r: Rounding, cut: Cut | None, exact: bool) 
 
 def with_underflow(limit: Array, size: Array, r: Rounding) -> Array:
     """A number so small that its rounding cannot be measured may come out as 0: a step before it underflows,
-    or is rounded away (1 - sigmoid of 100).
+    or is rounded away (1 - sigmoid of 100). In float64 one that float32 does not have may be off by DEEP u:
+    an exponential turns the error of its argument, a sum of numbers like 1e4, into a relative one.
     """
+    single = rounding("float32")
+    deep = (r.name == "float64") & (size < single.tiny / single.u)
+    limit = np.where(deep, np.maximum(limit, DEEP * r.u * size), limit)
     return np.where(size < r.tiny / r.u, np.maximum(limit, size), limit)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from parity import Torch, verify, verify_model
 from parity.verification.adapters import Signature, built
 from parity.verification.case import Case
-from parity.verification.casts import cut_quantities
+from parity.verification.casts import EITHER, cut_quantities
 
 FORMATS = ("float32", "float16", "bfloat16")
 
@@ -120,3 +120,25 @@ def test_a_port_that_cuts_is_named_with_the_layer_whatever_the_frameworks(to: st
     report = verify_model("net", inputs={"x": (5, 8)}, reference=Port(port.state_dict()), port=port)
     assert f"port b: cut to {to} on the way" in report.explain()
     assert "what goes into b differs" in report.explain()
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_cut_beside_smooth_parts_is_told(to: str) -> None:
+    def attention(x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        a = cut(cut((x @ q) @ (x @ k).T / 16, to).softmax(-1), to)  # not so sure that it is 0 and 1
+        return x + a @ (x @ v)
+
+    for seed in range(3):
+        told = found(attention, seed, x=(6, 8), q=(8, 8), k=(8, 8), v=(8, 8))
+        assert told["y"] == told["dx"] == ("float32" if to == "float32" else EITHER)
+
+
+def test_two_layers_that_cut_to_float16_pass_where_it_ends() -> None:
+    """1e15 is infinity there, and what follows is another NaN or infinity in each."""
+    report = verify(
+        "gelu",
+        inputs={"x": (4, 6)},
+        torch=lambda x: F.gelu(x.half()).to(x.dtype),
+        jax=lambda x: jax.nn.gelu(x.astype(jnp.float16), approximate=False).astype(x.dtype),
+    )
+    assert report.passed, report.explain()
