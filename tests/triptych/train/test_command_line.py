@@ -151,7 +151,15 @@ def test_epochs_stand_for_steps(capsys):
     for words, steps in (("--epochs", "2"), 500), (("--epochs=0.5", "--batch-size", "64"), 391):
         assert train.parse(list(words)).settings.training.steps == steps
     assert train.parse(["--epochs", "1", "--validation", "10000"]).settings.training.steps == 200
-    for line, said in ("1 --steps 3", "got both"), ("nan", "finite number > 0"), ("0", "> 0"):
+    Path("run.toml").write_text("epochs = 2\nchannels = [4, 'M']\n")
+    for words, steps in ((), 500), (("--epochs", "1"), 250), (("--steps", "7"), 7):
+        assert train.parse(["--config", "run.toml", *words]).settings.training.steps == steps
+    for line, said in (
+        ("1 --steps 3", "got both"),
+        ("nan", "finite number > 0"),
+        ("0", "> 0"),
+        ("x", "invalid float value"),
+    ):
         assert tiny.call("--epochs", *line.split()) == 2
         assert said in capsys.readouterr().err
 
@@ -176,7 +184,18 @@ def test_run_toml_repeats_a_run_and_what_is_typed_overrides_it(capsys):
     [
         ("learning_rat = 1", "unknown name 'learning_rat'; did you mean learning_rate?"),
         ("xyzzy = 1", "unknown name 'xyzzy'; train.py --help-all lists all"),
-        ("[steps]\na = 1", "expected a plain value, got a table"),
+        ("[model]\nhidden = [6]", "expected lines `name = value`, got a table: take [model] out"),
+        ("steps = 'many'", 'steps: expected a whole number, got "many"'),
+        ("steps = 3.5", "steps: expected a whole number, got 3.5"),
+        ("steps = 2024-01-01", 'steps: expected a whole number, got "2024-01-01"'),
+        ("learning_rate = true", "learning_rate: expected a number, got true"),
+        ("tf32 = 1", "tf32: expected true or false, got 1"),
+        ("hidden = 600", "hidden: expected a list of whole numbers, got 600"),
+        ("hidden = [600, '--steps', 3]", 'hidden: expected a list of whole numbers, got [600, "--steps", 3]'),
+        ("channels = [[32], 'M']", "channels: expected a list of words, got"),
+        ("optimizer = 'sdg'", 'optimizer: expected one of sgd, adam, adamw, got "sdg"'),
+        ("data_dir = ['a', 'b']", 'data_dir: expected a path in quotes, got ["a", "b"]'),
+        ("epochs = 1\nsteps = 3", "expected epochs or steps, got both"),
         ("steps = ", "expected a TOML file"),
         ("steps = 0", "steps: expected a whole number of at least 1"),
     ],
