@@ -40,17 +40,19 @@ NOT_RUN = {
     "parity check catches|train.py --sweep$|.*--experiment$|python -m parity locate$": "no whole command",
 }  # fmt: skip
 """Commands that docs-check does not run, and why."""
+QUICK_BENCH = "--models fig1 --variants jax torch --batches 200 --repeats 1 --calls 1 --images 1000"
 SHORTER = (
     (r".*train.py .*--epochs", "--epochs 0.01"),
+    (r".*train.py .*--resume", "--steps 30"),
     (r".*train.py (?!list|--help)", "--steps 20"),
     (r".*parity grow", "--steps 2 --test-images 50 --backend numpy jax"),
     (r".*parity locate numpy", "--steps 2"),
     (r".*parity check .*--drawn", "--drawn 1 --item linear"),
     (r".*parity check .*--item", "--quick"),
     (r".*parity report", "--quick"),
+    (r".*study (report|list)", f"--published {ROOT / 'docs/study-results'}"),
     (r".*parity ulps", "--stride 1000003"),
-    (r".*bench .*--models", "--repeats 1 --calls 1 --images 256 --batches 8"),
-    (r".*bench --json", "--quick"),
+    (r".*bench .*--(models|json)", QUICK_BENCH),
     (r".*bench sweep", "--repeats 1 --calls 1 --variants jax-sweep jax"),
     (r".*bench whole", "--repeats 1 --steps 20"),
 )
@@ -67,7 +69,7 @@ STANDS_FOR = {
     "A/checkpoints/step-00000400.safetensors": "runs/fig1/checkpoints/step-00000020.safetensors",
     "B/checkpoints/step-00000400.safetensors": "runs/other/checkpoints/step-00000020.safetensors",
 }
-ENDS = {".*exercise check": 1, ".*locate (runs|A)": 1}
+ENDS = {".*exercise check": 1, ".*locate (runs/A runs/B|A/)": 1}
 """Other exit codes than 0: what is not yet written is not right, and other seeds differ."""
 
 
@@ -179,7 +181,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(plain_vgg().state_dict(), place / "theirs.pt")
     for number in (2, 3, 5, 6, 7, 8):  # the pages start 1 and 4
         run(f"triptych exercise start {number}", place)
-    run("python -m triptych bench --quick --json A.json", place)
+    run(f"python -m triptych bench {QUICK_BENCH} --json A.json", place)
     shutil.copy(place / "A.json", place / "B.json")
     return place
 
