@@ -192,15 +192,17 @@ def _together(conditions: list[float], roundings: list[float], something: bool) 
 
 def together(others: Sequence[Noise], own: Noise | None, dtype: str) -> dict[str, float]:
     """The noise that judges one: that of the most uncertain of the others, or its own up to COARSER times
-    that; in float64 all of that.
+    that; in float64 all of that. Where the others are exactly 0 and show no noise, as a saturated softmax's
+    gradient, its own is all that there is to go by.
     """
     found = {key: max(one[key] for one in others) for key in others[0]}
     if own is None:
         return found
     most = {key: COARSER[dtype] * units for key, units in found.items()}
+    free = {key: own.get(key, 0.0) for key, units in found.items() if not units}
     if dtype == "float64":
-        return most
-    return {key: max(units, min(own.get(key, 0.0), most[key])) for key, units in found.items()}
+        return most | free
+    return {key: max(units, min(own.get(key, 0.0), most[key])) for key, units in found.items()} | free
 
 
 def limits(

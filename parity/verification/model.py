@@ -35,7 +35,7 @@ from parity.verification.compare import (
     weighed,
     with_upstream,
 )
-from parity.verification.estimate import COARSER
+from parity.verification.estimate import Noise, together
 from parity.verification.joined import Convert, Joined, joined
 from parity.verification.judge import Item, Label
 from parity.verification.measured import (
@@ -268,14 +268,15 @@ class _Session:
             if not off:
                 continue
             known = one.measured.noise
-            if dtype == "float64":
-                told += [f"in {key} ({dtype}, {case})" for key in sorted(off)]
-                known |= {key: COARSER[dtype] * known[key] for key in off}
-                continue
-            found = coarseness(self.read, self.read_port, self.point(case), dtype, self.device, self.samples)
-            for key in sorted(key for key in off & set(found) if found[key] > known[key]):
-                told.append(f"{found[key] / known[key]:.2g} times in {key} ({dtype}, {case})")
-                known[key] = min(found[key], COARSER[dtype] * known[key])
+            own: Mapping[str, float] = {}
+            if dtype != "float64" or not all(known[key] for key in off):
+                own = coarseness(
+                    self.read, self.read_port, self.point(case), dtype, self.device, self.samples
+                )
+            wider = together([known], Noise(own), dtype)
+            for key in sorted(key for key in off if wider[key] > known[key]):
+                told.append(f"in {key} ({dtype}, {case})")
+                known[key] = wider[key]
         admitted = "an equal form that is less accurate, let pass"
         return [f"The port rounds more coarsely, {', '.join(told)}: {admitted}"] if told else []
 

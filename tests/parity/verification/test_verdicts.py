@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from flax import nnx
 from torch import nn
 
-from parity import Jax, Report, Torch, verify, verify_model
+from parity import Jax, Numpy, Report, Torch, verify, verify_model
+from parity.bounds.rounding import Array
 from parity.errors import UsageError
 from parity.formula import exp, row_maximum, rsqrt, sqrt
 from parity.formula import where as choose
@@ -714,3 +715,32 @@ def test_a_mistake_is_one_clear_line(call: Callable[[], Any], message: str) -> N
     with pytest.raises(UsageError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def flash_attention(wrong: float) -> Numpy:
+    """With FlashAttention's backward pass: its row sum is of dy y, not of p dp; `wrong` times that."""
+
+    def forward(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
+        s = q @ k.T
+        p = np.exp(s - s.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        return p @ v, (q, k, v, p, p @ v)
+
+    def backward(dy: Array, cache: Any) -> tuple[Array, Array, Array]:
+        q, k, v, p, y = cache
+        ds = p * (dy @ v.T - wrong * (dy * y).sum(-1, keepdims=True))
+        return ds @ k, ds.T @ q, p.T @ dy
+
+    return Numpy(forward, backward)
+
+
+@pytest.mark.parametrize("wrong", [1.0, 1 + 1e-6, 0.0])
+def test_rounding_beside_an_exact_zero_is_no_fault_and_a_wrong_term_is(wrong: float) -> None:
+    """At 1e4 one gradient is 0, and the other what rounding leaves of a difference of large numbers."""
+    report = verify(
+        "attention",
+        inputs=dict.fromkeys("qkv", (5, 4)),
+        numpy=flash_attention(wrong),
+        torch=lambda q, k, v: (q @ k.T).softmax(-1) @ v,
+    )
+    assert report.passed == (wrong == 1), str(report)
