@@ -152,8 +152,8 @@ def test_epochs_stand_for_steps(capsys):
         assert train.parse(list(words)).settings.training.steps == steps
     assert train.parse(["--epochs", "1", "--validation", "10000"]).settings.training.steps == 200
     Path("run.toml").write_text("epochs = 2\nchannels = [4, 'M']\n")
-    for words, steps in ((), 500), (("--epochs", "1"), 250), (("--steps", "7"), 7):
-        assert train.parse(["--config", "run.toml", *words]).settings.training.steps == steps
+    for more, steps in ((), 500), (("--epochs", "1"), 250), (("--steps", "7"), 7):
+        assert train.parse(["--config", "run.toml", *more]).settings.training.steps == steps
     for line, said in (
         ("1 --steps 3", "got both"),
         ("nan", "finite number > 0"),
