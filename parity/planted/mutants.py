@@ -48,6 +48,9 @@ NAMES = {old: new for pair in PAIRS for old, new in (pair, pair[::-1])}
 LEFT_OUT = ("sqrt", "square", "abs", "log", "exp")
 """Functions whose argument may stand in their place."""
 
+ANY_ORDER = {"maximum", "minimum", "max", "min", "isinstance", "getattr", "hasattr"}
+"""Where exchanged arguments change nothing, or no number."""
+
 Change = tuple[str, int, int, str]
 """Kind, start and end in the source, and the new text."""
 
@@ -184,7 +187,7 @@ class _Reader:
         if last in LEFT_OUT and len(node.args) == 1:
             yield "function dropped", *self._span(node), self._inside(node.args[0])
         plain = [arg for arg in node.args if not isinstance(arg, ast.Starred)]
-        if last not in ("isinstance", "getattr", "hasattr"):
+        if last not in ANY_ORDER:
             for a, b in pairwise(plain):
                 (start, middle), (after, end) = self._span(a), self._span(b)
                 changed = self.source[after:end] + self.source[middle:after] + self.source[start:middle]
@@ -238,9 +241,10 @@ class _Reader:
 
 def _left_alone(node: ast.AST) -> bool:
     if isinstance(node, ast.FunctionDef):
-        return node.name in NOT_NUMBERS
+        return node.name in NOT_NUMBERS or node.name.startswith("_check")
     if isinstance(node, ast.If):
         return all(isinstance(line, ast.Raise) for line in node.body) and not node.orelse
     if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Constant)
+        checks = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "").startswith("_check")
+        return isinstance(node.value, ast.Constant) or checks
     return isinstance(node, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom | ast.JoinedStr)

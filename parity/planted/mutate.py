@@ -61,9 +61,8 @@ def judge(mutant: Mutant, items: Sequence[Reached], tests: bool = False) -> Fate
     label = mutant.edit.module, mutant.line, mutant.kind, shown
     if why := reason(mutant.edit.module, shown):
         return Fate(*label, "equivalent", why)
-    reached = reaching(mutant, list(items))
     for stage in ("quick", "full"):
-        for each in reached:
+        for each in reaching(mutant, items, quick=stage == "quick"):
             if by := _killed(mutant, each, quick=stage == "quick"):
                 return Fate(*label, stage, by, f"{each.item}, {each.backend}")
     if tests and (where := mutant_tests.killed(mutant.edit)):
@@ -87,8 +86,16 @@ def _killed(mutant: Mutant, each: Reached, quick: bool) -> str:
     return "" if all(result.passed for result in results) else NUMBER
 
 
-def run(chosen: Sequence[Mutant], items: Sequence[Reached], workers: int, tests: bool) -> list[Fate]:
-    """The fate of each, in their order; a worker that dies was killed by its mutant, as by a crash."""
+def run(
+    chosen: Sequence[Mutant],
+    items: Sequence[Reached],
+    workers: int = 1,
+    tests: bool = False,
+    json: Path | None = None,
+) -> list[Fate]:
+    """The fate of each, in their order, written to `json` after each one; a worker that dies was killed by
+    its mutant, as by a crash.
+    """
     left = iter(enumerate(chosen))
     fates: dict[int, Fate] = {}
 
@@ -102,6 +109,8 @@ def run(chosen: Sequence[Mutant], items: Sequence[Reached], workers: int, tests:
                 label = mutant.edit.module, mutant.line, mutant.kind, diff([mutant.edit])
                 fates[i], pool = Fate(*label, "quick", CRASH, "the process ended"), _pool()
             show(f"{len(fates)} of {len(chosen)}")
+            if json is not None:
+                saving.write_json(json, [asdict(fates[i]) for i in sorted(fates)])
         pool.shutdown()
 
     with ThreadPoolExecutor(workers) as threads:
@@ -143,11 +152,9 @@ def mutate(
     if count < 0 or workers < 1:
         raise UserError(f"expected --count 0 or more and --workers 1 or more, got {count} and {workers}")
     chosen = choose(file or MODULES, seed, count or None)
-    fates = run(chosen, record(show), workers, tests)
+    fates = run(chosen, record(show), workers, tests, json)
     show("")
     print(render(fates))
-    if json is not None:
-        saving.write_json(json, [asdict(fate) for fate in fates])
     if page is not None:
         write_page(page, fates)
     return 0 if all(fate.killed for fate in fates) else 1

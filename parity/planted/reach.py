@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from parity.planted.edits import file_of
+from parity.planted.edits import PACKAGES, file_of
 from parity.planted.mutants import MODULES, Mutant
 from parity.suite import check
 from parity.suite.backends import BACKENDS, SHARED, computations, forget
@@ -32,11 +32,11 @@ class Reached(NamedTuple):
         return max(MINIMUM, 10 * self.seconds)
 
 
-def record(progress: Callable[[str], None]) -> list[Reached]:
+def record(progress: Callable[[str], None], backends: Iterable[str] = (*BACKENDS, SHARED)) -> list[Reached]:
     """Run all items of the quick check once; the most specific come first."""
     names = {str(file_of(module)): module for module in MODULES}
     found = []
-    for backend in (*BACKENDS, SHARED):
+    for backend in backends:
         for item in (*ITEMS, *(("model",) if backend != SHARED else ())):
             if item == "model" or item in computations(backend):
                 progress(f"{item}, {backend}: what it runs")
@@ -63,9 +63,17 @@ def _one(item: str, backend: str, names: dict[str, str]) -> Reached:
     return Reached(item, backend, frozenset(called), time.perf_counter() - began)
 
 
-def reaching(mutant: Mutant, items: list[Reached]) -> list[Reached]:
-    """The items to run: at a module's or class's top all that run anything of the module."""
+def reaching(mutant: Mutant, items: Sequence[Reached], quick: bool) -> list[Reached]:
+    """The items that run its function. At a module's or class's top, and of the full check, whose other cases
+    may run more, all that run anything of the module; of the full check also those without a quick case.
+    """
     module, line = mutant.edit.module, mutant.function
-    if line:
+    if quick and line:
         return [each for each in items if (module, line) in each.functions]
-    return [each for each in items if any(where == module for where, _ in each.functions)]
+    near = [each for each in items if any(where == module for where, _ in each.functions)]
+    return near if quick else near + [each for each in items if not each.functions and _fits(each, module)]
+
+
+def _fits(each: Reached, module: str) -> bool:
+    package = PACKAGES.get(each.backend)
+    return not module.startswith(tuple(PACKAGES.values())) or module.split(".")[0] == package
