@@ -6,13 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from evidence.course import drawing, equations, notebook, slips
+from evidence.course import drawing, equations, notebook, slips, three_files
 
 COURSE = Path(__file__).resolve().parents[2] / "docs" / "course"
 
 FILES: dict[Path, Callable[[], str]] = {
     COURSE / "equations.md": equations.page,
     COURSE / "batch_norm_paths.svg": drawing.svg,
+    COURSE.parent / "three_files.svg": three_files.svg,
     COURSE / "report_errors.md": slips.page,
     COURSE / "session1.ipynb": partial(notebook.page, COURSE / "session_1.md"),
     COURSE / "session3.ipynb": partial(notebook.page, COURSE / "session_3.md"),
