@@ -27,6 +27,7 @@ from triptych.describe.catalogue import FRAMEWORK, find, listing
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import command, tables, usage
+from triptych.show.progress import Terminal
 from triptych.train import config_file
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.launch import launch
@@ -129,7 +130,9 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> int:
     if argv in (["list"], ["list", "--all"], ["--experiment", "list"], ["--experiment=list"]):
-        print(tables.text(*listing("--all" in argv)))
+        header, rows, notes = listing("--all" in argv)
+        print(tables.text(header, rows))
+        Terminal().line("\n".join(["", *notes]))
         return 0
     arguments = parse(argv)
     try:

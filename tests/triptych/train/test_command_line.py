@@ -24,12 +24,18 @@ TRAIN = str(tiny.ROOT / "train.py")
 
 def test_list_shows_every_run_of_the_study_with_its_reported_accuracy(capsys):
     assert tiny.call("list") == 0
-    short = capsys.readouterr().out.splitlines()
+    table, _, notes = capsys.readouterr().out.partition("\n\n")
+    short = table.splitlines()
     assert [line.split()[0] for line in short if line.startswith("table1")] == ["table1-..."]
     assert "0.3138-0.5448" in short[-1]
     assert "40 runs" in short[-1]
+    (size7,) = [line for line in short if line.startswith("size7")]
+    assert size7.endswith(" [1]")
+    assert notes.splitlines()[0] == f"[1] {CATALOGUE['size7'].note}"
+    assert len(notes.splitlines()) == 3
     assert tiny.call("list", "--all") == 0
-    lines = {line.split()[0]: line.split()[1:3] for line in capsys.readouterr().out.splitlines()}
+    table, _, _ = capsys.readouterr().out.partition("\n\n")
+    lines = {line.split()[0]: line.split()[1:3] for line in table.splitlines()}
     known = {
         "fig1": ["0.4600", "1500"],
         "fig2": ["0.4400", "1500"],
