@@ -31,7 +31,7 @@ STAMP := $(VENV)/installed-$(PYTHON_VERSION)-$(or $(ACCEL),cpu)-$(or $(notdir $(
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help train test test-slow soak soak-short check format lock hooks environment clean
+.PHONY: help train test test-slow docs-check soak soak-short check format lock hooks environment clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ test: environment  ## install if needed, then the tests, without those marked sl
 
 test-slow: environment  ## the tests marked slow: whole training runs
 	@$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
+
+docs-check: environment  ## run the commands of README and docs, made short
+	@$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS) tests/test_docs_commands.py
 
 soak: environment  ## kills, signals, faults, resumes, hostile input at full size: figures in runs/soak
 	@$(BIN)/python -m tools.soak $(ARGS)

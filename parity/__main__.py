@@ -4,8 +4,10 @@
     parity check          each layer, loss and optimizer against the true value
     parity grow           whole runs side by side: how differences grow
     parity self-test      real bugs, planted: what catches them
+    parity mutate          small mistakes at random: what notices them
     parity locate A B     the first step, layer and kind in which two runs part
     parity convert A B    weights to and from plain torch, Flax, safetensors
+    parity compare A B    two models that parity.record wrote down, on whichever machine
     parity ulps           the accuracy of this machine's exp, log and the rest
 
 Each command has its own --help.
@@ -25,9 +27,11 @@ COMMANDS = {
     "check": "parity.report.check_command",
     "grow": "parity.runs.growth_command",
     "self-test": "parity.planted.self_test",
+    "mutate": "parity.planted.mutate",
     "locate": "parity.runs.locate.command",
     "convert": "parity.convert.command",
     "ulps": "parity.suite.ulps",
+    "compare": "parity.recordings.command",
 }
 """Name to the module whose function of that name it runs; imported when asked for."""
 

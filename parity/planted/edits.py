@@ -58,7 +58,7 @@ def edited(edits: Iterable[Edit]) -> dict[str, str]:
     """Module to its edited source; raises ValueError unless each old text stands there exactly once."""
     found: dict[str, str] = {}
     for module, old, new in edits:
-        source = found.get(module) or _path(module).read_text(encoding="utf-8")
+        source = found.get(module) or source_of(module)
         places = []
         for match in re.finditer(re.escape(old.split("\n")[0]), source):
             line = source[source.rfind("\n", 0, match.start()) + 1 : match.start()]
@@ -72,6 +72,12 @@ def edited(edits: Iterable[Edit]) -> dict[str, str]:
     return found
 
 
+def source_of(module: str) -> str:
+    """As shipped."""
+    text: str = file_of(module).read_text(encoding="utf-8")
+    return text
+
+
 def _indented(text: str, indent: str) -> str:
     """With the lines after the first."""
     return re.sub(r"\n(?=.)", "\n" + indent, text)
@@ -81,9 +87,11 @@ def diff(edits: Iterable[Edit]) -> str:
     """The changed lines of each file, without context."""
     lines = []
     for module, source in edited(edits).items():
-        before = _path(module).read_text(encoding="utf-8").splitlines()
-        changed = difflib.unified_diff(before, source.splitlines(), n=0, lineterm="")
-        lines += [_path(module, relative=True), *(line for line in changed if line[:3] not in ("---", "+++"))]
+        changed = difflib.unified_diff(source_of(module).splitlines(), source.splitlines(), n=0, lineterm="")
+        lines += [
+            file_of(module, relative=True),
+            *(line for line in changed if line[:3] not in ("---", "+++")),
+        ]
     return "\n".join(line for line in lines if not line.startswith("@@"))
 
 
@@ -95,9 +103,8 @@ def planted(edits: Iterable[Edit]) -> Iterator[None]:
     shipped = {name: dict(vars(importlib.import_module(name))) for name in names}
     try:
         for name in names:
-            path = _path(name)
-            source = sources.get(name) or path.read_text(encoding="utf-8")
-            exec(compile(source, str(path), "exec"), vars(sys.modules[name]))
+            source = sources.get(name) or source_of(name)
+            exec(compile(source, str(file_of(name)), "exec"), vars(sys.modules[name]))
         _take_again(shipped)
         yield
     finally:
@@ -135,7 +142,7 @@ def _room(module: str) -> str:
 @cache
 def _graph(room: str) -> dict[str, set[str]]:
     """The room's modules and what each imports when it is executed."""
-    root = _path(room).parent
+    root = file_of(room).parent
     found = {}
     for path in root.rglob("*.py"):
         name = ".".join((room, *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
@@ -157,7 +164,7 @@ def _imports(path: Path) -> tuple[tuple[str, str, str], ...]:
 
 
 @cache
-def _path(module: str, relative: bool = False) -> Any:
+def file_of(module: str, relative: bool = False) -> Any:
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None

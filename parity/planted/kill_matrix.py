@@ -77,7 +77,7 @@ def render(outcomes: Sequence[Outcome]) -> str:
             for check in checks
         ]
         rows.append([name, first.where, *cells, *said])
-    lines = _aligned(rows)
+    lines = aligned(rows)
     if checks:
         legend = "c caught, . missed, - not applicable, ! false alarm (fails without the bug)."
         order = f"Letters, in the order {', '.join(backends)}: {legend}"
@@ -133,7 +133,8 @@ def _summary(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first row is its head."""
     widths = [max(len(row[i]) for row in rows if any(row[1:])) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))

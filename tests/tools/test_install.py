@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,21 @@ def test_the_lock_is_whole():
         ((pinned,), _) = packages[install.canonical(asked.name)]
         (pin,) = Requirement(pinned).specifier
         assert asked.specifier.contains(pin.version), f"{asked} has another pin; make lock"
+
+
+def test_the_container_is_made_of_files_that_are_there():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert copied == ["requirements.txt", "requirements.lock", "tools", "."]
+    assert all((ROOT / name).exists() for name in copied)
+    (image,) = [line for line in lines if line.startswith("FROM ")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    version = re.fullmatch(r"FROM python:([\d.]+)-slim", image)
+    assert version
+    assert f"Programming Language :: Python :: {version[1]}" in project["classifiers"]
+    (entry,) = [json.loads(line.removeprefix("ENTRYPOINT ")) for line in lines if line.startswith("ENTRY")]
+    assert entry[0] in project["scripts"]
+    assert "RUN python -m tools.install requirements.lock" in "\n".join(lines)
 
 
 def wheel(folder: Path, version: str) -> str:

@@ -103,7 +103,7 @@ def _table_1() -> dict[str, Entry]:
 CATALOGUE: dict[str, Entry] = {
     "fig1": Entry(FIG1, "figure 1: MLP 3072-100-10, SGD, by hand in NumPy", 0.46),
     "fig2": Entry(FIG2, "figure 2: the same network with the framework's initialization", 0.44),
-    "adam": Entry(ADAM, "figure 2 with Adam in place of SGD", 0.443, f"reported as +0.003; {_OPEN}"),
+    "adam": Entry(ADAM, "figure 2 with Adam in place of SGD, reported as +0.003", 0.443, _OPEN),
     "size7": Entry(replace(ADAM, model=SIZE_7), "hidden 600 500 275, Adam", 0.501, _OPEN),
     "size11": Entry(replace(ADAM, model=SIZE_11), "hidden 600 500 388 275 163, Adam", 0.508, _OPEN),
     "size11-decay": Entry(
@@ -184,16 +184,20 @@ def title(name: str, experiment: Experiment) -> str:
     return called(name, experiment) + (" with changed settings" if changed and not is_own(changed) else "")
 
 
-def listing(everything: bool = True) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The catalogue as a table's header and rows; table 1 in one row, or all of it."""
+def listing(everything: bool = True) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[str]]:
+    """The catalogue as a table's header and rows, and the notes that these name by number; table 1 in one
+    row, or all of it.
+    """
+    notes = list(dict.fromkeys(entry.note for entry in CATALOGUE.values() if entry.note))
     rows: list[tuple[str, ...]] = []
     for name, entry in CATALOGUE.items():
         if name.startswith("table1-") and not everything:
             continue
-        what = entry.title + (f" ({entry.note})" if entry.note else "")
+        what = entry.title + (f" [{notes.index(entry.note) + 1}]" if entry.note else "")
         rows.append((name, f"{entry.reported:.4f}", str(entry.experiment.training.steps), what))
     if not everything:
         reported = [value for pair in TABLE_1.values() for value in pair]
         spread = f"{min(reported):.4f}-{max(reported):.4f}"
         rows.append(("table1-...", spread, "2500", f"table 1: {len(reported)} runs; list --all names them"))
-    return ("experiment", "reported", "steps", "what"), rows
+    numbered = [f"[{number}] {note}" for number, note in enumerate(notes, 1)]
+    return ("experiment", "reported", "steps", "what"), rows, numbered

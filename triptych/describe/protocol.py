@@ -208,8 +208,11 @@ def create_together(
 @contextmanager
 def importing(name: BackendName) -> Iterator[None]:
     """Import a backend in a thread while the body runs: a framework takes as long as reading the data,
-    most of which is hashing and leaves Python's lock free. What goes wrong is left for `create` to report.
+    most of which is hashing and leaves Python's lock free. What goes wrong is left for `create` to report,
+    but for a framework that is not installed: nobody should download the data first to be told so.
     """
+    if name != "numpy" and importlib.util.find_spec(name) is None:
+        create_module(name)
 
     def quietly() -> None:
         with suppress(Exception):

@@ -23,29 +23,34 @@ def curves(records: list[Record], title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    kinds = {kind: [one for one in records if one["kind"] == kind] for kind in ("train", "eval")}
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for kind, key, label, look in _lines(quantity):
-            points = [(one["step"], one[key]) for one in kinds[kind] if key in one]
-            if points:
-                # A line of one point is none.
-                marker = {"marker": "o", "ms": 3.5} if len(points) == 1 else {}
-                axes.plot(*zip(*points, strict=True), label=label, **marker | look)
-        if quantity == "loss":
-            bound(axes, [one["loss"] for one in kinds["train"]] + [one["test_loss"] for one in kinds["eval"]])
-        axes.set(xlabel="step", ylabel=UNITS[quantity], title=quantity)
-        axes.set_xlim(left=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.ticklabel_format(useOffset=False)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
+    for axes, quantity in zip(figure.subplots(1, 2), UNITS, strict=True):
+        draw(axes, records, quantity)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def draw(axes: Axes, records: list[Record], quantity: str) -> None:
+    """A run's loss or accuracy over its steps."""
+    kinds = {kind: [one for one in records if one["kind"] == kind] for kind in ("train", "eval")}
+    for kind, key, label, look in _lines(quantity):
+        points = [(one["step"], one[key]) for one in kinds[kind] if key in one]
+        if points:
+            # A line of one point is none.
+            marker: dict[str, Any] = {"marker": "o", "ms": 3.5} if len(points) == 1 else {}
+            axes.plot(*zip(*points, strict=True), label=label, **marker | look)
+    if quantity == "loss":
+        bound(axes, [one["loss"] for one in kinds["train"]] + [one["test_loss"] for one in kinds["eval"]])
+    axes.set(xlabel="step", ylabel=UNITS[quantity], title=quantity)
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", integer=True)
+    axes.ticklabel_format(useOffset=False)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(framealpha=0)
 
 
 def _lines(quantity: str) -> list[tuple[str, str, str, dict[str, Any]]]:

@@ -23,6 +23,10 @@ QUANTITIES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 NAMES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+class NotEvaluatedError(UserError):
+    """A run that was stopped before its first evaluation."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One run."""
@@ -110,12 +114,19 @@ def compare(paths: Sequence[Path]) -> Comparison:
     """Read the runs in these folders; a folder of run folders, such as a sweep's, stands for all in it.
 
     Of two runs that only repeat one another (same seed and settings) the second is left out, with a notice:
-    it is no independent draw. Raises UserError for a folder without a run that was evaluated.
+    it is no independent draw; so is a run in such a folder that was not evaluated yet. Raises UserError for
+    another folder without a run that was evaluated.
     """
     groups: dict[str, list[Member]] = {}
     notices = []
-    for path in _expanded(paths):
-        one = read(path)
+    for path, itself in _expanded(paths):
+        try:
+            one = read(path)
+        except NotEvaluatedError:
+            if itself:
+                raise
+            notices.append(f"{path} was not evaluated yet and is left out")
+            continue
         group = groups.setdefault(repr(one.settings), [])
         twin = next((other for other in group if other.seed == one.seed), None)
         if twin is not None:
@@ -140,7 +151,7 @@ def read(path: Path) -> Member:
     found = folder.read_metrics(experiment.training.steps)
     evaluations = [one for one in found if one["kind"] == "eval" and records.is_complete(one)]
     if not evaluations:
-        raise UserError(f"{path}: not evaluated yet; repeat the command that trains it")
+        raise NotEvaluatedError(f"{path}: not evaluated yet; repeat the command that trains it")
     finished = folder.summary.exists()
     count = len(predictions(folder)) if finished else None
     settings = _settings(config, experiment)
@@ -176,7 +187,7 @@ def _settings(config: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
 
 
 def _differing(groups: Sequence[Group]) -> dict[str, tuple[str, ...]]:
-    names = groups[0].settings
+    names = groups[0].settings if groups else {}
     return {
         name: tuple(_text(group.settings[name]) for group in groups)
         for name in names
@@ -195,12 +206,13 @@ def _name(place: int) -> str:
     return NAMES[place] if place < len(NAMES) else f"run {place + 1}"
 
 
-def _expanded(paths: Sequence[Path]) -> list[Path]:
-    found: dict[Path, Path] = {}
+def _expanded(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
+    """Each run once, and whether it was named itself."""
+    found: dict[Path, tuple[Path, bool]] = {}
     for path in paths:
         inside = []
         if path.is_dir() and not RunDirectory(path).config.exists():
             inside = sorted(one.parent for one in path.glob("*/config.json"))
         for one in inside or [path]:
-            found.setdefault(one.resolve(), one)
+            found.setdefault(one.resolve(), (one, not inside))
     return list(found.values())

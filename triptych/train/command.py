@@ -27,6 +27,7 @@ from triptych.describe.catalogue import FRAMEWORK, find, listing
 from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import command, tables, usage
+from triptych.show.progress import Terminal
 from triptych.train import config_file
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.launch import launch
@@ -63,14 +64,7 @@ class _Defaults:
 def parse(argv: list[str]) -> Arguments:
     """Arguments from a command line; the experiment, or the run resumed, gives the defaults."""
     pages = [word for word in ("--help-all", "--help", "-h") if word in argv]
-    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False, prog="train.py", usage="see --help")
-    before.add_argument("--epochs", type=float)
-    before.add_argument("--config", type=Path)
-    early, argv = before.parse_known_args([word for word in argv if word not in pages])
-    if early.epochs is not None and {"--steps"} & {word.partition("=")[0] for word in argv}:
-        raise UserError("epochs: expected --epochs or --steps, got both; leave one out")
-    if early.config is not None:
-        argv = [*config_file.words(early.config), *argv]
+    epochs, argv = _early([word for word in argv if word not in pages])
     known, _ = tyro.cli(_Defaults, args=argv, prog="train.py", add_help=False, return_unknown_args=True)
     if known.resume is not None and not pages:
         name, settings = settings_of(known.resume)
@@ -88,14 +82,35 @@ def parse(argv: list[str]) -> Arguments:
         print(usage.text(groups, str(__doc__), everything=pages[0] == "--help-all", more=EARLY))
         raise SystemExit(0)
     found = tyro.cli(tyro.conf.OmitArgPrefixes[Arguments], default=default, args=argv, prog="train.py")
-    if early.epochs is not None:
-        found = replace(found, settings=_for_epochs(found.settings, early.epochs))
+    if epochs is not None:
+        found = replace(found, settings=_for_epochs(found.settings, epochs))
     given = {word.partition("=")[0] for word in argv}
     own = given & {"--hidden", "--channels"} and not given & {"--init", "--init-std", "--resume"}
     if own and found.settings.initialization.init == "normal":
         # The study's run 1 starts from values so small that a deeper network never leaves them.
         return replace(found, settings=replace(found.settings, initialization=FRAMEWORK))
     return found
+
+
+def _early(argv: list[str]) -> tuple[float | None, list[str]]:
+    """--epochs, and the other words behind those of the --config file, which they override."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--epochs", type=float)
+    parser.add_argument("--config", type=Path)
+    try:
+        typed, words = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{str(error).removeprefix('argument ')}; see --help") from None
+    steps = "--steps" in {word.partition("=")[0] for word in words}
+    if typed.epochs is not None and steps:
+        raise UserError("epochs: expected --epochs or --steps, got both; leave one out")
+    if typed.config is None:
+        return typed.epochs, words
+    file, filed = parser.parse_known_args(config_file.words(typed.config))
+    if file.epochs is not None and "--steps" in filed:
+        raise UserError(f"config {typed.config}: expected epochs or steps, got both; take one out")
+    epochs = file.epochs if typed.epochs is None and not steps else typed.epochs
+    return epochs, [*filed, *words]
 
 
 def _for_epochs(settings: Experiment, epochs: float) -> Experiment:
@@ -115,7 +130,9 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str]) -> int:
     if argv in (["list"], ["list", "--all"], ["--experiment", "list"], ["--experiment=list"]):
-        print(tables.text(*listing("--all" in argv)))
+        header, rows, notes = listing("--all" in argv)
+        print(tables.text(header, rows))
+        Terminal().line("\n".join(["", *notes]))
         return 0
     arguments = parse(argv)
     try:

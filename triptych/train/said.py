@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import Any, get_args
 
 from triptych.describe.catalogue import CATALOGUE, is_own, title
@@ -70,4 +73,13 @@ def report(summary: dict[str, Any], folder: RunDirectory, reporter: Reporter) ->
         f"{summary['data']['source']}"
     )
     reporter.line(f"curves, metrics, summary and checkpoints: {folder.path}")
-    reporter.line(f"next, a page of its mistakes: python -m triptych look {shlex.quote(str(folder.path))}")
+    reporter.line(f"next, a page of its mistakes: {_triptych()} look {shlex.quote(str(folder.path))}")
+
+
+def _triptych() -> str:
+    """What to type for `triptych` here: a clone's environment may not be the one that `python` means."""
+    if Path(sys.argv[0]).name == "triptych":
+        return "triptych"
+    ours, first = Path(sys.executable), shutil.which("python")
+    here = ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours
+    return f"{'python' if first == str(ours) else shlex.quote(str(here))} -m triptych"

@@ -30,8 +30,10 @@ def compare(run: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = OUT) -> 
     if not run:
         raise UserError("run: expected the folders of the runs to compare, got none; see ./runs")
     comparison = runs.compare(run)
-    if sum(len(group.members) for group in comparison.groups) < 2:
-        raise UserError("run: expected two runs or more to compare, got one; name another")
+    count = sum(len(group.members) for group in comparison.groups)
+    if count < 2:
+        left_out = "".join(f" ({notice})" for notice in comparison.notices)
+        raise UserError(f"run: expected two runs or more to compare, got {count}{left_out}; name another")
     print(side_by_side.text(comparison))
     page, _ = side_by_side.write(comparison, out, "Made by triptych compare.")
     print(f"\npage: {page}")

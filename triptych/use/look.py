@@ -17,7 +17,7 @@ import tyro
 
 from triptych.cifar10 import Dataset
 from triptych.describe.spec import BackendName, Device
-from triptych.show import command, pages, tables
+from triptych.show import command, pages, plots, tables
 from triptych.show.intervals import wilson
 from triptych.show.runs import predictions
 from triptych.store.files import write_atomically
@@ -115,6 +115,7 @@ def _write(model: Trained, judged: Judged, dataset: Dataset) -> Path:
         "bins": bins,
         "bin_count": BINS,
         "ways": _ways(model, judged),
+        "curves": _curves(model),
         "class_header": CLASS_HEADER,
         "class_rows": per_class(judged, model.classes),
         "mistakes": [_mistake(row, judged, images, model.classes) for row in rows],
@@ -133,6 +134,19 @@ def _write(model: Trained, judged: Judged, dataset: Dataset) -> Path:
     for name, written in files.items():
         write_atomically(folder / name, written)
     return folder / "index.html"
+
+
+def _curves(model: Trained) -> list[str]:
+    """Loss and accuracy up to the checkpoint; nothing of a run whose metrics are gone."""
+    records = model.folder.read_metrics(model.checkpoint.step)
+    drawn = []
+    for quantity in plots.UNITS if records else ():
+        figure = pages.figure(5.2)
+        axes = figure.subplots()
+        plots.draw(axes, records, quantity)
+        axes.set_facecolor("none")
+        drawn.append(pages.svg(figure, quantity, themed=True))
+    return drawn
 
 
 def _mistake(row: int, judged: Judged, images: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -103,6 +103,10 @@ def folder_of(path: Path) -> RunDirectory:
     """The run folder at `path`; raises UserError where there is none."""
     folder = RunDirectory(path)
     if not folder.config.is_file():
+        if inside := sorted(path.glob("*/config.json")):
+            raise UserError(
+                f"run: expected one run's folder, found one of runs; name one, such as {inside[0].parent}"
+            )
         found = "a folder without config.json" if path.is_dir() else "a file" if path.exists() else "nothing"
         raise UserError(f"run: expected a run's folder, found {found} at {path}; see ./runs")
     return folder

@@ -173,3 +173,21 @@ def test_the_twin_is_driven_by_the_kicks_alone() -> None:
     runner.advance(0, 10)
     left, right = (runner.sides[name].backend.export_state() for name in ("numpy", TWIN))
     small.assert_same(left, right, 0.0)
+
+
+def test_the_readme_has_the_page_s_figures() -> None:
+    """docs/growth.md is where they are written down."""
+
+    def rows(path: str) -> dict[str, list[str]]:
+        lines = [
+            line.strip("| ").split(" | ") for line in Path(path).read_text().splitlines() if "e-1" in line
+        ]
+        return {first: rest for first, *rest in lines}
+
+    page, readme = rows("docs/growth.md"), rows("README.md")
+    for row, shown in (
+        ("parameters, JAX: relative to the largest of the worst array", "JAX"),
+        ("parameters, torch", "PyTorch"),
+        ("parameters, NumPy's twin", "twin: rounding alone"),
+    ):
+        assert readme[shown] == [*page[row], "0"]

@@ -24,12 +24,18 @@ TRAIN = str(tiny.ROOT / "train.py")
 
 def test_list_shows_every_run_of_the_study_with_its_reported_accuracy(capsys):
     assert tiny.call("list") == 0
-    short = capsys.readouterr().out.splitlines()
+    table, _, notes = capsys.readouterr().out.partition("\n\n")
+    short = table.splitlines()
     assert [line.split()[0] for line in short if line.startswith("table1")] == ["table1-..."]
     assert "0.3138-0.5448" in short[-1]
     assert "40 runs" in short[-1]
+    (size7,) = [line for line in short if line.startswith("size7")]
+    assert size7.endswith(" [1]")
+    assert notes.splitlines()[0] == f"[1] {CATALOGUE['size7'].note}"
+    assert len(notes.splitlines()) == 3
     assert tiny.call("list", "--all") == 0
-    lines = {line.split()[0]: line.split()[1:3] for line in capsys.readouterr().out.splitlines()}
+    table, _, _ = capsys.readouterr().out.partition("\n\n")
+    lines = {line.split()[0]: line.split()[1:3] for line in table.splitlines()}
     known = {
         "fig1": ["0.4600", "1500"],
         "fig2": ["0.4400", "1500"],
@@ -151,7 +157,15 @@ def test_epochs_stand_for_steps(capsys):
     for words, steps in (("--epochs", "2"), 500), (("--epochs=0.5", "--batch-size", "64"), 391):
         assert train.parse(list(words)).settings.training.steps == steps
     assert train.parse(["--epochs", "1", "--validation", "10000"]).settings.training.steps == 200
-    for line, said in ("1 --steps 3", "got both"), ("nan", "finite number > 0"), ("0", "> 0"):
+    Path("run.toml").write_text("epochs = 2\nchannels = [4, 'M']\n")
+    for more, steps in ((), 500), (("--epochs", "1"), 250), (("--steps", "7"), 7):
+        assert train.parse(["--config", "run.toml", *more]).settings.training.steps == steps
+    for line, said in (
+        ("1 --steps 3", "got both"),
+        ("nan", "finite number > 0"),
+        ("0", "> 0"),
+        ("x", "invalid float value"),
+    ):
         assert tiny.call("--epochs", *line.split()) == 2
         assert said in capsys.readouterr().err
 
@@ -176,7 +190,18 @@ def test_run_toml_repeats_a_run_and_what_is_typed_overrides_it(capsys):
     [
         ("learning_rat = 1", "unknown name 'learning_rat'; did you mean learning_rate?"),
         ("xyzzy = 1", "unknown name 'xyzzy'; train.py --help-all lists all"),
-        ("[steps]\na = 1", "expected a plain value, got a table"),
+        ("[model]\nhidden = [6]", "expected lines `name = value`, got a table: take [model] out"),
+        ("steps = 'many'", 'steps: expected a whole number, got "many"'),
+        ("steps = 3.5", "steps: expected a whole number, got 3.5"),
+        ("steps = 2024-01-01", 'steps: expected a whole number, got "2024-01-01"'),
+        ("learning_rate = true", "learning_rate: expected a number, got true"),
+        ("tf32 = 1", "tf32: expected true or false, got 1"),
+        ("hidden = 600", "hidden: expected a list of whole numbers, got 600"),
+        ("hidden = [600, '--steps', 3]", 'hidden: expected a list of whole numbers, got [600, "--steps", 3]'),
+        ("channels = [[32], 'M']", "channels: expected a list of words, got"),
+        ("optimizer = 'sdg'", 'optimizer: expected one of sgd, adam, adamw, got "sdg"'),
+        ("data_dir = ['a', 'b']", 'data_dir: expected a path in quotes, got ["a", "b"]'),
+        ("epochs = 1\nsteps = 3", "expected epochs or steps, got both"),
         ("steps = ", "expected a TOML file"),
         ("steps = 0", "steps: expected a whole number of at least 1"),
     ],

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,14 @@ def test_a_mistake_ends_with_2_and_one_message(capsys, monkeypatch, folders, wor
     else:
         assert "train.py --help" in text, "the parser's own message, in its box"
     assert tiny.contents(folders) == before
+
+
+def test_a_framework_that_is_not_installed_is_said_before_data_is_fetched(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "torch_models.backend")
+    monkeypatch.setattr(cifar10, "load", lambda *_: pytest.fail("data was asked for"))
+    assert tiny.call("--backend", "torch", *tiny.arguments()) == 2
+    assert capsys.readouterr().err.startswith("error: backend torch: the package 'torch' is not installed")
 
 
 def test_missing_data_is_a_mistake(capsys, monkeypatch):

@@ -131,6 +131,23 @@ def test_an_unfinished_run_counts_by_its_last_evaluation(made, tmp_path):
     assert "run not finished" in side_by_side.text(comparison)
 
 
+def test_in_a_folder_of_runs_one_without_an_evaluation_is_left_out(made, tmp_path, capsys):
+    """Such as a sweep's rate that was too large."""
+    for name in ("low-0", "high"):
+        shutil.copytree(made / name, tmp_path / "all" / name)
+    failed = tmp_path / "all" / "high"
+    (failed / "metrics.jsonl").write_text("")
+    assert main(["compare", str(tmp_path / "all")]) == 2
+    said = f"{failed} was not evaluated yet and is left out"
+    assert f"expected two runs or more to compare, got 1 ({said})" in capsys.readouterr().err
+    shutil.copytree(made / "low-1", tmp_path / "all" / "low-1")
+    assert f"notice: {said}" in compare(capsys, tmp_path / "all", "--out", tmp_path)
+    for name in ("low-0", "low-1"):
+        (tmp_path / "all" / name / "metrics.jsonl").write_text("")
+    assert main(["compare", str(tmp_path / "all")]) == 2
+    assert "got 0 (" in capsys.readouterr().err
+
+
 def test_many_groups_become_rows(made, tmp_path):
     paths = []
     for place in range(9):
@@ -156,7 +173,7 @@ def test_a_sweep_ends_with_its_comparison(tmp_path, monkeypatch, capsys):
     ("words", "said"),
     [
         ("", "expected the folders of the runs to compare"),
-        ("high", "expected two runs or more to compare, got one"),
+        ("high", "expected two runs or more to compare, got 1; name another"),
         ("high nowhere", "expected a run's folder, or a folder of them, found neither at nowhere"),
         ("high file", "found neither at file"),
         ("high begun", "begun: not evaluated yet"),

@@ -126,6 +126,7 @@ def test_the_page_shows_what_the_run_predicts(tmp_path, capsys):
     assert page.foreign == []
     assert f"Test accuracy {final:.4f}" in text
     assert "0 of 100 predictions differ from the run's predictions.npy." in text
+    assert text.count("train, mean of batches") == 2, "curves of loss and accuracy"
     predictions, labels = np.load(folder / "predictions.npy"), tiny.dataset().test_labels
     matrix = [[int(cell) for cell in row[1:]] for row in page.rows[1:11]]
     for label in range(10):

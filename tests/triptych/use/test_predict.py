@@ -245,6 +245,7 @@ def broken(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 MISTAKES = {
     "nowhere x.png": "run: expected a run's folder, found nothing at nowhere",
     "empty x.png": "found a folder without config.json at empty",
+    ". x.png": "found one of runs; name one, such as bare",
     "no.png x.png": "found a file at no.png",
     "bare whole.png": "bare: no checkpoint in bare/checkpoints; repeat the command",
     "unfinished whole.png": "unfinished: no checkpoint in unfinished/checkpoints; repeat the command",
