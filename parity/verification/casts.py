@@ -114,8 +114,8 @@ def cut_quantities(one: Implementation, case: Case, inputs: Sequence[str], devic
 
 
 def _mixed(centre: Array, short: Sequence[Array], shorter: Sequence[Array]) -> bool:
-    """Whether steps of 16 bits bend much of a value, beside smooth parts of it: an 8th of the move bends it by
-    no less than a 16th as much. Gradients have other jumps, at kinks.
+    """Whether steps of 16 bits bend much of a value, beside smooth parts of it: an 8th of the move bends it
+    by no less than a 16th as much. Gradients have other jumps, at kinks.
     """
     something, size = centre != 0, _size(centre)
     bent = np.median([((one > MUCH * size) & something).sum() for one in short])

@@ -14,7 +14,7 @@ from parity.errors import UsageError
 from parity.verification.adapters import CallFailed, Implementation
 from parity.verification.case import FAR, Case, generator
 from parity.verification.casts import Cuts
-from parity.verification.estimate import COARSER
+from parity.verification.estimate import COARSER, measured_in
 from parity.verification.judge import Item, Label, Result, judge
 from parity.verification.place import Device, Outputs, Place
 
@@ -72,8 +72,9 @@ def slight(results: Sequence[Result], dtype: str) -> list[str]:
     that hold no noise, only the last rounding.
     """
     failed, r = [result for result in results if not result.passed], rounding(dtype)
+    least = rounding(measured_in(dtype)).tiny
     few = all(
-        not one.note and (one.share <= COARSER[dtype] or one.limit <= 2 * (r.u * abs(one.truth) + r.tiny))
+        not one.note and (one.share <= COARSER[dtype] or one.limit <= 2 * (r.u * abs(one.truth) + least))
         for one in failed
     )
     return [result.quantity for result in failed] if few else []

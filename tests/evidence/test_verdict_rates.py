@@ -29,6 +29,7 @@ def test_right_forms_pass_and_mistakes_fail(task):
         ),  # torch's exp(x - y) beside a y of 7000, nearly one-hot
         ("LSTM cell", "torch", 8),  # a sigmoid of -560 beside tanh's exact 1
         ("attention", "jax", 29),  # one form's 1e-108 beside rounding
+        ("attention", "jax", 8),
         ("attention", "jax", 1),  # XLA's fused softmax overflows at 1e30; and one form's exact 0
     ],
 )
