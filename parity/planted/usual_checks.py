@@ -20,7 +20,16 @@ import numpy as np
 
 from parity.bounds.rounding import rounding
 from parity.planted import Bug
-from parity.planted.usual_views import ALIKE, ARRAYS_ONLY, NO_REFERENCE, VIEWS, ModelSubject, Pair, View
+from parity.planted.usual_views import (
+    ALIKE,
+    ARRAYS_ONLY,
+    NO_REFERENCE,
+    PATHS,
+    VIEWS,
+    ModelSubject,
+    Pair,
+    View,
+)
 from parity.suite.backends import SHARED, Computation, computations, installed
 from parity.suite.registry import cases_of
 from parity.verification.case import Case
@@ -241,7 +250,9 @@ def _resolved(view: View, case: Case, subject: Any) -> tuple[View, Case]:
 def arrays(item: str, backend: str, case: Case, dtype: str) -> Outputs:
     """All that a backend gives on a case."""
     with np.errstate(all="ignore"):
-        return _subject(item, backend)(case.arrays(rounding(dtype)), case.settings, Place(dtype, eager=True))
+        place = Place(dtype, eager=True)
+        found = _subject(item, backend)(case.arrays(rounding(dtype)), case.settings, place)
+    return {name: array for name, array in found.items() if name not in PATHS}
 
 
 @lru_cache(maxsize=128)

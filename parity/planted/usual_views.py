@@ -52,12 +52,17 @@ ARRAYS_ONLY = {
     "batch_norm_evaluate": ("ordinary", "evaluation has no backward pass"),
     "optimizer": ("adam", "an update is no function's gradient"),
     "learning_rate": ("cosine", "a learning rate has no gradient"),
+    "initial_constants": ("batch norm", "where a number starts has no gradient"),
+    "batch_order": ("a batch over two epochs", "an order has no gradient"),
+    "validation_split": ("2 kept back", "pixels have no gradient"),
     "preprocessing": ("mean-image", "pixels have no gradient"),
     "augmentation": ("flips alone", "pixels have no gradient"),
 }
 """Items that only arrays are compared of: their case, and why no gradient is checked."""
 ALIKE = {"batch_norm_autodiff": "batch_norm_manual", "conv2d_winograd": "conv2d"}
 """Items that one backend alone may have, and what gives the same numbers elsewhere."""
+PATHS = {"by Winograd"}
+"""Quantities that say which way was taken: no other implementation has them."""
 NO_REFERENCE = dict.fromkeys(
     ("initial_draws", "augmentation_draws"), "draws of two implementations differ, and have no gradient"
 )

@@ -31,7 +31,7 @@ from triptych.cifar10.preprocess import fit
 from triptych.describe.init import initial_parameters
 from triptych.describe.layers import Layer, initial_statistics, is_weight
 from triptych.describe.network import Model
-from triptych.describe.protocol import Steps, TrainingData, create, plan_steps
+from triptych.describe.protocol import Backend, Steps, TrainingData, create, plan_steps
 from triptych.describe.spec import Data, Device, Experiment, Initialization, Objective, Optimization, Training
 from triptych.describe.state import State
 
@@ -102,7 +102,30 @@ def _check(model: Model, label: Label) -> list[Result]:
     with unfused(label.backend):
         running.train(steps)
     results += judge_update(spec, parameters, trace, labels, running.export_state(), steps, label)
+    results.append(_resumed(spec, data, running, steps, label))
     return results + judge_evaluation(spec, data, running, label)
+
+
+def _resumed(spec: Experiment, data: TrainingData, running: Backend, steps: Steps, label: Label) -> Result:
+    """One more step, here and from the exported state: bit for bit the same."""
+    other = create(label.backend, spec, data, label.place.device)  # type: ignore[arg-type]
+    other.import_state(running.export_state())
+    with unfused(label.backend):
+        running.train(steps)
+        other.train(steps)
+    expected, found = running.export_state(), other.export_state()
+    trees = {"parameters": (expected.parameters, found.parameters)}
+    trees |= {"statistics": (expected.statistics, found.statistics)}
+    trees |= {slot: (tree, found.slots[slot]) for slot, tree in expected.slots.items()}
+    parts = [
+        f"{name} of {key}"
+        for name, (ours, theirs) in trees.items()
+        for key in ours
+        if not np.array_equal(ours[key], theirs[key], equal_nan=True)
+    ]
+    if parts:
+        return label.failure("resumed", f"another step from the saved state: {parts[0]} differ")
+    return label.result("resumed", True, 0.0)
 
 
 def judge_trace(

@@ -129,6 +129,8 @@ BUGS = (
     Bug("windows-padding-not-subtracted", "dx is off by the padding", ("conv2d", "max_pool2d"), ("dx",),
         jax=WINDOWS("rows, columns = map(_seen, window.kernel, window.stride, window.padding)",
                     "rows, columns = map(_seen, window.kernel, window.stride, (0, 0))")),
+    Bug("winograd-never-taken", "the direct sum, slower, is what runs on even images", TRANSFORMED, ("by Winograd",),
+        jax=edit("jax_models.cpu.conv", "x.shape[2] % 2 == 0", "x.shape[2] % 2 == 1")),
     Bug("winograd-filter-sign", "G has + for - in its third row", TRANSFORMED, ("y",),
         jax=WINOGRAD("[0.5, -0.5, 0.5]", "[0.5, 0.5, 0.5]")),
     Bug("winograd-input-sign", "B^T has a wrong sign: the tile's last place is added", TRANSFORMED, ("y",),

@@ -27,6 +27,12 @@ def _everywhere(edits: Edits) -> Any:
 
 
 BUGS = (
+    Bug("init-gamma-beta-exchanged", "gamma starts at 0 and beta at 1", ("initial_constants",), ("gamma", "beta"),
+        dtypes=FLOAT64, shared=INIT('{"ones": np.ones, "zeros": np.zeros}', '{"ones": np.zeros, "zeros": np.ones}')),
+    Bug("batches-every-epoch-alike", "every epoch has the order of the first", ("batch_order",), ("indices",),
+        dtypes=FLOAT64, shared=edit("triptych.cifar10.batches", '"batches", epoch, self.size', '"batches", 0, self.size')),
+    Bug("split-first-images", "the validation images are trained on, too", ("validation_split",), ("train", "mean"),
+        dtypes=FLOAT64, shared=PIXELS('"train": dataset.train_images[:kept]', '"train": dataset.train_images')),
     Bug("schedule-off-by-one", "the rate of the next step", RATES, ("rates",), dtypes=FLOAT64,
         shared=SCHEDULE("np.arange(first, first + count,", "np.arange(first + 1, first + count + 1,")),
     Bug("schedule-warm-up-from-zero", "warm-up starts with s/w for (s + 1)/w: the first step does nothing", RATES,

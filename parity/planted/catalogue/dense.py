@@ -26,6 +26,8 @@ NUMPY_KEEP = "return np.where(keep, x * (1.0 / (1.0 - rate)), 0)"
 JAX_KEEP, TORCH_KEEP = NUMPY_KEEP.replace("np", "jnp"), NUMPY_KEEP.replace("np", "torch")
 
 BUGS = (
+    Bug("linear-leaves-bfloat16", "activations of a bfloat16 network meet float32 weights and stay float32", ("linear",),
+        ("y",), dtypes=("bfloat16",), jax=edit("jax_models.dense", "x @ W.astype(x.dtype).T", "x @ W.T")),
     Bug("linear-weight-transposed", "x W for x W^T, where W is square and fits", LINEAR, ("y",), "square",
         numpy=NUMPY("return x @ W.T + b, x", "return x @ (W if len(W) == W.shape[1] else W.T) + b, x"),
         jax=JAX(JAX_LINEAR, JAX_CAST + "return precision.add_bias(x @ (W if len(W) == W.shape[1] else W.T), b)"),

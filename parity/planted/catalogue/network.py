@@ -27,6 +27,8 @@ BUGS = (
         numpy=NUMPY("self._prepare(images[rows]), batch)", "self._prepare(images[rows]), True)"),
         jax=JAX("network(x, statistics, batch_statistics=batch)", "network(x, statistics, batch_statistics=True)"),
         torch=TORCH("self.statistics, batch_statistics=batch)", "self.statistics, batch_statistics=True)")),
+    Bug("resumed-count-lost", "a restored state has done no updates: Adam's corrections begin anew", MODEL, ("resumed",),
+        **alike("backend", "self.updates = state.updates", "self.updates = 0")),
     Bug("gradients-accumulate", "zero_grad is forgotten: gradients of earlier batches are added", MODEL, ("updated",),
         torch=TORCH("                self.optimizer.zero_grad()\n", "")),
     Bug("upstream-of-another-layer", "a batch norm gets the upstream gradient of the layer behind it", MODEL, ("dx",),

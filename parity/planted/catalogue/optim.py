@@ -51,6 +51,8 @@ ZEROS = (
 """The first step finds zeros, and so many updates done."""
 
 BUGS = (
+    Bug("optimizer-first-block-only", "of a large parameter each pass begins at the first block", OPTIMIZER, THETA,
+        "sgd, a large parameter", numpy=FAST("part = slice(first, first + rows)", "part = slice(first + rows)")),
     Bug("adam-counts-from-2", "bias corrections of the next step", OPTIMIZER, THETA, "adam",
         numpy=NUMPY("theta, g, slots, o, eta, t)\n", "theta, g, slots, o, eta, t + 1)\n"),
         jax=JAX("np.arange(first + 1, first + len(learning_rates) + 1,", "np.arange(first + 2, first + len(learning_rates) + 2,"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jax_models import augment, conv, dense, loss, norm, optim
+from jax_models.cpu import winograd
 from parity.suite.backends import Computation, whole
 from parity.suite.backends.differentiated import Framework, computations
 from parity.suite.backends.whole import carried
@@ -134,7 +136,21 @@ DIFFERENTIATED = computations(
         *(_last, _first, lambda W: conv.to_internal(W)),
     )
 )
-conv2d_winograd = DIFFERENTIATED["conv2d"]
+
+
+def conv2d_winograd(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """And whether both ways took the transforms; elsewhere than on a CPU there is no such choice."""
+    with (
+        patch.object(winograd, "forward", wraps=winograd.forward) as forward,
+        patch.object(winograd, "backward", wraps=winograd.backward) as backward,
+    ):
+        found = DIFFERENTIATED["conv2d"](inputs, settings, place)
+    _, _, height, width = inputs["x"].shape
+    even = not (height % 2 or width % 2)
+    taken = forward.called and backward.called if place.device == "cpu" else even
+    return found | {"by Winograd": np.array([taken], np.float32)}
+
+
 batch_norm_manual, batch_norm_autodiff = _batch_norm(True), _batch_norm(False)
 initial_parameters = whole.initial_parameters("jax")
 preprocessing = whole.preprocessing("jax")

@@ -20,7 +20,7 @@ from parity.verification.judge import Item, Label, Result
 from parity.verification.measured import FEW, SAMPLES, Measured, Point, limits, measure
 from parity.verification.place import Device, Inputs, Outputs, Place
 from parity.verification.report import FOLLOWS, Report, report_of
-from parity.verification.update import fit, words
+from parity.verification.update import fit, statistics, words
 from parity.verification.update.history import COUNTED, History, Updater, counts_far, narrower
 from parity.verification.update.slots import Matched, matched
 from parity.verification.update.subject import Subject, quantities
@@ -199,6 +199,9 @@ class Session:
         first = [key for key in graded if key in failed and self.first_step_differs(key)]
         if first:
             return [f"Gradients differ in the first step already ({', '.join(first[:3])}): see verify_model"]
+        if told := self.statistics(failed):
+            kept += told
+            failed -= set(self.firsts[0].others["buffers"])
         if self.reference.updater is None or not failed & set(self.wanted) or ours is None:
             return kept
         near = ours if ours.off <= fit.EXACT else None
@@ -207,6 +210,23 @@ class Session:
             self.shapes[0]
         )
         return kept + words.terms(ours, theirs, names)
+
+    def statistics(self, failed: set[str]) -> list[str]:
+        """Running statistics that differ, those of one rule in one line."""
+        point, found = next(iter(self.points.values())), dict[str, list[str]]()
+        ours, theirs = (side.others.get("buffers", {}) for side in self.firsts)
+        own_start = self.port.read(dict(self.port.begin(point.state)))
+        for key in ours:
+            if key in failed and key in theirs and key in own_start:
+                values = point.state[key], own_start[key], ours[key][0], theirs[key][0]
+                found.setdefault(statistics.rule(*values), []).append(key)
+        return [
+            f"The term that differs: {', '.join(keys[:2])}"
+            + (f" and {len(keys) - 2} more" if keys[2:] else "")
+            + f": {said}"
+            for said, keys in found.items()
+            if said
+        ]
 
     def first_step_differs(self, key: str) -> bool:
         ours, theirs = (side.others["gradients"][key][0] for side in self.firsts)
