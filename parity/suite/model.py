@@ -109,11 +109,13 @@ def _check(model: Model, label: Label) -> list[Result]:
 def _resumed(spec: Experiment, data: TrainingData, running: Backend, steps: Steps, label: Label) -> Result:
     """One more step, here and from the exported state: bit for bit the same."""
     other = create(label.backend, spec, data, label.place.device)  # type: ignore[arg-type]
-    other.import_state(running.export_state())
+    state = running.export_state()
+    other.import_state(state)
     with unfused(label.backend):
         running.train(steps)
         other.train(steps)
     expected, found = running.export_state(), other.export_state()
+    running.import_state(state)  # evaluation is judged after the first step
     trees = {"parameters": (expected.parameters, found.parameters)}
     trees |= {"statistics": (expected.statistics, found.statistics)}
     trees |= {slot: (tree, found.slots[slot]) for slot, tree in expected.slots.items()}
