@@ -7,6 +7,7 @@
     parity mutate          small mistakes at random: what notices them
     parity locate A B     the first step, layer and kind in which two runs part
     parity convert A B    weights to and from plain torch, Flax, safetensors
+    parity compare A B    two models that parity.record wrote down, on whichever machine
     parity ulps           the accuracy of this machine's exp, log and the rest
 
 Each command has its own --help.
@@ -30,6 +31,7 @@ COMMANDS = {
     "locate": "parity.runs.locate.command",
     "convert": "parity.convert.command",
     "ulps": "parity.suite.ulps",
+    "compare": "parity.recordings.command",
 }
 """Name to the module whose function of that name it runs; imported when asked for."""
 

@@ -53,6 +53,7 @@ FLOORS: dict[str, int] = {
     "triptych.describe": 2,
     **dict.fromkeys(LIBRARY, 1),
     "triptych.errors": 1,
+    "parity.recordings": 2,
     "parity": 2,
     "triptych": 0,
 }

@@ -2,6 +2,9 @@
 
 rates      the formulas of triptych.describe.schedule, in float64
 initial    each backend's start is the float64 draw rounded once to its format
+constants  gamma and the running variance start at 1, beta and the running mean at 0
+order      each epoch in the order of its own random keys, cut into batches without a gap
+split      the last images are the validation set; the rest alone makes the mean
 draws      uniform ones inside +-c; mean and variance of n draws within SIGMAS standard errors
 
 By hand: nothing here is a function of an input with a gradient.
@@ -10,12 +13,13 @@ By hand: nothing here is a function of an input with a gradient.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 
 from parity.bounds.bounded import Bounded, either, stack
-from parity.bounds.rounding import POWER_ULPS, Rounding
+from parity.bounds.rounding import POWER_ULPS, Array, Rounding
 from parity.suite.operator import HOST, NETWORK, Operator
 from parity.verification.case import Case, generator
 from parity.verification.judge import Item
@@ -80,6 +84,40 @@ def moments(deviation: float, kurtosis: float, n: int, r: Rounding) -> dict[str,
     }
 
 
+def constants(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """Of a batch norm of so many channels, the start of each of its arrays."""
+    starts = {"gamma": 1.0, "beta": 0.0, "running_mean": 0.0, "running_var": 1.0}
+    return {name: Bounded.exact(np.full(settings["channels"], value), r) for name, value in starts.items()}
+
+
+def batch_order(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """Settings seed, size, batch_size and steps to the images of each step, (steps, batch_size)."""
+    size, batch, steps = (settings[name] for name in ("size", "batch_size", "steps"))
+    epochs = [_shuffled(settings["seed"], epoch, size) for epoch in range(-(-batch * steps // size))]
+    indices = np.concatenate(epochs)[: batch * steps].reshape(steps, batch)
+    return {"indices": Bounded.exact(indices.astype(np.float64), r)}
+
+
+def _shuffled(seed: int, epoch: int, size: int) -> Array:
+    """0 .. size - 1 by increasing keys: raw words of the generator that (seed, stream, epoch) seeds."""
+    source = np.random.PCG64(np.random.SeedSequence([seed, zlib.crc32(b"batches"), epoch]))
+    keys = [int(source.random_raw()) for _ in range(size)]
+    return np.array(sorted(range(size), key=keys.__getitem__))
+
+
+def split(inputs: Inputs, settings: Settings, r: Rounding) -> dict[str, Bounded]:
+    """images, test_images (N, ...), labels, test_labels and setting validation to each split and the mean."""
+    images, labels = inputs["images"], inputs["labels"]
+    kept = len(images) - settings["validation"]
+    found = {"train": images[:kept], "train labels": labels[:kept], "test": inputs["test_images"]}
+    found |= {"test labels": inputs["test_labels"]}
+    if settings["validation"]:
+        found |= {"validation": images[kept:], "validation labels": labels[kept:]}
+    mean = Bounded.exact(images[:kept].sum(axis=0, dtype=np.int64), r) / kept
+    exact = {name: Bounded.exact(array.astype(np.float64), r) for name, array in found.items()}
+    return exact | {"mean": mean}
+
+
 # --- cases ---
 
 
@@ -123,11 +161,38 @@ def _starts() -> Iterator[Case]:
     halfway = 1 + 2.0**-24 * (2 * np.arange(30720) + 1)  # between two float32 numbers
     weight = np.where(rng.random(30720) > 0.5, rng.normal(size=30720), halfway).reshape(10, 3072)
     parameters = {"linear1.weight": weight, "linear1.bias": rng.normal(size=10)}
-    yield Case("initial_parameters", "rounded once", parameters)
+    yield Case("initial_parameters", "rounded once", parameters, quick=True)
+
+
+def _constants() -> Iterator[Case]:
+    yield Case("initial_constants", "batch norm", {}, {"channels": 5}, quick=True)
+
+
+def _orders() -> Iterator[Case]:
+    rows = {"a batch over two epochs": (10, 4, 8), "whole epochs": (6, 3, 6), "one batch an epoch": (5, 5, 4)}
+    for name, (size, batch, steps) in rows.items():
+        settings = {"seed": 7, "size": size, "batch_size": batch, "steps": steps}
+        yield Case("batch_order", name, {}, settings, quick=True)
+
+
+def _splits() -> Iterator[Case]:
+    rng = generator("split")
+    inputs: dict[str, Array] = {
+        "images": rng.integers(0, 256, (9, 3, 4, 5), dtype=np.uint8),
+        "labels": np.arange(9, dtype=np.uint8),
+        "test_images": rng.integers(0, 256, (4, 3, 4, 5), dtype=np.uint8),
+        "test_labels": np.arange(4, dtype=np.uint8)[::-1].copy(),
+    }
+    for validation in (0, 2):
+        settings = {"validation": validation}
+        yield Case("validation_split", f"{validation} kept back", inputs, settings, quick=True)
 
 
 OPERATORS = (
     Operator(Item("learning_rate", learning_rates, HOST, elementwise=True), _schedules),
     Operator(Item("initial_draws", draws, HOST), _draws),
+    Operator(Item("initial_constants", constants, HOST), _constants),
+    Operator(Item("batch_order", batch_order, HOST), _orders),
+    Operator(Item("validation_split", split, HOST), _splits),
     Operator(Item("initial_parameters", start, NETWORK, elementwise=True), _starts),
 )

@@ -154,7 +154,7 @@ def _prepared() -> Iterator[Case]:
     for kind in ("mean-image", "standardize"):
         inputs = {"images": _images(kind, (18, 3, 32, 32))} | _places(4)
         settings = {"preprocess": kind, "border": 4}
-        yield Case("preprocessing", f"{kind}, cropped and flipped", inputs, settings)
+        yield Case("preprocessing", f"{kind}, cropped and flipped", inputs, settings, quick=True)
 
 
 def _draws() -> Iterator[Case]:

@@ -136,6 +136,10 @@ def _cases() -> Iterator[Case]:
             inputs, settings = _gradients(name + kind, scale), _steps(optimization, 0.1, 0.05, 0.02, 0.01)
             yield Case("optimizer", name + kind, inputs, settings, quick=not kind and name in quick)
     yield Case("optimizer", "adam, 25 steps", _gradients("long", 1.0, 25), _steps(rows["adam"], *[1e-3] * 25))
+    # NumPy works on blocks of 65,536 values: every block, and a last one that is not full.
+    large = {"theta": normal(70_001), "g": normal(2, 70_001)}
+    settings = _steps(rows["sgd, momentum"], 0.1, 0.05)
+    yield Case("optimizer", "sgd, a large parameter", large, settings, quick=True)
     inputs, settings = {"theta": normal(9), "g": normal(3, 9)}, _steps(Optimization("adam"), 0.1, 0.05, 0.02)
     yield Case("optimizer", "adam, not contiguous", inputs, settings, "strided")
     # Not among the cases: infinities in Adam's moments, which equal formulas make an infinity or NaN.

@@ -108,6 +108,25 @@ def verify_model(
     Raises:
         UsageError: Names that are not there, outputs that are not arrays, a model that is random.
     """
+    given = layers, convert, output, keywords, dtypes, training, channels_last, device
+    return opened(name, inputs, reference, port, *given).report()
+
+
+def opened(
+    name: str,
+    inputs: Given,
+    reference: Any,
+    port: Any,
+    layers: Mapping[str, str] | None = None,
+    convert: Convert | None = None,
+    output: Pick = None,
+    keywords: Sequence[str] = (),
+    dtypes: Sequence[str] = ("float64", "float32"),
+    training: bool | None = None,
+    channels_last: bool | None = None,
+    device: Device = "cpu",
+) -> _Session:
+    """The comparison that `verify_model` reports; raises UsageError as it does."""
     if unknown := set(keywords) - set(inputs):
         raise UsageError(f"keywords: expected names among the inputs {sorted(inputs)}, got {sorted(unknown)}")
     original = built("reference", reference, output, tuple(keywords), training)
@@ -121,7 +140,7 @@ def verify_model(
         pair = joined(original, ported, convert, arrays, list(first.activations), channels_last)
     case = with_upstream(Case(name, AS_GIVEN, arrays), first.output.shape)
     item = Item(name, lambda i, s, r: {}, tuple(dtypes))
-    return _Session(item, case, pair, dict(layers or {}), device).report()
+    return _Session(item, case, pair, dict(layers or {}), device)
 
 
 def assert_port(name: str, **arguments: Any) -> None:

@@ -151,7 +151,9 @@ def outputs_of(found: Any) -> Iterator[tuple[str, Any]]:
 
 
 def built(name: str, given: Any, output: Pick, keywords: tuple[str, ...], training: bool | None) -> Side:
-    """A side from what a user gives; raises UsageError for anything else."""
+    """A side from what a user gives, or a recorded one; raises UsageError for anything else."""
+    if isinstance(given, Side):
+        return given
     first = given[0] if isinstance(given, tuple) and given else given
     if is_framework(given, "torch.nn", "Module"):
         adapter = "torch_model"

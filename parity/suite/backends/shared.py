@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from parity.suite.norm import RUNNING
 from parity.verification.place import Inputs, Outputs, Place, Settings
+from triptych.cifar10 import Dataset, preprocess
+from triptych.cifar10.batches import BatchOrder
 from triptych.describe import init, schedule
-from triptych.describe.layers import is_weight
+from triptych.describe.layers import BatchNorm, initial_statistics, is_weight
 from triptych.describe.network import Model
 from triptych.describe.protocol import plan_steps
 from triptych.describe.spec import Data, Device, Experiment, Initialization, Optimization, Training
@@ -49,6 +52,32 @@ def initial_draws(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
         "variance": np.array([np.square(draw).mean()]),
         "beyond": np.array([float(beyond)]),
     }
+
+
+def initial_constants(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """Of the batch norm behind a first hidden layer."""
+    model = Model(hidden=(settings["channels"],), batch_norm="manual")
+    spec = Experiment(model=model)
+    (layer,) = (layer for layer in spec.layers() if isinstance(layer, BatchNorm))
+    held = init.initial_parameters(spec) | initial_statistics(spec.layers())
+    return {name: np.asarray(held[f"{layer.name}.{name}"]) for name in ("gamma", "beta", *RUNNING)}
+
+
+def batch_order(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """Asked for in two calls, as after a resume."""
+    order = BatchOrder(settings["size"], settings["batch_size"], settings["seed"])
+    cut = settings["steps"] // 2
+    parts = order.table(0, cut), order.table(cut, settings["steps"] - cut)
+    return {"indices": np.concatenate(parts).astype(np.float64)}
+
+
+def validation_split(inputs: Inputs, settings: Settings, place: Place) -> Outputs:
+    """As a run splits its data."""
+    train, test = (inputs["images"], inputs["labels"]), (inputs["test_images"], inputs["test_labels"])
+    data = preprocess.prepare(Dataset(*train, *test, "parity", ""), "mean-image", settings["validation"])
+    images = {name: array.astype(np.float64) for name, array in data.images.items()}
+    labels = {f"{name} labels": array.astype(np.float64) for name, array in data.labels.items()}
+    return images | labels | {"mean": data.mean}
 
 
 def augmentation_draws(inputs: Inputs, settings: Settings, place: Place) -> Outputs:

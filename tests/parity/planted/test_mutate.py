@@ -95,14 +95,9 @@ def test_every_equivalent_mutant_is_still_one() -> None:
 
 
 KILLED = (
-    ("numpy_ref.loss", "np.log(np.where(t > 0, p, 1))", "np.log(np.where(t > 0, p, 2))", "cross_entropy, numpy"),
+    ("numpy_ref.loss", "np.log(np.exp(shifted)", "np.log(2 * np.exp(shifted)", "cross_entropy, numpy"),
     ("numpy_ref.optim", "theta -= eta * g", "theta += eta * g", "optimizer, numpy"),
-    (
-        "numpy_ref.norm",
-        "inverse = 1 / np.sqrt(variance + eps)",
-        "inverse = 1 / (variance + eps)",
-        "batch_norm",
-    ),
+    ("numpy_ref.norm", "inverse = 1 / np.sqrt(variance + eps)", "inverse = 1 / (variance + eps)", "norm"),
     ("triptych.describe.schedule", "np.where(steps < s", "np.where(steps <= s", "learning_rate, shared"),
     ("triptych.describe.init", "6.0 / (fan_in", "6.06 / (fan_in", "initial_draws, shared"),
 )

@@ -106,6 +106,7 @@ def test_every_trap_is_among_the_cases(item: str) -> None:
 
 def test_every_item_with_inputs_has_its_traps_listed() -> None:
     prepared = {"learning_rate", "initial_draws", "initial_parameters", "augmentation_draws", "preprocessing"}
+    prepared |= {"initial_constants", "batch_order", "validation_split"}
     assert set(WHERE) == set(ITEMS) - prepared
     assert {name for name, operator in OPERATORS.items() if operator.draw} == set(WHERE) - {"conv2d_winograd"}
 

@@ -1,0 +1,1 @@
+"""A model's passes in a folder: recorded where its framework is, compared where none may be."""
