@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from triptych.errors import UserError, missing
 from triptych.show import signals
+from triptych.show.wrapping import fitted
 
 OURS = 70
 """The exit code of a mistake of the program: EX_SOFTWARE of sysexits.h."""
@@ -47,29 +48,32 @@ def run(
             sys.stdout.flush()
         return code
     except mistakes as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
     except ModuleNotFoundError as error:
-        print(f"error: {missing(error)}", file=sys.stderr)
+        _say(f"error: {missing(error)}")
         return 2
     except BrokenPipeError:
         # Such as `| head`. Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        print(f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        _say(f"error: cannot read or write {error.filename or 'a file'}: {error.strerror}")
         return 2
     except (KeyboardInterrupt, signals.Terminated) as error:
         print(interrupted, file=sys.stderr)
         return 128 + (error.number if isinstance(error, signals.Terminated) else signal.SIGINT)
     except Exception as error:
         what = (str(error).strip() or "no message").splitlines()[0][:MOST]
-        print(
+        _say(
             f"error: {type(error).__name__}: {what}. This is a mistake of the program, not yours: please "
-            f"report it with the file {_written(traceback.format_exc())}",
-            file=sys.stderr,
+            f"report it with the file {_written(traceback.format_exc())}"
         )
         return OURS
+
+
+def _say(text: str) -> None:
+    print(fitted(text, sys.stderr), file=sys.stderr)
 
 
 def _written(text: str) -> str:

@@ -7,13 +7,14 @@ import errno
 import os
 import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from tqdm import tqdm
+
+from triptych.show.wrapping import fitted
 
 
 class Reporter(Protocol):
@@ -65,10 +66,8 @@ class Terminal:
         self._write(f"    {text}" if self._notices_only else text)
 
     def _write(self, text: str) -> None:
-        if sys.stdout.isatty():
-            text = wrapped(text, shutil.get_terminal_size().columns)
         with _if_still_there():
-            tqdm.write(text, file=sys.stdout)  # above the bar
+            tqdm.write(fitted(text, sys.stdout), file=sys.stdout)  # above the bar
             sys.stdout.flush()
 
     def begin(self, steps: int, done: int, title: str) -> None:
@@ -136,27 +135,6 @@ class Logged:
 
         with open(self._path, "a", encoding="utf-8", opener=opener) as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
-
-
-SEPARATOR = "  |  "
-"""Between parts of a line that are broken apart before any part is broken."""
-
-
-def wrapped(text: str, width: int) -> str:
-    """Each line broken between its parts, else between words, so that no number is cut in two; what follows
-    is indented.
-    """
-    lines: list[str] = []
-    for line in text.split("\n"):
-        first, *parts = line.split(SEPARATOR)
-        lines.append(first)
-        for part in parts:
-            joined = f"{lines[-1]}{SEPARATOR}{part}"
-            lines[-1:] = [joined] if len(joined) < width else [lines[-1], f"  {part}"]
-    return "\n".join(
-        textwrap.fill(line, width - 1, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        for line in lines
-    )
 
 
 _IMPORTED = time.perf_counter()

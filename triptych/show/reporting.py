@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from triptych.describe.protocol import StepResults, Steps
-from triptych.show.progress import SEPARATOR
+from triptych.show.wrapping import SEPARATOR
 from triptych.store.records import Record
 
 SHARED_SECONDS = (

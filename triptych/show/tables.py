@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from triptych.show.wrapping import wrapped
+
 NUMBER = re.compile(r"[-+]?\d[-+\d.,:/%e ±]*( to [-+\d.]+)?[x%]?|-?(inf|nan)|[-\N{EN DASH}]?")
 """What a cell of a column of numbers may hold: numbers, a range, a share, a factor, a dash or nothing."""
 GAP = 2
@@ -22,7 +24,8 @@ def text(header: Sequence[str], rows: Iterable[Sequence[str]], width: int | None
     """The table in plain text, without colours.
 
     Columns of numbers are aligned to the right and never wrapped or cut. At a terminal, columns of words
-    wrap to its width, or to `width`; in a pipe each row is one line.
+    wrap to its width, or to `width`; where even that is too wide, each row is a sentence. In a pipe each row
+    is one line.
 
     Raises ValueError for a row that is not as long as the header.
     """
@@ -40,9 +43,17 @@ def text(header: Sequence[str], rows: Iterable[Sequence[str]], width: int | None
         table.add_row(*map(Text, row))
     if width is None:
         width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else sys.maxsize
+    if least - GAP > width:
+        return wrapped("\n".join(_sentence(header, row) for row in body), width + 1)
     out = io.StringIO()
-    Console(file=out, width=max(width, least), color_system=None).print(table)
+    Console(file=out, width=width, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _sentence(header: Sequence[str], row: Sequence[str]) -> str:
+    first, *others = row
+    parts = [f"{name} {cell}".strip() for name, cell in zip(header[1:], others, strict=True) if cell]
+    return f"{first}: {', '.join(parts)}"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -28,6 +28,7 @@ from triptych.describe.spec import Experiment
 from triptych.errors import UserError
 from triptych.show import command, tables, usage
 from triptych.show.progress import Terminal
+from triptych.show.wrapping import fitted
 from triptych.train import config_file
 from triptych.train.diagnose import NonFiniteError
 from triptych.train.launch import launch
@@ -140,5 +141,5 @@ def _train(argv: list[str]) -> int:
             return sweep(arguments.run, arguments.settings)
         return launch(arguments.run, arguments.settings)
     except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(fitted(f"error: {error}", sys.stderr), file=sys.stderr)
         return 3

@@ -10,12 +10,14 @@ settings that differ, and writes compare.html and compare.png.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import tyro
 
 from triptych.errors import UserError
 from triptych.show import command, runs, side_by_side
+from triptych.show.wrapping import fitted
 
 OUT = Path("runs/compare")
 
@@ -34,9 +36,9 @@ def compare(run: tyro.conf.Positional[tuple[Path, ...]], /, out: Path = OUT) -> 
     if count < 2:
         left_out = "".join(f" ({notice})" for notice in comparison.notices)
         raise UserError(f"run: expected two runs or more to compare, got {count}{left_out}; name another")
-    print(side_by_side.text(comparison))
+    print(fitted(side_by_side.text(comparison), sys.stdout))
     page, _ = side_by_side.write(comparison, out, "Made by triptych compare.")
-    print(f"\npage: {page}")
+    print(fitted(f"\npage: {page}", sys.stdout))
     return 0
 
 

@@ -11,6 +11,7 @@ rounding explains (docs/use_a_run.md). Exit code 1: it does, and nothing was wri
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,7 @@ from triptych.describe.catalogue import title
 from triptych.describe.spec import BackendName, Device
 from triptych.errors import UserError
 from triptych.show import command
+from triptych.show.wrapping import fitted
 from triptych.store.files import write_atomically
 from triptych.use import agreement
 from triptych.use.agreement import Run
@@ -69,8 +71,8 @@ def export(
     in_float64 = _made(model, to, out, "float64")[1]
     found = agreement.compare(model, images, model.logits(images, backend, device), written, in_float64)
     kind = "test" if test_set else "generated"
-    print(f"{model.describe()}; exported in {dtype}")
-    print(*found.lines(f"{backend or model.config['backend']}, {len(images)} {kind} images"), sep="\n")
+    lines = found.lines(f"{backend or model.config['backend']}, {len(images)} {kind} images")
+    print(fitted("\n".join([f"{model.describe()}; exported in {dtype}", *lines]), sys.stdout))
     if not found.passed:
         print(f"FAILED: {found.fault}; nothing was written")
         return 1

@@ -39,7 +39,7 @@ def read(words: Sequence[str], dataset: Callable[[], Dataset]) -> list[Given]:
 
     Raises UserError that names the word that is no image.
     """
-    if not words:
+    if not all(words) or not words:
         raise UserError("image: expected PNG or JPEG files, a folder of them, or test:NUMBER")
     found: list[Given] = []
     for word in words:

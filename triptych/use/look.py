@@ -9,6 +9,7 @@ confusion matrix, accuracy of each class, the most confident mistakes, first-lay
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from triptych.describe.spec import BackendName, Device
 from triptych.show import command, pages, plots, tables
 from triptych.show.intervals import wilson
 from triptych.show.runs import predictions
+from triptych.show.wrapping import fitted
 from triptych.store.files import write_atomically
 from triptych.use import pictures
 from triptych.use.judged import BINS, Judged
@@ -52,9 +54,7 @@ def look(
     p = softmax(model.logits(dataset.test_images, backend, device, statistics))
     judged = Judged(p, dataset.test_labels)
     page = _write(model, judged, dataset)
-    print(model.describe())
-    print(_text(model, judged))
-    print(f"page: {page}")
+    print(fitted(f"{model.describe()}\n{_text(model, judged)}\npage: {page}", sys.stdout))
     return 0
 
 

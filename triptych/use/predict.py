@@ -23,6 +23,7 @@ from triptych.cifar10 import Dataset
 from triptych.describe.spec import BackendName, Device
 from triptych.errors import UserError
 from triptych.show import command, tables
+from triptych.show.wrapping import fitted
 from triptych.use import images
 from triptych.use.images import Given
 from triptych.use.trained import Trained, open_run, own_dataset
@@ -65,7 +66,7 @@ def predict(
     if json:
         print(json_format.dumps(found, indent=2))
         return 0
-    print(f"{model.describe()}{_notes(model)}", file=sys.stderr)
+    print(fitted(f"{model.describe()}{_notes(model)}", sys.stderr), file=sys.stderr)
     print(_table(given, found))
     return 0
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from triptych.show.progress import wrapped
 from triptych.show.reporting import evaluation_line, named_line
+from triptych.show.wrapping import wrapped
 from triptych.store.records import Record
 
 RECORD: Record = {

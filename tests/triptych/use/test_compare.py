@@ -13,7 +13,7 @@ from tests.helpers.page import Page
 from triptych.__main__ import main
 from triptych.show import runs, side_by_side
 from triptych.show.intervals import student, wilson
-from triptych.show.progress import wrapped
+from triptych.show.wrapping import wrapped
 
 Capture = pytest.CaptureFixture[str]
 
