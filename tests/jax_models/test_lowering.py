@@ -62,8 +62,13 @@ def shortened(spec: Experiment) -> Experiment:
     return replace(spec, model=replace(model, hidden=model.hidden[:2], channels=trunk))
 
 
-@pytest.mark.parametrize(("name", "precision"), CASES)
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "precision", "whole"),
+    [
+        *((name, precision, False) for name, precision in CASES if name in HALF),
+        *(pytest.param(*case, True, marks=pytest.mark.slow) for case in CASES),
+    ],
+)
 def test_every_program_is_what_an_accelerator_needs(name: str, precision: str, whole: bool) -> None:
     """No float64, no call back to Python, the vendor's convolution in the precision asked for, the whole
     state updated in place, and a loop whose length the compiler knows.
