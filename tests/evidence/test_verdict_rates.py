@@ -49,4 +49,8 @@ def test_published_page():
         for form in kind
     }
     assert all(row["judged"] >= results["names"] for row in results["rows"] if row["right"])
-    assert counts(results)["order"] == 0
+    n = counts(results)
+    assert n["order"] == 0
+    right = f"{n['right faults']} of {n['right']:,} right ports failed"
+    wrong = f"{n['wrong faults']} of {n['wrong forms']} mistakes passed"
+    assert f"{right}, {wrong}" in (DOCS.parent / "README.md").read_text()
